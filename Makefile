@@ -1,0 +1,49 @@
+# Every target does its own set-up: a fresh clone and Python 3.11 or newer are enough.
+SHELL := /bin/sh
+VENV  ?= .venv
+PY    := $(VENV)/bin/python
+
+.PHONY: help demo test test-slow check bench format lock clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo       the whole proof on the reference shop, about 8 minutes (ARGS=--quick: 2 minutes)"
+	@echo "make test       every test that takes seconds, on real servers"
+	@echo "make test-slow  the tests that take minutes, the quick demo among them"
+	@echo "make check      ruff, mypy --strict, import contracts"
+	@echo "make bench      ratios against peers (NAME=load, ARGS=--quick)"
+	@echo "make format     let ruff format and fix"
+
+demo: $(VENV)/.run
+	@$(VENV)/bin/tenfold blackfriday $(ARGS)
+
+test: $(VENV)/.dev
+	@$(PY) -m pytest -m "not slow" $(ARGS)
+
+test-slow: $(VENV)/.dev
+	@$(PY) -m pytest -m slow $(ARGS)
+
+check: $(VENV)/.dev
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports
+
+bench: $(VENV)/.bench
+	@$(PY) -m bench $(or $(NAME),load) $(ARGS)
+
+format: $(VENV)/.dev
+	@$(VENV)/bin/ruff check --fix .
+	@$(VENV)/bin/ruff format .
+
+# The pinned versions of requirements/*.txt, newest that the ranges of pyproject.toml allow.
+lock: $(VENV)/.dev
+	@$(PY) -m pip install -q uv
+	@requirements/lock.sh $(VENV)/bin/uv
+
+$(VENV)/.run $(VENV)/.dev $(VENV)/.bench: $(VENV)/.%: requirements/%.txt pyproject.toml requirements/install.sh
+	@requirements/install.sh $(VENV) $*
+	@touch $@
+
+clean:
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
