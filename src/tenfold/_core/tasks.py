@@ -112,18 +112,17 @@ class Tasks:
         Raises `TasksStuckError` when some are still running then; they stay held, so that they are not lost
         from sight.
         """
-        self._open = False
-        current = asyncio.current_task()
-        if current in self._running:
+        if asyncio.current_task() in self._running:
             raise MisuseError(f"tasks of {self.name!r}: one of them cannot close its own owner")
-        if self._running:
-            await shielded(self._stop())
-
-    async def _stop(self) -> None:
-        for task in self._running:
+        self._open = False
+        running = tuple(self._running)  # nothing can be added any more
+        for task in running:
             task.cancel()
-        # wait() takes a snapshot, and nothing can be added after `_open` went down.
-        _, stuck = await asyncio.wait(tuple(self._running), timeout=self._grace)
+        if running:
+            await shielded(self._settle(running))
+
+    async def _settle(self, running: tuple[asyncio.Task[Any], ...]) -> None:
+        _, stuck = await asyncio.wait(running, timeout=self._grace)
         if stuck:
             names = tuple(sorted(task.get_name() for task in stuck))
             raise TasksStuckError(
