@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import socket
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Final, Literal
-from urllib.parse import urlsplit, urlunsplit
 
 from tenfold._core.errors import MisuseError
 from tenfold._core.tasks import Tasks
 from tenfold._core.units import Duration, Size, duration, share, size, whole_number
 from tenfold.testing.proxy_lane import Faults, Lane
+from tenfold.testing.proxy_listener import Listener, parse_upstream, url_at
 from tenfold.testing.proxy_relay import Relay, close
 
 Direction = Literal["upstream", "downstream", "both"]
@@ -67,7 +66,7 @@ class FaultProxy:
         max_connections: int = 1000,
         connect_timeout: Duration = 10.0,
     ) -> None:
-        self._target = _parse(upstream)
+        self._target = parse_upstream(upstream)
         self._upstream = upstream
         self._wanted_port = port
         self._seed = seed
@@ -78,9 +77,7 @@ class FaultProxy:
         )
         self._lanes: Final = (Lane("upstream"), Lane("downstream"))
         self._relays: dict[asyncio.Task[None], Relay] = {}
-        self._listener: socket.socket | None = None
-        self._listening = False
-        self._address: tuple[str, int] | None = None
+        self._listener: Listener | None = None
         self._accepted = self._unreachable = self._rejected = 0
 
     # Where it is
@@ -88,26 +85,22 @@ class FaultProxy:
     @property
     def host(self) -> str:
         """Where the proxy listens."""
-        return self._bound()[0]
+        return self._running().address[0]
 
     @property
     def port(self) -> int:
         """Where the proxy listens."""
-        return self._bound()[1]
+        return self._running().address[1]
 
     @property
     def address(self) -> str:
         """``"host:port"`` of the proxy."""
-        return "{}:{}".format(*self._bound())
+        return "{}:{}".format(*self._running().address)
 
     @property
     def url(self) -> str:
         """``upstream`` with the proxy's host and port in place of its own; ``"tcp://…"`` if it was no URL."""
-        if "://" not in self._upstream:
-            return f"tcp://{self.address}"
-        parts = urlsplit(self._upstream)
-        user, at, _ = parts.netloc.rpartition("@")
-        return urlunsplit(parts._replace(netloc=f"{user}{at}{self.address}"))
+        return url_at(self._upstream, self.address)
 
     @property
     def upstream(self) -> str:
@@ -119,7 +112,7 @@ class FaultProxy:
 
     @upstream.setter
     def upstream(self, value: str) -> None:
-        self._target = _parse(value)
+        self._target = parse_upstream(value)
         self._upstream = value
 
     def stats(self) -> ProxyStats:
@@ -181,21 +174,11 @@ class FaultProxy:
 
     def refuse(self) -> None:
         """Refuse new connections (ECONNREFUSED); the port stays ours. Open ones live on."""
-        if self._listener is None or not self._listening:
-            return
-        host, port = self._bound()
-        # Bound but not listening: the kernel answers with RST, and nobody can take the port meanwhile.
-        placeholder = self._bind(host, port, before=self._listener)
-        self._stop_listening()
-        self._listener = placeholder
+        self._running().refuse()
 
     def accept(self) -> None:
         """Undo `refuse`."""
-        self._bound()
-        if self._listener is not None and not self._listening:
-            self._listener.listen(1024)
-            asyncio.get_running_loop().add_reader(self._listener, self._on_client, self._listener)
-            self._listening = True
+        self._running().accept()
 
     def heal(self) -> None:
         """Undo every fault in force, `refuse` included. Connections that were cut stay cut."""
@@ -223,26 +206,21 @@ class FaultProxy:
     async def __aenter__(self) -> FaultProxy:
         if self._listener is not None:
             raise MisuseError("FaultProxy is entered already; make one proxy for each block")
+        self._listener = Listener(self._wanted_port, self._on_client)
+        self._listener.accept()
         await self._tasks.__aenter__()
-        self._listener = self._bind("127.0.0.1", self._wanted_port)
-        self._address = self._listener.getsockname()
-        self.accept()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop_listening()
-        self._address = None
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.close()
         self._end("reset")
         await self._tasks.__aexit__(kind, error, trace)
 
-    def _on_client(self, listener: socket.socket) -> None:
-        try:
-            client, _ = listener.accept()
-        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return
-        client.setblocking(False)
+    def _on_client(self, client: socket.socket) -> None:
         self._accepted += 1
         if len(self._tasks) >= self._tasks.limit:
             self._rejected += 1
@@ -267,42 +245,17 @@ class FaultProxy:
         relay.close()  # a task that is cancelled before its first step never gets to its own clean-up
         if relay.failed_to_connect:
             self._unreachable += 1
-            _log.warning("fault proxy %s: cannot reach its upstream %s", self._address, self._upstream)
+            _log.warning("fault proxy: cannot reach the upstream %s", self._upstream)
 
     def _end(self, how: Literal["reset", "finish"]) -> int:
         for relay in self._relays.values():
             relay.end(how)
         return len(self._relays)
 
-    def _bind(self, host: str, port: int, *, before: socket.socket | None = None) -> socket.socket:
-        bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        try:
-            bound.setblocking(False)
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if hasattr(socket, "SO_REUSEPORT"):
-                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            bound.bind((host, port))
-        except OSError as error:
-            bound.close()
-            if error.errno == errno.EADDRINUSE and before is None:
-                raise MisuseError(
-                    f"FaultProxy: port {port} is taken; choose another or leave it out for a free one"
-                ) from error
-            raise
-        return bound
-
-    def _stop_listening(self) -> None:
-        if self._listener is not None:
-            if self._listening:
-                asyncio.get_running_loop().remove_reader(self._listener)
-                self._listening = False
-            self._listener.close()
-            self._listener = None
-
-    def _bound(self) -> tuple[str, int]:
-        if self._address is None:
+    def _running(self) -> Listener:
+        if self._listener is None:
             raise MisuseError("FaultProxy is not running; use it as `async with FaultProxy(...) as proxy:`")
-        return self._address
+        return self._listener
 
     def _chosen(self, direction: str) -> tuple[Lane, ...]:
         if direction == "both":
@@ -317,22 +270,7 @@ class FaultProxy:
             lane.set(replace(lane.faults, **changes))
 
     def __repr__(self) -> str:
-        where = "stopped" if self._address is None else self.address
-        state = "" if self._listening or self._address is None else " refusing"
+        where = "stopped" if self._listener is None else self.address
+        state = " refusing" if self._listener is not None and not self._listener.listening else ""
         faults = "".join(f" {lane.name}={lane.faults!r}" for lane in self._lanes if lane.faults != Faults())
         return f"<FaultProxy {where} -> {self._upstream}{state} active={len(self._relays)}{faults}>"
-
-
-def _parse(upstream: str) -> tuple[str, int]:
-    """Host and port of ``"host:port"``, ``"[::1]:port"`` or a URL that names a port."""
-    text = upstream if "://" in upstream else f"tcp://{upstream}"
-    try:
-        parts = urlsplit(text)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host = port = None
-    if not host or not port:
-        raise MisuseError(
-            f'upstream: expected "host:port" such as "127.0.0.1:5432", or a URL with a port, got {upstream!r}'
-        )
-    return host, port

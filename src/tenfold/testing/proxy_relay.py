@@ -19,9 +19,8 @@ from tenfold.testing.proxy_lane import Corrupter, Lane
 Ending = Literal["reset", "finish"]
 
 _PIECE: Final = 16_384
-_SLICE_SECONDS: Final = (
-    0.02  # a throttled stream moves in slices of this length, so that it looks like a slow line
-)
+# A throttled stream moves in slices of this length, so that it looks like a slow line and not like a stutter.
+_SLICE_SECONDS: Final = 0.02
 _FINISH_SECONDS: Final = 1.0  # how long both peers get to answer our FIN with theirs
 
 
