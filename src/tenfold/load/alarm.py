@@ -1,8 +1,9 @@
 """A timer that keeps microseconds.
 
-Event loops count in milliseconds (libuv and epoll both), and an open-loop generator that releases its arrivals on a
-millisecond grid makes bursts that the schedule never had. Linux has timerfd: a descriptor that becomes readable at an
-absolute monotonic time. Elsewhere `Alarm` falls back to ``call_at`` and its milliseconds.
+Event loops count in milliseconds (libuv and epoll both), and an open-loop generator that releases its
+arrivals on a millisecond grid makes bursts that the schedule never had. Linux has timerfd: a descriptor that
+becomes readable at an absolute monotonic time. Elsewhere `Alarm` falls back to ``call_at`` and its
+milliseconds.
 """
 
 from __future__ import annotations

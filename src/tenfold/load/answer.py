@@ -10,8 +10,8 @@ import msgspec
 class Answer:
     """One HTTP answer.
 
-    ``status`` is the code, ``body`` the bytes after transfer decoding (content coding is left alone: the client asks
-    for none).
+    ``status`` is the code, ``body`` the bytes after transfer decoding (content coding is left alone: the
+    client asks for none).
     """
 
     __slots__ = ("_head", "_headers", "body", "status")

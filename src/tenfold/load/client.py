@@ -1,12 +1,12 @@
 """Connections to one origin: a bounded keep-alive pool and the protocol that reads answers.
 
-All journeys of a process share the pool, as users behind a proxy share the proxy's connections. A request takes the
-connection used last (the warmest); where none is idle, one is opened up to ``limit``, and beyond that requests wait
-while their intended time counts on. Whichever comes first, the new connection or a returned one, serves the request
-that waited longest.
+All journeys of a process share the pool, as users behind a proxy share the proxy's connections. A request
+takes the connection used last (the warmest); where none is idle, one is opened up to ``limit``, and beyond
+that requests wait while their intended time counts on. Whichever comes first, the new connection or a
+returned one, serves the request that waited longest.
 
-Deadlines are looked at in one coarse sweep (`Pool.sweep`, every 20 ms) instead of a timer a request: a sweep over 1,000
-connections costs 40 µs, a thousand timers cost a thousand insertions into a heap for nothing.
+Deadlines are looked at in one coarse sweep (`Pool.sweep`, every 20 ms) instead of a timer a request: a sweep
+over 1,000 connections costs 40 µs, a thousand timers cost a thousand insertions into a heap for nothing.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import ssl
 from collections import deque
 from collections.abc import Generator
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from tenfold.load.trampoline import PARKED, resume
-from tenfold.load.wire import MAX_HEAD, Reader, read_whole
+from tenfold.load.wire import Reader, read_whole
 
 if TYPE_CHECKING:
     from tenfold.load.user import User
@@ -63,8 +63,7 @@ class Connection(asyncio.Protocol):
         self.open = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
         raw = transport.get_extra_info("socket")
         if raw is not None:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -138,7 +137,7 @@ class Connection(asyncio.Protocol):
     def drop(self) -> None:
         """Close without ceremony."""
         self.pool.forget(self)
-        if self.transport is not None and not self.transport.is_closing():
+        if not self.transport.is_closing():
             self.transport.abort()
 
 
@@ -168,7 +167,9 @@ class Pool:
         self.plain = self.fields + "\r\n"
 
     async def warm(self, count: int) -> None:
-        """Open ``count`` connections before the run. Raises `OSError` or `ssl.SSLError` where the target is not there."""
+        """Open ``count`` connections before the run. Raises `OSError` or `ssl.SSLError` where the target is
+        not there.
+        """
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
         error: OSError | None = None
@@ -183,7 +184,9 @@ class Pool:
         else:
             raise error or OSError(f"{self.host} has no address")
         more = min(count, self.limit) - 1
-        for made in await asyncio.gather(*(self._connect(self._address) for _ in range(more)), return_exceptions=True):
+        for made in await asyncio.gather(
+            *(self._connect(self._address) for _ in range(more)), return_exceptions=True
+        ):
             if isinstance(made, Connection):
                 self.put(made)
 
@@ -199,8 +202,12 @@ class Pool:
             )
         return protocol
 
-    def acquire(self, user: User, deadline: float, fresh: bool) -> Generator[object, Any, Connection | Failure]:
-        """A connection for ``user``: idle, new, or the next that comes back. ``fresh`` never takes a used one."""
+    def acquire(
+        self, user: User, deadline: float, fresh: bool
+    ) -> Generator[object, Any, Connection | Failure]:
+        """A connection for ``user``: idle, new, or the next that comes back. ``fresh`` never takes a used
+        one.
+        """
         while True:
             if fresh:
                 self._open(Waiter(user, deadline))
@@ -289,12 +296,18 @@ class Pool:
             for waiter in over:
                 resume(waiter.user, Failure(kind))
 
+    def abandon(self) -> None:
+        """Forget the requests under way and those that wait; the connections that carried them go."""
+        self.waiting.clear()
+        for connection in [each for each in self.connections if each.user is not None]:
+            connection.user = None
+            connection.drop()
+
     async def close(self) -> None:
         """Close everything; requests under way are forgotten, not resumed."""
         self._closed = True
-        self.waiting.clear()
+        self.abandon()
         for connection in list(self.connections):
-            connection.user = None
             connection.drop()
         opening = list(self._opening)
         for task in opening:
@@ -303,11 +316,9 @@ class Pool:
 
     def __repr__(self) -> str:
         busy = len(self.connections) - len(self.idle)
-        return f"Pool({self.scheme}://{self.authority}, busy={busy}, idle={len(self.idle)}, waiting={len(self.waiting)})"
+        counts = f"busy={busy}, idle={len(self.idle)}, waiting={len(self.waiting)}"
+        return f"Pool({self.scheme}://{self.authority}, {counts})"
 
 
 def _deadline(waiter: Waiter) -> float:
     return waiter.deadline
-
-
-__all__ = ["CONNECT_TIMEOUT", "MAX_HEAD", "Connection", "Failure", "Pool", "Waiter"]

@@ -1,4 +1,6 @@
-"""The cookie jar of one virtual user: host-only cookies with path, expiry and the secure flag (RFC 6265, 5.3–5.4)."""
+"""The cookie jar of one virtual user: host-only cookies with path, expiry and the secure flag (RFC 6265,
+5.3–5.4).
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ class _Cookie:
 
 
 class CookieJar:
-    """Cookies by origin host. ``Domain`` is not widened: a cookie goes back to the host that set it and nowhere else."""
+    """Cookies by origin host. ``Domain`` is not widened: a cookie goes back to the host that set it and
+    nowhere else.
+    """
 
     __slots__ = ("_by_host",)
 

@@ -20,7 +20,8 @@ class WorkerError(LoadError):
 class RequestFailed(LoadError):
     """Raised into a journey when a request got no answer; ends the journey unless the journey catches it.
 
-    ``kind`` is what the result counts: ``connect refused``, ``connect timeout``, ``reset``, ``closed``, ``timeout``,
+    ``kind`` is what the result counts: ``connect refused``, ``connect timeout``, ``reset``, ``closed``,
+    ``timeout``,
     ``protocol`` or ``too large``. The open step has been marked as failed already.
     """
 

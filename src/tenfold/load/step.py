@@ -21,9 +21,9 @@ class step:  # noqa: N801 - reads as a keyword in scenario files
     ``expect``
         The statuses that count as good, for example ``(200, 404)`` or ``range(200, 500)``. Default: 200–399.
 
-    Times, in seconds on the monotonic clock: *intended* is when the schedule wanted the journey (first step) or when the
-    block was entered (later ones); *sent* is when the first byte of the first request went out; *answered* is when the
-    last answer was complete. The first thing that fails names the sample's error.
+    Times, in seconds on the monotonic clock: *intended* is when the schedule wanted the journey (first step)
+    or when the block was entered (later ones); *sent* is when the first byte of the first request went out;
+    *answered* is when the last answer was complete. The first thing that fails names the sample's error.
     """
 
     __slots__ = ("answered", "expect", "intended", "kind", "name", "sent", "user")
@@ -43,7 +43,9 @@ class step:  # noqa: N801 - reads as a keyword in scenario files
         if user is None:
             raise MisuseError(f"step({self.name!r}): expected to be inside a running journey")
         if user._step is not None:
-            raise MisuseError(f"step({self.name!r}): expected no open step, got {user._step.name!r}; close it first")
+            raise MisuseError(
+                f"step({self.name!r}): expected no open step, got {user._step.name!r}; close it first"
+            )
         self.begin(user)
         return self
 
@@ -68,14 +70,17 @@ class step:  # noqa: N801 - reads as a keyword in scenario files
     ) -> None:
         user = self.user
         user._step = None
-        if kind is not None and self.kind is None:
+        if kind is not None:
             if kind is GeneratorExit:  # the run ended around it; the engine counts it as unfinished
                 return
+            user._counted = id(error)
+        if kind is not None and self.kind is None:
             self.kind = error.kind if isinstance(error, RequestFailed) else f"exception: {kind.__name__}"
         if self.answered == 0.0:
             self.answered = monotonic()
             if self.sent == 0.0:
                 self.sent = self.answered if kind is not None else self.intended
+        user._samples += 1
         user._engine.samples.append((self.name, self.intended, self.sent, self.answered, self.kind))
 
     def __repr__(self) -> str:

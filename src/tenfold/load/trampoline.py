@@ -1,12 +1,13 @@
 """How journeys are driven: coroutines resumed by hand, without an `asyncio.Task` each.
 
-A Task costs a heap of bookkeeping for every resumption (a handle, a context run, a wake-up through the loop). A journey
-needs none of it: the bytes of its answer arrive in a callback, and that very callback sends the answer into the
-coroutine. What waits arranges its own waking first and then yields `PARKED`.
+A Task costs a heap of bookkeeping for every resumption (a handle, a context run, a wake-up through the loop).
+A journey needs none of it: the bytes of its answer arrive in a callback, and that very callback sends the
+answer into the coroutine. What waits arranges its own waking first and then yields `PARKED`.
 
-The price: inside a journey there is no current task, so `asyncio.timeout`, `asyncio.wait_for` and whatever stands on them
-refuse to work. Requests take ``timeout=`` and `User.think` waits. Any plain future is honoured as a Task would honour
-it, so `asyncio.sleep`, `asyncio.to_thread` and awaiting a Task of one's own work inside a journey.
+The price: inside a journey there is no current task, so `asyncio.timeout`, `asyncio.wait_for` and whatever
+stands on them refuse to work. Requests take ``timeout=`` and `User.think` waits. Any plain future is honoured
+as a Task would honour it, so `asyncio.sleep`, `asyncio.to_thread` and awaiting a Task of one's own work
+inside a journey.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def resume(user: User, value: object) -> None:
         user._finish(None)
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # noqa: BLE001 - every exception of a journey is counted by its kind, the run goes on
+    except BaseException as error:  # noqa: BLE001 - counted by its kind; the run goes on
         current = None
         user._finish(error)
     else:
@@ -69,7 +70,7 @@ def _foreign(user: User, waits_for: Any) -> None:
     elif getattr(waits_for, "_asyncio_future_blocking", None):
         waits_for._asyncio_future_blocking = False
         # The future's own coroutine reads its result; resuming with None makes it do so.
-        waits_for.add_done_callback(lambda _: user._engine.alive(user) and resume(user, None))
+        waits_for.add_done_callback(lambda _: user._wake())
     else:
         kind = type(waits_for).__name__
         throw(

@@ -7,7 +7,7 @@ import re
 import types
 from collections.abc import Generator, Mapping
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
@@ -36,12 +36,14 @@ class User:
 
     __slots__ = (
         "_coroutine",
+        "_counted",
         "_engine",
         "_first",
         "_index",
         "_jar",
         "_journey",
         "_random",
+        "_samples",
         "_send",
         "_step",
         "_vars",
@@ -56,6 +58,8 @@ class User:
         self._jar: CookieJar | None = None
         self._vars: dict[str, Any] | None = None
         self._random: random.Random | None = None
+        self._counted = 0
+        self._samples = 0
         self._send: Any = None
         self._coroutine: Any = None
 
@@ -124,8 +128,8 @@ class User:
         ``timeout``
             From here to the last byte, waiting for a connection included. Default: the run's (10 s).
 
-        Raises `RequestFailed` where no answer comes; the open step has been marked as failed by then. Outside of a
-        step the request is a step of its own, named by method and first path segment.
+        Raises `RequestFailed` where no answer comes; the open step has been marked as failed by then. Outside
+        of a step the request is a step of its own, named by method and first path segment.
         """
         engine = self._engine
         pool = engine.pool
@@ -145,7 +149,7 @@ class User:
                 connection = pool.idle.pop()
             else:
                 got = yield from pool.acquire(self, deadline, fresh)
-                if got.__class__ is Failure:
+                if isinstance(got, Failure):
                     self._failed(current, opened, got.kind)
                 connection = got
                 now = monotonic()
@@ -170,14 +174,14 @@ class User:
                 current.fail(f"status {status}")
         elif status not in current.expect:
             current.fail(f"status {status}")
-        if b"et-cookie:" in answer._head or b"et-Cookie:" in answer._head:
+        if b"ookie:" in answer._head:
             for cookie in answer.headers.get_all("set-cookie"):
                 self.cookies.store(pool.host, url, cookie)
         if opened is None:
             current.__exit__(None, None, None)
         return answer
 
-    def _failed(self, current: step, opened: step | None, kind: str) -> None:
+    def _failed(self, current: step, opened: step | None, kind: str) -> NoReturn:
         current.answered = monotonic()
         current.fail(kind)
         error = RequestFailed(kind)
@@ -215,15 +219,17 @@ class User:
             for name, value in headers.items():
                 text = str(value)
                 if not _FIELD.fullmatch(name) or "\r" in text or "\n" in text:
-                    raise MisuseError(f"request: expected a header field without line breaks, got {name!r}: {text!r}")
+                    raise MisuseError(
+                        f"request: expected a header field without line breaks, got {name!r}: {text!r}"
+                    )
                 fields += f"{name}: {text}\r\n"
         return pool, url, (fields + "\r\n").encode("latin-1", "replace") + (body or b"")
 
     @types.coroutine
-    def think(
-        self, low: units.Duration, high: units.Duration | None = None
-    ) -> Generator[object, Any, None]:
-        """Wait ``low``, or a uniformly random time between ``low`` and ``high``. Outside of steps it counts nowhere."""
+    def think(self, low: units.Duration, high: units.Duration | None = None) -> Generator[object, Any, None]:
+        """Wait ``low``, or a uniformly random time between ``low`` and ``high``. Outside of steps it counts
+        nowhere.
+        """
         seconds = units.duration(low, "think")
         if high is not None:
             seconds += (units.duration(high, "think") - seconds) * self._engine.random()

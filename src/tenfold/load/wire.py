@@ -1,10 +1,11 @@
 """HTTP/1.1 answers from bytes, without I/O.
 
-Two readers of one language. `read_whole` takes what nearly every API sends, an answer with ``Content-Length`` on a
-connection that stays open and that arrived in one piece, and cuts it with a few `bytes.find`: about 1 µs. It refuses
-everything it is not certain about (another version, 1xx, 204, 304, chunks, ``Connection: close``, two lengths, a body
-that is not all there, a byte too many), and then `Reader`, which stands on httptools (llhttp, the parser of Node.js),
-reads the same bytes again from the start. So speed never decides what an answer means.
+Two readers of one language. `read_whole` takes what nearly every API sends, an answer with ``Content-Length``
+on a connection that stays open and that arrived in one piece, and cuts it with a few `bytes.find`: about 1
+µs. It refuses everything it is not certain about (another version, 1xx, 204, 304, chunks, ``Connection:
+close``, two lengths, a body that is not all there, a byte too many), and then `Reader`, which stands on
+httptools (llhttp, the parser of Node.js), reads the same bytes again from the start. So speed never decides
+what an answer means.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from tenfold.load.answer import Answer
 
 MAX_HEAD: Final = 64 * 1024
-"""Bytes of status line and fields of one answer, informational ones included; nginx and Node.js refuse at 16–32 KiB."""
+"""Bytes of status line and fields of one answer, informational ones included; nginx and Node.js refuse at
+16–32 KiB.
+"""
 MAX_BODY: Final = 64 * 1024 * 1024
 """Bytes of one body. A load test that moves more than this in one answer measures the loopback."""
 
@@ -84,16 +87,14 @@ class Reader:
             # After the end of the answer these are surplus bytes: the answer stands, the connection does not.
             self.failure = self.failure if self._done else "protocol"
             self.keep = False
-        if self._in_head and self._head_bytes > MAX_HEAD:
-            self.failure = "too large"
-        elif self._size > MAX_BODY:
+        if (self._in_head and self._head_bytes > MAX_HEAD) or self._size > MAX_BODY:
             self.failure = "too large"
         if self._surplus:
             self.keep = False
         return self._done or self.failure is not None
 
     def end(self) -> bool:
-        """The peer closed: True if that completes an answer which only its closing delimits (RFC 9112, 6.3)."""
+        """The peer closed: True if that completes an answer that only the end delimits (RFC 9112, 6.3)."""
         if self._done or self._in_head or self._delimited or self.failure is not None:
             return self._done
         self._complete()
@@ -140,6 +141,9 @@ class Reader:
         self._complete()
 
     def _complete(self) -> None:
-        lines = [b"HTTP/1.1 %d %b" % (self._status, self._reason), *(b": ".join(field) for field in self._fields)]
+        lines = [
+            b"HTTP/1.1 %d %b" % (self._status, self._reason),
+            *(b": ".join(field) for field in self._fields),
+        ]
         self.answer = Answer(self._status, b"\r\n".join(lines), b"".join(self._body))
         self._done = True
