@@ -191,7 +191,7 @@ class Engine:
         if pool is None:
             if scheme not in ("http", "https") or not self._scenario.allows(url):
                 raise MisuseError(
-                    f"request: expected loopback or a host that the scenario names with target(), got {url!r}"
+                    f"request: expected loopback or a host named with target(), got {url!r}"
                 )
             agent = f"tenfold-load/{__version__}"
             pool = Pool(scheme, host, port, limit=self._limit, tls=self._tls, user_agent=agent)
