@@ -183,16 +183,14 @@ class Engine:
         return user in self._live
 
     def pool_for(self, url: str) -> Pool:
-        """The pool of the origin of ``url``. Raises `MisuseError` for a host that the scenario does not name."""
+        """The pool of the origin of ``url``. Raises `MisuseError` for a host that nobody named."""
         parts = urlsplit(url)
         scheme, host = parts.scheme, parts.hostname or ""
         port = parts.port or (443 if scheme == "https" else 80)
         pool = self._pools.get((scheme, host, port))
         if pool is None:
             if scheme not in ("http", "https") or not self._scenario.allows(url):
-                raise MisuseError(
-                    f"request: expected loopback or a host named with target(), got {url!r}"
-                )
+                raise MisuseError(f"request: expected loopback or a host named with target(), got {url!r}")
             agent = f"tenfold-load/{__version__}"
             pool = Pool(scheme, host, port, limit=self._limit, tls=self._tls, user_agent=agent)
             self._pools[scheme, host, port] = pool
