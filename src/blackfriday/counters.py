@@ -1,0 +1,67 @@
+"""Plain counters that outlive their worker: one memory-mapped file a process, summed by whoever is asked.
+
+A request to ``/internal/stats`` reaches one worker of several, so counters in that worker's memory would tell a part
+of the truth. Each process adds to its own file (an addition, no lock, no system call); a reader sums the files of the
+folder. A killed worker's file stays, so nothing that was counted is lost.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from pathlib import Path
+
+NAMES = (
+    "requests",  # requests to resources that may be cached: listings, categories, products, searches
+    "origin_loads",  # statements sent to PostgreSQL to answer them, stock included, warming excluded
+    "origin_requests",  # of the requests, those that sent at least one such statement
+    "warm_loads",  # statements sent to warm the cache
+    "checkouts",  # orders accepted, replays excluded
+    "payment_failures",  # orders left payment_pending
+)
+WIDTH = 8
+
+
+class Counters:
+    """The counters of one process. ``add`` is the hot path; ``total`` reads the whole folder."""
+
+    __slots__ = ("_file", "_folder", "_map", "_slots", "_temporary")
+
+    def __init__(self, folder: str = "") -> None:
+        self._temporary = None if folder else tempfile.TemporaryDirectory(prefix="blackfriday-")
+        self._folder = Path(folder or self._temporary.name)  # type: ignore[union-attr]
+        self._folder.mkdir(parents=True, exist_ok=True)
+        size = WIDTH * len(NAMES)
+        descriptor, self._file = tempfile.mkstemp(prefix=f"{os.getpid()}-", suffix=".counters", dir=self._folder)
+        try:
+            os.ftruncate(descriptor, size)
+            self._map = mmap.mmap(descriptor, size)
+        finally:
+            os.close(descriptor)
+        self._slots = memoryview(self._map).cast("q")
+
+    def __repr__(self) -> str:
+        return f"<Counters {dict(zip(NAMES, self._slots, strict=True))} in {self._file}>"
+
+    def add(self, name: str, amount: int = 1) -> None:
+        """Add to a counter of this process."""
+        self._slots[NAMES.index(name)] += amount
+
+    def total(self) -> dict[str, int]:
+        """The sums over all processes that counted into this folder, dead ones included, and their number."""
+        sums = [0] * len(NAMES)
+        files = 0
+        for path in sorted(self._folder.glob("*.counters")):
+            data = memoryview(path.read_bytes()).cast("q")
+            if len(data) == len(NAMES):  # else just being made by a starting worker
+                files += 1
+                sums = [a + b for a, b in zip(sums, data, strict=True)]
+        return {**dict(zip(NAMES, sums, strict=True)), "workers": files}
+
+    def close(self) -> None:
+        """Release the mapping; the file stays for the readers unless the folder was this process's alone."""
+        self._slots.release()
+        self._map.close()
+        if self._temporary is not None:
+            self._temporary.cleanup()
