@@ -10,17 +10,31 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 NAMES = (
-    "requests",  # requests to resources that may be cached: listings, categories, products, searches
-    "origin_loads",  # statements sent to PostgreSQL to answer them, stock included, warming excluded
-    "origin_requests",  # of the requests, those that sent at least one such statement
-    "warm_loads",  # statements sent to warm the cache
+    "requests",  # to what may be cached: listings, categories, products, searches
+    "document_loads",  # statements sent to PostgreSQL for their documents, warming included
+    "stock_loads",  # statements sent to PostgreSQL for their stock alone
+    "warm_loads",  # of all these statements, those sent to warm the cache
     "checkouts",  # orders accepted, replays excluded
     "payment_failures",  # orders left payment_pending
 )
+INDEX = {name: place for place, name in enumerate(NAMES)}
 WIDTH = 8
+
+
+def hit_rate(before: Mapping[str, int], after: Mapping[str, int]) -> float:
+    """The share of requests between two readings that PostgreSQL did not notice, counted where it would: at the origin.
+
+    Every statement for a document or for stock counts against it, also the second one of a request; warming between the
+    two readings does not. 0 without requests.
+    """
+    requests = after["requests"] - before["requests"]
+    loads = sum(after[name] - before[name] for name in ("document_loads", "stock_loads"))
+    loads -= after["warm_loads"] - before["warm_loads"]
+    return max(0.0, 1 - loads / requests) if requests else 0.0
 
 
 class Counters:
@@ -46,7 +60,11 @@ class Counters:
 
     def add(self, name: str, amount: int = 1) -> None:
         """Add to a counter of this process."""
-        self._slots[NAMES.index(name)] += amount
+        self._slots[INDEX[name]] += amount
+
+    def own(self, name: str) -> int:
+        """The counter of this process alone."""
+        return self._slots[INDEX[name]]
 
     def total(self) -> dict[str, int]:
         """The sums over all processes that counted into this folder, dead ones included, and their number."""

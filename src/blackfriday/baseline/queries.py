@@ -44,7 +44,9 @@ class Catalogue:
         self, statement: Select[Product], sort: contract.Sort, cursor: str | None, limit: int
     ) -> contract.Page:
         """One page by OFFSET; one row more than asked for tells whether there is a next one."""
-        offset = contract.unpack(cursor, str, int)[1] if cursor else 0
+        kind, offset = contract.unpack(cursor, str, int) if cursor else (sort, 0)
+        if kind != sort:
+            contract.bad_cursor()
         order = (
             (Product.created_at.desc(), Product.id.desc())
             if sort == "newest"

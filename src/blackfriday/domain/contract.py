@@ -211,6 +211,11 @@ def pattern(words: str) -> str:
     return f"%{escaped}%"
 
 
+def bad_cursor() -> NoReturn:
+    """422 for a cursor that is not one of this listing's."""
+    refuse(422, "cursor: expected the value of next from an earlier page of this listing")
+
+
 def pack(*parts: int | str) -> str:
     """An opaque cursor."""
     return base64.urlsafe_b64encode(json.dumps(parts, separators=(",", ":")).encode()).decode().rstrip("=")
@@ -222,8 +227,10 @@ def unpack(cursor: str, *kinds: type) -> list[Any]:
         parts = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
     except (binascii.Error, ValueError):
         parts = None
-    if not isinstance(parts, list) or [type(part) for part in parts] != list(kinds):
-        refuse(422, "cursor: expected the value of next from an earlier page of this listing")
-    if any(isinstance(part, int) and not 0 <= part <= 2**62 for part in parts):
-        refuse(422, "cursor: expected the value of next from an earlier page of this listing")
+    if (
+        not isinstance(parts, list)
+        or [type(part) for part in parts] != list(kinds)
+        or any(isinstance(part, int) and not 0 <= part <= 2**60 for part in parts)
+    ):
+        bad_cursor()
     return parts
