@@ -18,7 +18,7 @@ from blackfriday.tuned import documents, sql
 from blackfriday.tuned.catalogue import Catalogue, Stocks
 from blackfriday.tuned.documents import Shelf, Sheet
 from blackfriday.tuned.origin import Origin
-from tenfold.cache import Cache
+from tenfold.cache import Cache, CachedMany
 
 DOCUMENT_TTL = "1h"
 STOCK_TTL = "1m"
@@ -31,8 +31,6 @@ class CachedCatalogue(Catalogue):
     def __init__(self, origin: Origin, counters: Counters, valkey: str) -> None:
         super().__init__(origin, counters)
         self.cache = cache = Cache("shop", redis=valkey or None, max_items=100_000, ttl=DOCUMENT_TTL, jitter=0.1)
-        self.shared = bool(valkey)
-        self._counting = "document_loads"
 
         @cache(DOCUMENT_TTL, tags=["catalog"])
         async def listing(sort: str, key: int, number: int, limit: int) -> Shelf:
@@ -51,12 +49,16 @@ class CachedCatalogue(Catalogue):
         async def sheets(numbers: list[int]) -> dict[int, Sheet]:
             return (await self.load_sheets(numbers))[0]
 
-        @cache.many(STOCK_TTL, memory=False)
-        async def stocks(numbers: list[int]) -> dict[int, int]:
-            return await self.load_stocks(numbers)
-
         self._listing, self._category, self._search = listing, category_page, search
-        self._sheets, self._stocks = sheets, stocks
+        self._sheets = sheets
+        self._stocks: CachedMany[int, int] | None = None
+        if valkey:
+
+            @cache.many(STOCK_TTL, memory=False)
+            async def stocks(numbers: list[int]) -> dict[int, int]:
+                return await self.load_stocks(numbers)
+
+            self._stocks = stocks
 
     async def load_stocks(self, numbers: list[int]) -> Stocks:
         """The stock of these products as the primary has it."""
@@ -65,7 +67,9 @@ class CachedCatalogue(Catalogue):
 
     async def stocks(self, numbers: list[int]) -> Stocks:
         """The stock of these products, not older than the last sale that was answered."""
-        return await (self._stocks(numbers) if self.shared else self.load_stocks(numbers))
+        if not numbers:
+            return {}
+        return await (self.load_stocks(numbers) if self._stocks is None else self._stocks(numbers))
 
     async def listing(self, sort: contract.Sort, key: int, number: int, limit: int) -> bytes:
         """The body of a listing's answer."""
@@ -85,16 +89,20 @@ class CachedCatalogue(Catalogue):
         return documents.answer_search(words, document.render(await self.stocks(document.ids)))
 
     async def detail(self, number: int) -> bytes:
-        """The body of a product page; 404. Document and stock are looked up in one turn of the loop."""
-        sheets, stocks = await asyncio.gather(self._sheets([number]), self.stocks([number]))
+        """The body of a product page; 404."""
+        sheets = await self._sheets([number])
         if number not in sheets:
             contract.no_product(number)
-        return sheets[number].render(stocks[number])
+        return sheets[number].render((await self.stocks([number]))[number])
 
     async def sold(self, numbers: Iterable[int]) -> None:
-        """Delete the stock figures in Valkey; after this no worker can read the old ones."""
-        if self.shared:
-            await asyncio.gather(*(self._stocks.invalidate(number) for number in numbers))
+        """Delete the stock figures in Valkey; after this no worker can read the old ones.
+
+        Should Valkey not confirm it, the deletion is repeated in the background, and a worker that still reaches Valkey
+        may show the old figure until then, for a minute at most.
+        """
+        if self._stocks is not None:
+            await self._stocks.invalidate(*numbers)
 
     async def warm(self, products: int) -> dict[str, int]:
         """Load the most viewed products, and the first page of every listing and category."""
