@@ -146,6 +146,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.till = Till(origin, catalogue, payments, counters)
         try:
             await origin.open()
+            await catalogue.open()
             yield
         finally:
             await catalogue.aclose()

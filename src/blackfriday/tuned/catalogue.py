@@ -23,6 +23,9 @@ class Catalogue:
         self.origin = origin
         self.counters = counters
 
+    async def open(self) -> None:
+        """Prepare; the origin is open."""
+
     async def load_listing(self, sort: contract.Sort, key: int, number: int, limit: int) -> tuple[Shelf, Stocks]:
         """A page of all products."""
         self.counters.add("document_loads")
