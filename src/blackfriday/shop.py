@@ -66,8 +66,8 @@ class Shop:
     variant, rung, database, replicas, valkey, payment: as in :class:`blackfriday.settings.Settings`.
     workers: processes of the server (1 to 64, default 1); the same server for every variant.
     port: 0 takes a free one. within: seconds until the first ``/health`` (default 30).
-    warm: how many of the most viewed products are loaded into the cache before the block begins, with the first page of
-    every listing and category; only from the rung ``cache`` on, 0 = start cold. What it did is in :attr:`warmed`.
+    warm: how many of the most viewed products are loaded into the cache before the block begins, with the first two
+    pages of every listing and category; only from the rung ``cache`` on, 0 = start cold. What it did is in :attr:`warmed`.
 
     Raises ValueError for settings that cannot be, :class:`NotReady` with the last words of the server if it does not
     come up. Cancellation at any point leaves no process behind.
@@ -84,7 +84,7 @@ class Shop:
         valkey: str = "",
         payment: str = "",
         port: int = 0,
-        warm: int = 10_000,
+        warm: int = 25_000,
         within: float = 30.0,
     ) -> None:
         if not 1 <= workers <= 64:

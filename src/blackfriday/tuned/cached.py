@@ -95,19 +95,31 @@ class CachedCatalogue(Catalogue):
         await self.board.tell(numbers)
 
     async def warm(self, products: int) -> dict[str, int]:
-        """Load the most viewed products, and the first page of every listing and category."""
+        """Load the most viewed products, and the first two pages of every listing and category."""
         before = self.counters.own("document_loads")
         numbers = [row["id"] for row in await self.origin.fetch(sql.POPULAR, products)]
         for at in range(0, len(numbers), WARM_BATCH):
             await self._sheets(numbers[at : at + WARM_BATCH])
+        pages = 0
         for sort in ("newest", "price"):
-            await self._listing(sort, -1, -1, contract.PAGE)
+            page = await self._listing(sort, -1, -1, contract.PAGE)
+            pages += 1
+            if page.next:
+                await self._listing(sort, *documents.start(page.next, sort), contract.PAGE)
+                pages += 1
         categories = [row["id"] for row in await self.origin.fetch(sql.CATEGORIES)]
         for at in range(0, len(categories), WARM_TOGETHER):
             some = categories[at : at + WARM_TOGETHER]
-            await asyncio.gather(*(self._category(one, -1, -1, contract.PAGE) for one in some))
+            pages += sum(await asyncio.gather(*map(self._warm_category, some)))
         self.counters.add("warm_loads", self.counters.own("document_loads") - before)
-        return {"products": len(numbers), "pages": 2 + len(categories)}
+        return {"products": len(numbers), "pages": pages}
+
+    async def _warm_category(self, category: int) -> int:
+        page = await self._category(category, -1, -1, contract.PAGE)
+        if page is None or not page.next:
+            return 1
+        await self._category(category, *documents.start(page.next, "newest"), contract.PAGE)
+        return 2
 
     async def aclose(self) -> None:
         """Close the connections to Valkey."""

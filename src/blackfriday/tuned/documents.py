@@ -23,11 +23,15 @@ STATES = {state: state.encode() for state in ("in_stock", "low", "sold_out")}
 
 
 class Shelf(msgspec.Struct, frozen=True, array_like=True):
-    """A list of products: ``parts[i]`` goes before the availability of ``ids[i]``, ``tail`` after the last."""
+    """A list of products: ``parts[i]`` goes before the availability of ``ids[i]``, ``tail`` after the last.
+
+    ``next`` is the cursor that stands in the tail, if any.
+    """
 
     ids: list[int]
     parts: list[bytes]
     tail: bytes
+    next: str | None = None
 
     def render(self, stocks: Mapping[int, int]) -> bytes:
         """The answer's body."""
@@ -50,7 +54,7 @@ class Sheet(msgspec.Struct, frozen=True, array_like=True):
         return b'%b"%b","stock":%d}' % (self.head, STATES[contract.availability(stock)], stock)
 
 
-def shelf(rows: Sequence[Mapping[str, Any]], end: bytes) -> Shelf:
+def shelf(rows: Sequence[Mapping[str, Any]], end: bytes, following: str | None = None) -> Shelf:
     """The document of a list that ends with ``end`` (what follows the array)."""
     parts: list[bytes] = []
     before = b'{"items":['
@@ -68,7 +72,7 @@ def shelf(rows: Sequence[Mapping[str, Any]], end: bytes) -> Shelf:
         parts.append(before + fields[:-1] + b',"availability":"')
         before = b'"},'
     tail = b'"}]' if rows else b'{"items":[]'
-    return Shelf([row["id"] for row in rows], parts, tail + end)
+    return Shelf([row["id"] for row in rows], parts, tail + end, following)
 
 
 def page(rows: Sequence[Mapping[str, Any]], limit: int, sort: contract.Sort) -> Shelf:
@@ -79,7 +83,7 @@ def page(rows: Sequence[Mapping[str, Any]], limit: int, sort: contract.Sort) -> 
         last = rows[-1]
         key = (last["created_at"] - EPOCH) // MICROSECOND if sort == "newest" else last["price_cents"]
         following = contract.pack(sort, key, last["id"])
-    return shelf(rows, b',"next":%b}' % orjson.dumps(following))
+    return shelf(rows, b',"next":%b}' % orjson.dumps(following), following)
 
 
 def found(rows: Sequence[Mapping[str, Any]]) -> Shelf:
