@@ -178,16 +178,17 @@ class Engine:
                 await self._fill(spec, missing, load)
         except asyncio.CancelledError:
             for flight in flights:
+                self._leave(flight)
                 flight.crash(LoadCancelled(f"{spec.name}: the load of {flight.key} was cancelled; ask again"))
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 raise
         except Exception as error:  # noqa: BLE001 - the loader's own error belongs to those who wait for it
             for flight in flights:
+                self._leave(flight)
                 flight.crash(error)
         finally:
             for flight in flights:
-                if self._flights.get(flight.slot) is flight:
-                    del self._flights[flight.slot]
+                self._leave(flight)
 
     async def _probe(self, spec: Spec, flights: Sequence[Flight], mode: str) -> list[Flight]:
         """Land what level 2 knows; give the others their leases. While level 2 is down they have none."""
@@ -252,7 +253,7 @@ class Engine:
         left = min((expiry - now) / 1000, spec.ttl)
         if spec.memory and left > 0:
             self._remember(flight, value, sent + left)
-        flight.land(value)
+        self._land(flight, value)
         return None
 
     def _land_late(self, spec: Spec, flight: Flight, record: bytes) -> bool:
@@ -268,8 +269,18 @@ class Engine:
             self._shared.counters.undecodable += 1
             return False
         self._shared.counters.l2_hits += 1
-        flight.land(value)
+        self._land(flight, value)
         return True
+
+    def _leave(self, flight: Flight) -> None:
+        """Nobody joins it any more."""
+        if self._flights.get(flight.slot) is flight:
+            del self._flights[flight.slot]
+
+    def _land(self, flight: Flight, value: Any) -> None:
+        # First out of the books: a waiter may ask again before the task that loads comes to its end.
+        self._leave(flight)
+        flight.land(value)
 
     async def _fill(self, spec: Spec, flights: Sequence[Flight], load: Load) -> None:
         counters, clock = self._shared.counters, self._shared.clock
@@ -283,6 +294,9 @@ class Engine:
             raise
         finally:
             counters.load_seconds += clock.monotonic() - began
+        if len(flights) == 1:
+            await self._keep(spec, flights[0], values[0])
+            return
         await asyncio.gather(
             *[self._keep(spec, flight, value) for flight, value in zip(flights, values, strict=True)]
         )
@@ -301,7 +315,7 @@ class Engine:
                 self._shared.counters.refused += 1
             elif spec.memory:
                 self._remember(flight, value, until)
-        flight.land(value)
+        self._land(flight, value)
 
     def _remember(self, flight: Flight, value: Any, until: float) -> None:
         """Level 1, unless something was invalidated since the load began or another load has taken this one's

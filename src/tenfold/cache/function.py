@@ -103,7 +103,10 @@ def cached(cache: Cache, function: AsyncFunction[P, R], spec: Spec, tags: Sequen
     namespace = {
         "_tf_prefix": spec.name + "(",
         "_tf_name": spec.name,
-        "_tf_encode": encode,
+        "_tf_text": encode,
+        "_tf_str": str,
+        "_tf_type": type,
+        "_tf_int": int,
         "_tf_miss": miss,
         **cache.hit_path(),
     }
@@ -132,7 +135,7 @@ def _compile(
     if last is inspect.Parameter.POSITIONAL_ONLY:
         declared.append("/")
     parts = [
-        f"(str({p.name}) if type({p.name}) is int else _tf_encode({p.name}, _tf_name, {p.name!r}))"
+        f"(_tf_str({p.name}) if _tf_type({p.name}) is _tf_int else _tf_text({p.name}, _tf_name, {p.name!r}))"
         for p in parameters
     ]
     key = "_tf_prefix + " + " + ',' + ".join(parts) + " + ')'" if parts else "_tf_prefix + ')'"
