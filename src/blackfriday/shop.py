@@ -146,6 +146,9 @@ class Shop:
                     lost = "in use" in str(error) or "AddrInUse" in str(error)
                     if self._fixed_port or not lost or attempt == START_ATTEMPTS:
                         raise
+            if self.settings.includes("cache"):
+                # What an earlier shop left in Valkey may be of another database, and would flatter this one's start.
+                await self._call("POST", "/internal/clear", within=10.0)
             if self._warm and self.settings.includes("cache"):
                 path = f"/internal/warm?products={self._warm}"
                 self.warmed = await self._call("POST", path, within=WARM_PATIENCE)

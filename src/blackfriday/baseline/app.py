@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated
@@ -131,8 +132,8 @@ async def order(reads: Reads, number: contract.OrderId, customer: Buyer) -> cont
 @router.get("/internal/stats", include_in_schema=False)
 async def stats(request: Request) -> dict[str, int]:
     """The counters of all workers."""
-    totals: dict[str, int] = request.app.state.counters.total()
-    return totals
+    counters: Counters = request.app.state.counters
+    return {**counters.total(), "answered_by": os.getpid()}
 
 
 def create_app(settings: Settings, *, eager: bool = True) -> FastAPI:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated
@@ -118,8 +119,8 @@ async def order(request: Request, number: contract.OrderId, customer: Buyer) -> 
 @router.get("/internal/stats", include_in_schema=False)
 async def stats(request: Request) -> dict[str, int]:
     """The counters of all workers."""
-    totals: dict[str, int] = request.app.state.counters.total()
-    return totals
+    counters: Counters = request.app.state.counters
+    return {**counters.total(), "answered_by": os.getpid()}
 
 
 @router.post("/internal/warm", include_in_schema=False)
@@ -127,6 +128,14 @@ async def warm(request: Request, products: Annotated[int, Query(ge=0, le=1_000_0
     """Warm the shared cache with the most viewed products; the other workers find it there."""
     catalogue: Catalogue = request.app.state.catalogue
     return await catalogue.warm(products)
+
+
+@router.post("/internal/clear", include_in_schema=False)
+async def clear(request: Request) -> dict[str, int]:
+    """Forget every cached document and stock figure, in all workers."""
+    catalogue: Catalogue = request.app.state.catalogue
+    await catalogue.clear()
+    return {}
 
 
 def create_app(settings: Settings) -> FastAPI:

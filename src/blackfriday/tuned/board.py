@@ -98,14 +98,25 @@ class StockBoard:
         """
         told = list(numbers)
         self._forget(told)
-        if not self._valkey:
-            return
-        if self._wire is not None:
-            try:
-                await self._wire.send(*_APPEND, " ".join(map(str, told)))
-                return
-            except (ConnectionError, hiredis.HiredisError):
-                pass  # kept below and repeated by _connect
+        if self._valkey and not await self._append(" ".join(map(str, told))):
+            self._keep_untold(told)
+
+    async def tell_all(self) -> None:
+        """As :meth:`tell`, for whoever has changed the stock behind the shop's back and does not know which."""
+        self._forget_all()
+        if self._valkey and not await self._append("*"):
+            self._all_untold = True
+
+    async def _append(self, what: str) -> bool:
+        if self._wire is None:
+            return False
+        try:
+            await self._wire.send(*_APPEND, what)
+        except (ConnectionError, hiredis.HiredisError):
+            return False
+        return True
+
+    def _keep_untold(self, told: list[int]) -> None:
         self._untold.update(dict.fromkeys(told))
         if len(self._untold) > UNTOLD:
             self._untold.clear()

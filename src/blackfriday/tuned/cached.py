@@ -114,6 +114,11 @@ class CachedCatalogue(Catalogue):
         self.counters.add("warm_loads", self.counters.own("document_loads") - before)
         return {"products": len(numbers), "pages": pages}
 
+    async def clear(self) -> None:
+        """Forget every document and figure, in all workers."""
+        await self.cache.clear()
+        await self.board.tell_all()
+
     async def _warm_category(self, category: int) -> int:
         page = await self._category(category, -1, -1, contract.PAGE)
         if page is None or not page.next:

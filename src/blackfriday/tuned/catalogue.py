@@ -86,6 +86,9 @@ class Catalogue:
     async def sold(self, numbers: Iterable[int]) -> None:
         """The stock of these products has changed and the change is committed; returns when no reader can miss it."""
 
+    async def clear(self) -> None:
+        """Forget what was loaded; nothing without a cache."""
+
     async def warm(self, products: int) -> dict[str, int]:
         """Load what will be asked for most; nothing without a cache."""
         return {"products": 0, "pages": 0}
