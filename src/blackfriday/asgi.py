@@ -10,12 +10,16 @@ from blackfriday.settings import Settings
 def create(settings: Settings) -> FastAPI:
     """The application of ``settings.variant``; only its own dependencies are imported."""
     if settings.variant == "baseline":
-        from blackfriday.baseline import create_app
-    elif settings.variant == "draft":
-        from blackfriday.draft import create_app
-    else:
-        from blackfriday.tuned import create_app
-    return create_app(settings)
+        from blackfriday import baseline
+
+        return baseline.create_app(settings)
+    if settings.variant == "draft":
+        from blackfriday import draft
+
+        return draft.create_app(settings)
+    from blackfriday import tuned
+
+    return tuned.create_app(settings)
 
 
 app = create(Settings.from_environment())

@@ -1,4 +1,6 @@
-"""Ask the payment service for money, with a deadline; any trouble means "not yet", never an error of the shop's own."""
+"""Ask the payment service for money, with a deadline; any trouble means "not yet", never an error of the
+shop's own.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Plain counters that outlive their worker: one memory-mapped file a process, summed by whoever is asked.
 
-A request to ``/internal/stats`` reaches one worker of several, so counters in that worker's memory would tell a part
-of the truth. Each process adds to its own file (an addition, no lock, no system call); a reader sums the files of the
-folder. A killed worker's file stays, so nothing that was counted is lost.
+A request to ``/internal/stats`` reaches one worker of several, so counters in that worker's memory would
+tell a part of the truth. Each process adds to its own file (an addition, no lock, no system call); a reader
+sums the files of the folder. A killed worker's file stays, so nothing that was counted is lost.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ WIDTH = 8
 
 
 def hit_rate(before: Mapping[str, int], after: Mapping[str, int]) -> float:
-    """The share of requests between two readings that PostgreSQL did not notice, counted where it would: at the origin.
+    """The share of requests between two readings that PostgreSQL did not notice, counted where it would: at
+    the origin.
 
-    Every statement for a document or for stock counts against it, also the second one of a request; warming between the
-    two readings does not. 0 without requests.
+    Every statement for a document or for stock counts against it, also the second one of a request; warming
+    between the two readings does not. 0 without requests.
     """
     requests = after["requests"] - before["requests"]
     loads = sum(after[name] - before[name] for name in ("document_loads", "stock_loads"))
@@ -47,7 +48,9 @@ class Counters:
         self._folder = Path(folder or self._temporary.name)  # type: ignore[union-attr]
         self._folder.mkdir(parents=True, exist_ok=True)
         size = WIDTH * len(NAMES)
-        descriptor, self._file = tempfile.mkstemp(prefix=f"{os.getpid()}-", suffix=".counters", dir=self._folder)
+        descriptor, self._file = tempfile.mkstemp(
+            prefix=f"{os.getpid()}-", suffix=".counters", dir=self._folder
+        )
         try:
             os.ftruncate(descriptor, size)
             self._map = mmap.mmap(descriptor, size)

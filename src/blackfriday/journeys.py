@@ -1,17 +1,20 @@
 """What customers do: a scenario file for ``tenfold load run`` and for the acts.
 
-Of a hundred requests 25 are listings, 25 category pages, 35 product pages, 10 searches and 5 belong to the cart and the
-checkout. Products, categories and search words are drawn by Zipf's law with exponent 1.0, so that one product in
-50,000 is asked for by one customer in eleven, and half of the products by hardly anyone. No think time.
+Of a hundred requests 25 are listings, 25 category pages, 35 product pages, 10 searches and 5 belong to the
+cart and the checkout. Products, categories and search words are drawn by Zipf's law with exponent 1.0, so
+that one product in 50,000 is asked for by one customer in eleven, and half of the products by hardly anyone.
+No think time.
 
-Every answer is checked: its status and its shape, and after a checkout that the customer's next two pages show it
-(*no stale own write*). Read from the environment, all optional:
+Every answer is checked: its status and its shape, and after a checkout that the customer's next two pages
+show it (*no stale own write*). Read from the environment, all optional:
 
 BLACKFRIDAY_PRODUCTS, BLACKFRIDAY_CUSTOMERS: the size of the shop (50,000 and 10,000).
-BLACKFRIDAY_ORDERS: a path; each process of the run appends the id of every order that was acknowledged with 201 to
-``PATH.PID.jsonl``, a line each, before the journey goes on. :func:`acknowledged` reads them back for the audit.
+BLACKFRIDAY_ORDERS: a path; each process of the run appends the id of every order that was acknowledged with
+201 to ``PATH.PID.jsonl``, a line each, before the journey goes on. :func:`acknowledged` reads them back for
+the audit.
 """
 
+# mypy: disable-error-code="untyped-decorator, misc"
 from __future__ import annotations
 
 import os
@@ -57,11 +60,15 @@ def write_down(order: int) -> None:
 
 
 def acknowledged(path: str | os.PathLike[str]) -> list[int]:
-    """The ids of all acknowledged orders that the processes of a run wrote down; a line cut by a kill is passed over."""
+    """The ids of all acknowledged orders that the processes of a run wrote down; a line cut by a kill is
+    passed over.
+    """
     prefix = Path(path)
     ids: list[int] = []
     for file in sorted(prefix.parent.glob(f"{prefix.name}.*.jsonl")):
-        ids.extend(int(line) for line in file.read_text("ascii").splitlines(keepends=True) if line.endswith("\n"))
+        ids.extend(
+            int(line) for line in file.read_text("ascii").splitlines(keepends=True) if line.endswith("\n")
+        )
     return ids
 
 

@@ -1,8 +1,11 @@
-"""The external payment service: a process of its own, slow and sometimes failing, the same way for the same seed.
+"""The external payment service: a process of its own, slow and sometimes failing, the same way for the same
+seed.
 
-What happens to an attempt is drawn from the seed, the idempotency key and the attempt's number, so a run can be
-repeated: latency is log-normal with a median of 25 ms and a 99th percentile of about 90 ms, two attempts in a thousand
-take a second more, and one in a hundred is refused with 503. A key that was paid once is answered from memory.
+What happens to an attempt is drawn from the seed, the idempotency key and the attempt's number, so a run can
+be
+repeated: latency is log-normal with a median of 25 ms and a 99th percentile of about 90 ms, two attempts in
+a thousand take a second more, and one in a hundred is refused with 503. A key that was paid once is answered
+from memory.
 """
 
 from __future__ import annotations
@@ -30,7 +33,8 @@ class Behaviour:
     """How the service treats its callers.
 
     seed: default 1. median: seconds, default 0.025. failures: share answered 503, default 0.01.
-    hangs: share that takes ``hang`` seconds more (default 0.002 and 1.0). ``Behaviour.prompt()`` is for tests.
+    hangs: share that takes ``hang`` seconds more (default 0.002 and 1.0). ``Behaviour.prompt()`` is for
+    tests.
     """
 
     seed: int = 1
@@ -138,7 +142,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--median", type=float, default=0.025, help="seconds")
     parser.add_argument("--failures", type=float, default=0.01, help="share of attempts answered 503")
-    parser.add_argument("--hangs", type=float, default=0.002, help="share of attempts that take a second more")
+    parser.add_argument(
+        "--hangs", type=float, default=0.002, help="share of attempts that take a second more"
+    )
     given = parser.parse_args()
     behaviour = Behaviour(seed=given.seed, median=given.median, failures=given.failures, hangs=given.hangs)
     service: Any = PaymentService(behaviour)

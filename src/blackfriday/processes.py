@@ -79,7 +79,9 @@ class Child:
         )
 
     async def ready(self, port: int, *, within: float) -> None:
-        """Wait until ``/health`` on ``port`` is answered; NotReady if the process ends or ``within`` seconds pass."""
+        """Wait until ``/health`` on ``port`` is answered; NotReady if the process ends or ``within`` seconds
+        pass.
+        """
         try:
             async with asyncio.timeout(within):
                 while not await answers(port):
@@ -87,7 +89,9 @@ class Child:
                         raise NotReady(f"{self.name} ended while starting: {self.words()}")
                     await asyncio.sleep(POLL)
         except TimeoutError:
-            raise NotReady(f"{self.name} did not answer /health within {within:g} s: {self.words()}") from None
+            raise NotReady(
+                f"{self.name} did not answer /health within {within:g} s: {self.words()}"
+            ) from None
 
     def words(self) -> str:
         """The last lines that the process wrote."""
@@ -99,7 +103,9 @@ class Child:
         return "\n".join(tail.splitlines()[-SHOWN:]) or "(nothing written)"
 
     async def stop(self) -> None:
-        """SIGTERM, and SIGKILL for the whole group when five seconds have passed; returns when nothing is left."""
+        """SIGTERM, and SIGKILL for the whole group when five seconds have passed; returns when nothing is
+        left.
+        """
         process = self._process
         try:
             if process is not None:

@@ -20,12 +20,16 @@ class Settings:
     """The options of one worker.
 
     variant: which implementation answers (default ``baseline``).
-    rung: how far up the ladder ``tuned`` is; each rung includes those below it. ``shapes``: one statement a page, keyset
-      pages. ``indexes``: no code of its own, the indexes of :func:`blackfriday.domain.apply_indexes` are expected.
-      ``cache``: memory and Valkey. ``replicas``: the catalogue is read from replicas. Ignored by the other variants.
+    rung: how far up the ladder ``tuned`` is; each rung includes those below it. ``shapes``: one statement a
+    page, keyset
+      pages. ``indexes``: no code of its own, the indexes of :func:`blackfriday.domain.apply_indexes` are
+      expected. ``cache``: memory and Valkey. ``replicas``: the catalogue is read from replicas. Ignored by
+      the other variants.
     database: URL of the primary, ``postgresql://user@host:port/name``.
-    replicas: URLs of the replicas; used from the rung ``replicas`` on, which without any reads from the primary.
-    valkey: URL of the shared cache; used from the rung ``cache`` on, which without one has the memory of the worker
+    replicas: URLs of the replicas; used from the rung ``replicas`` on, which without any reads from the
+    primary.
+    valkey: URL of the shared cache; used from the rung ``cache`` on, which without one has the memory of the
+    worker
       alone and then keeps no stock at all.
     payment: URL of the payment service.
     counters: folder for the counters that all workers of one shop share; empty = of this worker alone.
@@ -45,7 +49,9 @@ class Settings:
         if self.rung not in RUNGS:
             raise ValueError(f"rung must be one of {', '.join(RUNGS)}, got {self.rung!r}")
         if not self.database:
-            raise ValueError("database must be the URL of a PostgreSQL, got nothing: pass --database or database=")
+            raise ValueError(
+                "database must be the URL of a PostgreSQL, got nothing: pass --database or database="
+            )
 
     def includes(self, rung: Rung) -> bool:
         """Whether the tuned variant runs with ``rung``, being at it or above it."""

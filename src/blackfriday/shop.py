@@ -1,4 +1,6 @@
-"""The shop as a running thing: worker processes of one variant, ready when the block begins and gone when it ends."""
+"""The shop as a running thing: worker processes of one variant, ready when the block begins and gone when it
+ends.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from blackfriday.processes import Child, NotReady, free_port, import_path, python
+from blackfriday.processes import POLL, Child, NotReady, free_port, import_path, python
 from blackfriday.settings import Rung, Settings, Variant
 
 if TYPE_CHECKING:
@@ -61,16 +63,18 @@ class PaymentProcess:
 class Shop:
     """Worker processes of one variant behind one port of loopback.
 
-    ``async with Shop(variant="tuned", rung="cache", workers=2, database=url, valkey=url, payment=url) as shop: shop.url``
+    ``async with Shop(variant="tuned", rung="cache", workers=2, database=url, valkey=url, payment=url) as
+    shop: shop.url``
 
     variant, rung, database, replicas, valkey, payment: as in :class:`blackfriday.settings.Settings`.
     workers: processes of the server (1 to 64, default 1); the same server for every variant.
     port: 0 takes a free one. within: seconds until the first ``/health`` (default 30).
-    warm: how many of the most viewed products are loaded into the cache before the block begins, with the first two
-    pages of every listing and category; only from the rung ``cache`` on, 0 = start cold. What it did is in :attr:`warmed`.
+    warm: how many of the most viewed products are loaded into the cache before the block begins, with the
+    first two pages of every listing and category; only from the rung ``cache`` on, 0 = start cold. What it
+    did is in :attr:`warmed`.
 
-    Raises ValueError for settings that cannot be, :class:`NotReady` with the last words of the server if it does not
-    come up. Cancellation at any point leaves no process behind.
+    Raises ValueError for settings that cannot be, :class:`NotReady` with the last words of the server if it
+    does not come up. Cancellation at any point leaves no process behind.
     """
 
     def __init__(
@@ -147,7 +151,8 @@ class Shop:
                     if self._fixed_port or not lost or attempt == START_ATTEMPTS:
                         raise
             if self.settings.includes("cache"):
-                # What an earlier shop left in Valkey may be of another database, and would flatter this one's start.
+                # What an earlier shop left in Valkey may be of another database, and would flatter this
+                # one's start.
                 await self._call("POST", "/internal/clear", within=10.0)
             if self._warm and self.settings.includes("cache"):
                 path = f"/internal/warm?products={self._warm}"
@@ -169,7 +174,8 @@ class Shop:
         command = python(
             "-m", "granian", "--interface", "asgi", "--host", "127.0.0.1", "--port", str(self.port),
             "--workers", str(self.workers), "--loop", "uvloop", "--http", "1", "--no-ws", "--no-access-log",
-            "--log-level", "warning", "--backlog", "2048", "--workers-kill-timeout", "3", "blackfriday.asgi:app",
+            "--log-level", "warning", "--backlog", "2048", "--workers-kill-timeout", "3",
+            "blackfriday.asgi:app",
         )  # fmt: skip
         self._child = Child(f"the {self.settings.variant} shop", command, {**environment, **import_path()})
         await self._child.start()
@@ -179,15 +185,17 @@ class Shop:
     async def _all_workers(self) -> None:
         """Wait until every worker has opened its counters: the first answer comes from the first of them."""
         async with asyncio.timeout(self._within):
-            while (await self.stats())["workers"] < self.workers:
-                await asyncio.sleep(0.02)
+            while (await self.stats())["workers"] < self.workers:  # noqa: ASYNC110 - another process
+                await asyncio.sleep(POLL)
 
     async def _call(self, method: str, path: str, *, within: float) -> dict[str, int]:
         async with asyncio.timeout(within):
             reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
             try:
-                head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-                writer.write(head.encode())
+                head = (
+                    f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close"
+                )
+                writer.write(f"{head}\r\n\r\n".encode())
                 answer = await reader.read()
             finally:
                 writer.close()

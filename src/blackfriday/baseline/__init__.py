@@ -1,4 +1,6 @@
-"""The shop as a good tutorial has it: FastAPI, async SQLAlchemy ORM, eager loading, OFFSET pages, no cache."""
+"""The shop as a good tutorial has it: FastAPI, async SQLAlchemy ORM, eager loading, OFFSET pages, no
+cache.
+"""
 
 from blackfriday.baseline.app import create_app
 

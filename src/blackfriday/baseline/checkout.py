@@ -1,4 +1,6 @@
-"""Checkout as a tutorial writes it: read the stock, check it, write it back, commit, then ask for the money."""
+"""Checkout as a tutorial writes it: read the stock, check it, write it back, commit, then ask for the
+money.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,8 @@ async def checkout(
 ) -> contract.Receipt:
     """Turn the cart into an order; the same key again answers with the same order.
 
-    Two checkouts at once may both read the same stock and both write it back one lower. That is how it is commonly
-    written, and the audit shows what it costs.
+    Two checkouts at once may both read the same stock and both write it back one lower. That is how it is
+    commonly written, and the audit shows what it costs.
     """
     order = await _existing(session, customer, key)
     if order is not None:

@@ -1,4 +1,6 @@
-"""The statements of the baseline. ``eager=False`` leaves the loader options out, which is all the draft changes."""
+"""The statements of the baseline. ``eager=False`` leaves the loader options out, which is all the draft
+changes.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from typing import TypeVar
 from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased, joinedload, selectinload
-from sqlalchemy.sql.base import ExecutableOption
+from sqlalchemy.orm.interfaces import ORMOption
 
 from blackfriday.baseline import views
 from blackfriday.baseline.models import CartItem, Category, Order, OrderLine, Product, Review
@@ -25,7 +27,7 @@ class Catalogue:
         self.session = session
         self.eager = eager
 
-    def _options(self, *options: ExecutableOption) -> Sequence[ExecutableOption]:
+    def _options(self, *options: ORMOption) -> Sequence[ORMOption]:
         return options if self.eager else ()
 
     async def _render(self, view: Callable[[R], T], rows: Sequence[R]) -> list[T]:
@@ -88,9 +90,7 @@ class Catalogue:
         if product is None:
             contract.no_product(number)
         if not self.eager:
-            return (
-                await self._render(lambda row: views.detail(row, views.walk(row.category)), [product])
-            )[0]
+            return (await self._render(lambda row: views.detail(row, views.walk(row.category)), [product]))[0]
         above = select(Category).where(Category.id == product.category_id).cte("above", recursive=True)
         parent = aliased(Category)
         above = above.union_all(select(parent).join(above, parent.id == above.c.parent_id))

@@ -1,4 +1,6 @@
-"""What every variant of the shop shares: tables, seed data, the HTTP contract, and the audit of what was promised."""
+"""What every variant of the shop shares: tables, seed data, the HTTP contract, and the audit of what was
+promised.
+"""
 
 from blackfriday.domain.audit import Audit, audit, reset_orders
 from blackfriday.domain.schema import TUNED_INDEXES, apply_indexes, drop_indexes, present_indexes

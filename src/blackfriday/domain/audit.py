@@ -1,4 +1,6 @@
-"""What was promised against what is stored: lost, duplicated and oversold orders; and the way back to a full shop."""
+"""What was promised against what is stored: lost, duplicated and oversold orders; and the way back to a full
+shop.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ class Audit:
     acknowledged: distinct order ids that a client was told (201).
     stored: orders in the database. May exceed ``acknowledged``: an answer can be lost where the order is not.
     lost: acknowledged ids that are not stored, or are stored without lines.
-    duplicates: order ids acknowledged for more than one distinct checkout, as counted by the caller's repeated ids.
+    duplicates: order ids acknowledged for more than one distinct checkout, as counted by the caller's
+    repeated ids.
     oversold: products of which more was sold than there was.
     miscounted: products whose stock is not what there was minus what was sold (a lost update).
     negative: products whose stock is below zero.
@@ -52,13 +55,15 @@ async def audit(connection: asyncpg.Connection, acknowledged: Iterable[int]) -> 
         stored = await connection.fetchval("SELECT count(*) FROM orders")
         lost = await connection.fetch(
             "SELECT a.id FROM unnest($1::bigint[]) AS a (id) LEFT JOIN orders o ON o.id = a.id "
-            "WHERE o.id IS NULL OR NOT EXISTS (SELECT 1 FROM order_line l WHERE l.order_id = o.id) ORDER BY a.id",
+            "WHERE o.id IS NULL OR NOT EXISTS (SELECT 1 FROM order_line l WHERE l.order_id = o.id) "
+            "ORDER BY a.id",
             sorted(distinct),
         )
         stock = await connection.fetch(
             "SELECT p.id, coalesce(s.sold, 0) > p.initial_stock AS oversold, "
             "p.initial_stock - coalesce(s.sold, 0) <> p.stock AS miscounted, p.stock < 0 AS negative "
-            "FROM product p LEFT JOIN (SELECT product_id, sum(quantity) AS sold FROM order_line GROUP BY 1) s "
+            "FROM product p "
+            "LEFT JOIN (SELECT product_id, sum(quantity) AS sold FROM order_line GROUP BY 1) s "
             "ON s.product_id = p.id "
             "WHERE p.stock < 0 OR p.initial_stock - coalesce(s.sold, 0) <> p.stock "
             "OR coalesce(s.sold, 0) > p.initial_stock ORDER BY p.id"
@@ -81,7 +86,8 @@ async def audit(connection: asyncpg.Connection, acknowledged: Iterable[int]) -> 
 async def reset_orders(connection: asyncpg.Connection) -> None:
     """Forget all carts, orders and payments, and fill the shelves again; order ids start from 1 again.
 
-    Meant for between two rungs, with no shop running on the database: a running shop's cache would not hear of it.
+    Meant for between two rungs, with no shop running on the database: a running shop's cache would not hear
+    of it.
     """
     async with connection.transaction():
         await connection.execute("TRUNCATE payment, order_line, orders, cart_item RESTART IDENTITY")

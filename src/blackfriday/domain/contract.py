@@ -1,7 +1,9 @@
 """The HTTP contract that every variant keeps: models as documented in OpenAPI, parameters, errors, cursors.
 
-Answers are byte-equal across variants for the same data, except the value of ``next``, which is opaque. Two places need
-care: ratings are computed from integer sums in Python (never by SQL's ``avg``), and errors are worded here, once.
+Answers are byte-equal across variants for the same data, except the value of ``next``, which is opaque. Two
+places need
+care: ratings are computed from integer sums in Python (never by SQL's ``avg``), and errors are worded here,
+once.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ Sort = Literal["newest", "price"]
 
 
 class Item(BaseModel):
-    """A product as a list shows it. ``rating`` is the mean of all reviews in hundredths of a star, null without any."""
+    """A product as a list shows it. ``rating`` is the mean of all reviews in hundredths of a star, null
+    without any.
+    """
 
     id: int
     name: str
@@ -153,7 +157,9 @@ UNKNOWN: dict[int | str, dict[str, Any]] = {401: {"model": Problem}}
 
 
 def customer_id(header: CustomerHeader = None, cookie: CustomerCookie = None) -> int:
-    """The customer named by the header ``X-Customer``, else by the cookie ``customer``; 401 without either."""
+    """The customer named by the header ``X-Customer``, else by the cookie ``customer``; 401 without
+    either.
+    """
     found = header or cookie
     if found is None:
         refuse(401, "name the customer in the header X-Customer or the cookie customer")
@@ -196,7 +202,9 @@ def empty_cart() -> NoReturn:
 
 
 def rating(total: int, count: int) -> float | None:
-    """The mean of ``count`` ratings that sum to ``total``, rounded half up to hundredths, by integers alone."""
+    """The mean of ``count`` ratings that sum to ``total``, rounded half up to hundredths, by integers
+    alone.
+    """
     return (total * 200 + count) // (2 * count) / 100 if count else None
 
 

@@ -1,7 +1,8 @@
 """The tables of the shop, the same for every variant, and the indexes that one rung of the ladder adds.
 
-The schema is that of a careful first version: primary keys, foreign keys, and an index on every foreign key (PostgreSQL
-makes none by itself). There is no ``CHECK (stock >= 0)``: whether the shop oversells is what the audit finds out.
+The schema is that of a careful first version: primary keys, foreign keys, and an index on every foreign key
+(PostgreSQL makes none by itself). There is no ``CHECK (stock >= 0)``: whether the shop oversells is what the
+audit finds out.
 """
 
 from __future__ import annotations
@@ -77,12 +78,16 @@ TUNED_INDEXES = {
     ),
     "product_popular": "CREATE INDEX product_popular ON product (weekly_views DESC, id)",
     "product_name_trigrams": "CREATE INDEX product_name_trigrams ON product USING gin (name gin_trgm_ops)",
-    "review_latest": "CREATE INDEX review_latest ON review (product_id, written_on DESC, id DESC) INCLUDE (rating)",
+    "review_latest": (
+        "CREATE INDEX review_latest ON review (product_id, written_on DESC, id DESC) INCLUDE (rating)"
+    ),
 }
 
 
 async def create_tables(connection: asyncpg.Connection) -> None:
-    """Create the empty tables, dropping what an earlier run left; keys follow by :func:`add_keys` after the load."""
+    """Create the empty tables, dropping what an earlier run left; keys follow by :func:`add_keys` after the
+    load.
+    """
     await connection.execute(f"DROP TABLE IF EXISTS {', '.join(NAMES)} CASCADE;" + TABLES)
 
 
@@ -112,7 +117,8 @@ async def drop_indexes(connection: asyncpg.Connection) -> None:
 async def present_indexes(connection: asyncpg.Connection) -> frozenset[str]:
     """Which of the indexes of the rung ``indexes`` exist now."""
     rows = await connection.fetch(
-        "SELECT indexname FROM pg_indexes WHERE schemaname = current_schema() AND indexname = ANY($1::text[])",
+        "SELECT indexname FROM pg_indexes "
+        "WHERE schemaname = current_schema() AND indexname = ANY($1::text[])",
         list(TUNED_INDEXES),
     )
     return frozenset(row["indexname"] for row in rows)

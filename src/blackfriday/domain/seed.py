@@ -1,7 +1,7 @@
 """Deterministic seed data: the same seed and scale give the same rows on every machine, loaded by COPY.
 
-The rank of a product in demand is its id (1 sells most): ``weekly_views`` falls as 1/rank, and so does the draw of the
-journeys. Prices, dates, stock and categories are drawn independently of it.
+The rank of a product in demand is its id (1 sells most): ``weekly_views`` falls as 1/rank, and so does the
+draw of the journeys. Prices, dates, stock and categories are drawn independently of it.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ def customers(scale: Scale) -> Iterator[Row]:
 
 
 def products(scale: Scale) -> Iterator[Row]:
-    """Rows of ``product``; two in a hundred are sold out from the start and eight nearly so, never the best sellers."""
+    """Rows of ``product``; two in a hundred are sold out from the start and eight nearly so, never the best
+    sellers.
+    """
     draw = _stream(scale, "product")
     third = 1 + LEVELS[0] + LEVELS[1]
     for rank in range(1, scale.products + 1):
@@ -125,7 +127,8 @@ def _chunks(rows: Iterator[Row]) -> Iterator[Sequence[Row]]:
 
 
 async def load(connection: asyncpg.Connection, scale: Scale | None = None) -> dict[str, int]:
-    """Create the tables anew and fill them by binary COPY, then add keys and statistics; returns rows per table.
+    """Create the tables anew and fill them by binary COPY, then add keys and statistics; returns rows per
+    table.
 
     What was in the tables is lost. Takes about 5 s at the full scale on two cores.
     """

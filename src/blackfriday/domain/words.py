@@ -1,39 +1,227 @@
-"""Word lists the seed data is made of: plain nouns and adjectives, so that searches find a believable share of names."""
+"""Word lists the seed data is made of: plain nouns and adjectives, so that searches find a believable share
+of names.
+"""
 
 from __future__ import annotations
 
-BRANDS = (
-    "Alder Birch Cobalt Dunmore Elmwood Fenwick Garland Harbour Ingram Juniper Kestrel Larkin Marlow Norden Oakley "
-    "Pembroke Quarry Rowan Sterling Thornton Umber Valley Westbrook Yarrow Zephyr"
-).split()
+BRANDS = [
+    "Alder",
+    "Birch",
+    "Cobalt",
+    "Dunmore",
+    "Elmwood",
+    "Fenwick",
+    "Garland",
+    "Harbour",
+    "Ingram",
+    "Juniper",
+    "Kestrel",
+    "Larkin",
+    "Marlow",
+    "Norden",
+    "Oakley",
+    "Pembroke",
+    "Quarry",
+    "Rowan",
+    "Sterling",
+    "Thornton",
+    "Umber",
+    "Valley",
+    "Westbrook",
+    "Yarrow",
+    "Zephyr",
+]
 
-QUALITIES = (
-    "Compact Folding Wireless Brushed Insulated Quiet Heavy Slim Double Portable Ceramic Bamboo Copper Steel Glass "
-    "Leather Cotton Woollen Waterproof Rugged Classic Modern Soft Bright Matte Round Square Travel Outdoor Everyday"
-).split()
+QUALITIES = [
+    "Compact",
+    "Folding",
+    "Wireless",
+    "Brushed",
+    "Insulated",
+    "Quiet",
+    "Heavy",
+    "Slim",
+    "Double",
+    "Portable",
+    "Ceramic",
+    "Bamboo",
+    "Copper",
+    "Steel",
+    "Glass",
+    "Leather",
+    "Cotton",
+    "Woollen",
+    "Waterproof",
+    "Rugged",
+    "Classic",
+    "Modern",
+    "Soft",
+    "Bright",
+    "Matte",
+    "Round",
+    "Square",
+    "Travel",
+    "Outdoor",
+    "Everyday",
+]
 
-THINGS = (
-    "Kettle Lantern Backpack Blender Bookcase Camera Chair Clock Coat Cooler Cushion Desk Drill Duvet Fan Flask "
-    "Freezer Grill Guitar Hammer Headset Helmet Jacket Keyboard Kite Ladder Lamp Mattress Microphone Mirror Mixer "
-    "Monitor Mug Notebook Oven Pan Parasol Printer Projector Pump Radio Racket Rucksack Rug Saddle Saw Scale Scarf "
-    "Scooter Shelf Shoe Skillet Sofa Speaker Stool Suitcase Table Tent Toaster Torch Towel Tripod Trolley Vase Wallet"
-).split()
+THINGS = [
+    "Kettle",
+    "Lantern",
+    "Backpack",
+    "Blender",
+    "Bookcase",
+    "Camera",
+    "Chair",
+    "Clock",
+    "Coat",
+    "Cooler",
+    "Cushion",
+    "Desk",
+    "Drill",
+    "Duvet",
+    "Fan",
+    "Flask",
+    "Freezer",
+    "Grill",
+    "Guitar",
+    "Hammer",
+    "Headset",
+    "Helmet",
+    "Jacket",
+    "Keyboard",
+    "Kite",
+    "Ladder",
+    "Lamp",
+    "Mattress",
+    "Microphone",
+    "Mirror",
+    "Mixer",
+    "Monitor",
+    "Mug",
+    "Notebook",
+    "Oven",
+    "Pan",
+    "Parasol",
+    "Printer",
+    "Projector",
+    "Pump",
+    "Radio",
+    "Racket",
+    "Rucksack",
+    "Rug",
+    "Saddle",
+    "Saw",
+    "Scale",
+    "Scarf",
+    "Scooter",
+    "Shelf",
+    "Shoe",
+    "Skillet",
+    "Sofa",
+    "Speaker",
+    "Stool",
+    "Suitcase",
+    "Table",
+    "Tent",
+    "Toaster",
+    "Torch",
+    "Towel",
+    "Tripod",
+    "Trolley",
+    "Vase",
+    "Wallet",
+]
 
-AISLES = (
-    "Home Garden Kitchen Office Outdoors Fitness Music Tools Toys Travel Lighting Bedding Bathroom Storage Cameras "
-    "Audio Cycling Camping Crafts Heating Cooling Cookware Tableware Luggage Clothing Footwear Knitwear Furniture "
-    "Stationery Gaming"
-).split()
+AISLES = [
+    "Home",
+    "Garden",
+    "Kitchen",
+    "Office",
+    "Outdoors",
+    "Fitness",
+    "Music",
+    "Tools",
+    "Toys",
+    "Travel",
+    "Lighting",
+    "Bedding",
+    "Bathroom",
+    "Storage",
+    "Cameras",
+    "Audio",
+    "Cycling",
+    "Camping",
+    "Crafts",
+    "Heating",
+    "Cooling",
+    "Cookware",
+    "Tableware",
+    "Luggage",
+    "Clothing",
+    "Footwear",
+    "Knitwear",
+    "Furniture",
+    "Stationery",
+    "Gaming",
+]
 
-FIRST_NAMES = (
-    "Ada Ben Clara David Edith Felix Grace Henry Iris Jonas Karin Leo Mara Niels Olive Peter Quinn Rosa Simon Tilda "
-    "Ursula Victor Wanda Xenia Yusuf Zoe"
-).split()
+FIRST_NAMES = [
+    "Ada",
+    "Ben",
+    "Clara",
+    "David",
+    "Edith",
+    "Felix",
+    "Grace",
+    "Henry",
+    "Iris",
+    "Jonas",
+    "Karin",
+    "Leo",
+    "Mara",
+    "Niels",
+    "Olive",
+    "Peter",
+    "Quinn",
+    "Rosa",
+    "Simon",
+    "Tilda",
+    "Ursula",
+    "Victor",
+    "Wanda",
+    "Xenia",
+    "Yusuf",
+    "Zoe",
+]
 
-LAST_NAMES = (
-    "Abbott Baker Carver Dyer Eastman Fletcher Gardner Hooper Iverson Joiner Keller Lindgren Mason Nash Osborne "
-    "Potter Quigley Reeve Sawyer Tanner Underwood Vance Weaver Yates Ziegler"
-).split()
+LAST_NAMES = [
+    "Abbott",
+    "Baker",
+    "Carver",
+    "Dyer",
+    "Eastman",
+    "Fletcher",
+    "Gardner",
+    "Hooper",
+    "Iverson",
+    "Joiner",
+    "Keller",
+    "Lindgren",
+    "Mason",
+    "Nash",
+    "Osborne",
+    "Potter",
+    "Quigley",
+    "Reeve",
+    "Sawyer",
+    "Tanner",
+    "Underwood",
+    "Vance",
+    "Weaver",
+    "Yates",
+    "Ziegler",
+]
 
 SENTENCES = (
     "Made to be used every day and to be repaired when it wears.",

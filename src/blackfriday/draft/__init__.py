@@ -1,4 +1,6 @@
-"""The first draft: the baseline without its loader options, so that every relation costs a statement a row."""
+"""The first draft: the baseline without its loader options, so that every relation costs a statement a
+row.
+"""
 
 from __future__ import annotations
 

@@ -48,9 +48,7 @@ async def listing(
     return Json(await state.catalogue.listing(sort, *documents.start(cursor, sort), limit))
 
 
-@router.get(
-    "/categories/{number}/products", response_model=contract.Page, responses=contract.NOT_FOUND
-)
+@router.get("/categories/{number}/products", response_model=contract.Page, responses=contract.NOT_FOUND)
 async def category(
     request: Request, number: contract.CategoryId, cursor: Cursor = None, limit: Limit = contract.PAGE
 ) -> Response:

@@ -1,26 +1,29 @@
-"""The stock board: every worker's own copy of the stock figures, never older than the last sale that was answered.
+"""The stock board: every worker's own copy of the stock figures, never older than the last sale that was
+answered.
 
-A listing shows the stock of twenty products. Fetching twenty figures from Valkey for each page costs more than all the
-rest of a cached answer, and copies in the workers' memory that are invalidated by a broadcast may be read a moment too
+A listing shows the stock of twenty products. Fetching twenty figures from Valkey for each page costs more
+than all the rest of a cached answer, and copies in the workers' memory that are invalidated by a broadcast
+may be read a moment too
 early: the customer whose checkout one worker has just answered would see the old figure from another.
 
-So the copies are *validated*, not trusted. Sales are written to a log in Valkey, after the commit and before the
-checkout is answered. A reader first asks for what was logged since it last looked, forgets those figures, and only then
-reads its copy. The question is a few bytes, usually answered with "nothing", and requests that arrive while one is under
-way share the next. What a request sees is therefore at least as new as every sale answered before the request came:
+So the copies are *validated*, not trusted. Sales are written to a log in Valkey, after the commit and before
+the checkout is answered. A reader first asks for what was logged since it last looked, forgets those
+figures, and only then reads its copy. The question is a few bytes, usually answered with "nothing", and
+requests that arrive while one is under way share the next. What a request sees is therefore at least as new
+as every sale answered before the request came:
 
     checkout   commit → log → answer
     reader                             request → read log → forget → copy, or the primary
 
-A load that began before a figure was forgotten does not bring the old figure back: it no longer owns the entry. Without
-Valkey (none, frozen, cut) there is no log to ask, and the figures come from the primary; after a reconnection the board
-starts empty, because what was logged meanwhile may be gone.
+A load that began before a figure was forgotten does not bring the old figure back: it no longer owns the
+entry. Without Valkey (none, frozen, cut) there is no log to ask, and the figures come from the primary;
+after a reconnection the board starts empty, because what was logged meanwhile may be gone.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -36,7 +39,7 @@ BACK_OFF = 1.0
 UNTOLD = 10_000
 
 Stocks = dict[int, int]
-Load = Callable[[list[int]], Awaitable[Stocks]]
+Load = Callable[[list[int]], Coroutine[Any, Any, Stocks]]
 
 _APPEND = ("XADD", LOG, "MAXLEN", "~", str(LOG_LENGTH), "*", "ids")
 
@@ -44,7 +47,8 @@ _APPEND = ("XADD", LOG, "MAXLEN", "~", str(LOG_LENGTH), "*", "ids")
 class StockBoard:
     """Stock figures of one worker.
 
-    valkey: URL, or empty for none. load: reads figures from the primary. An entry is a figure, or the load under way.
+    valkey: URL, or empty for none. load: reads figures from the primary. An entry is a figure, or the load
+    under way.
     """
 
     def __init__(self, valkey: str, load: Load) -> None:
@@ -93,8 +97,8 @@ class StockBoard:
     async def tell(self, numbers: Iterable[int]) -> None:
         """These figures have changed and the change is committed: log it, so that no later request misses it.
 
-        Should Valkey not take the entry, it is logged at the reconnection; workers that still reach Valkey may show the
-        old figure until then.
+        Should Valkey not take the entry, it is logged at the reconnection; workers that still reach Valkey
+        may show the old figure until then.
         """
         told = list(numbers)
         self._forget(told)
@@ -102,7 +106,9 @@ class StockBoard:
             self._keep_untold(told)
 
     async def tell_all(self) -> None:
-        """As :meth:`tell`, for whoever has changed the stock behind the shop's back and does not know which."""
+        """As :meth:`tell`, for whoever has changed the stock behind the shop's back and does not know
+        which.
+        """
         self._forget_all()
         if self._valkey and not await self._append("*"):
             self._all_untold = True
@@ -134,8 +140,8 @@ class StockBoard:
     async def _validate(self) -> bool:
         """Read the log as of now; False where it cannot be read.
 
-        A question already sent may have been answered before the latest sale, so it is not shared; one that is about to
-        be sent is.
+        A question already sent may have been answered before the latest sale, so it is not shared; one that
+        is about to be sent is.
         """
         if self._wire is None:
             return False
@@ -156,7 +162,9 @@ class StockBoard:
             self._asking = False
             shared.set_result(False)
         else:
-            self._wire.send_packed(self._question).add_done_callback(lambda reply: self._answer(shared, reply))
+            self._wire.send_packed(self._question).add_done_callback(
+                lambda reply: self._answer(shared, reply)
+            )
 
     def _answer(self, shared: asyncio.Future[bool], reply: asyncio.Future[object]) -> None:
         good = reply.exception() is None

@@ -1,8 +1,9 @@
-"""The catalogue behind ``tenfold.cache``: documents for an hour, stock apart and never older than the last sale.
+"""The catalogue behind ``tenfold.cache``: documents for an hour, stock apart and never older than the last
+sale.
 
-Documents (pages, product sheets) live in the memory of each worker and in Valkey; they are tagged ``catalog``, so that
-an editor's change drops them at once, and they know nothing of stock, so that a sale drops none. Stock comes from the
-:mod:`~blackfriday.tuned.board`.
+Documents (pages, product sheets) live in the memory of each worker and in Valkey; they are tagged
+``catalog``, so that an editor's change drops them at once, and they know nothing of stock, so that a sale
+drops none. Stock comes from the :mod:`~blackfriday.tuned.board`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from blackfriday.domain import contract
 from blackfriday.tuned import documents, sql
 from blackfriday.tuned.board import StockBoard
 from blackfriday.tuned.catalogue import Catalogue, Stocks
-from blackfriday.tuned.documents import Shelf, Sheet
+from blackfriday.tuned.documents import Sheet, Shelf
 from blackfriday.tuned.origin import Origin
 from tenfold.cache import Cache
 
@@ -30,7 +31,9 @@ class CachedCatalogue(Catalogue):
 
     def __init__(self, origin: Origin, counters: Counters, valkey: str) -> None:
         super().__init__(origin, counters)
-        self.cache = cache = Cache("shop", redis=valkey or None, max_items=100_000, ttl=DOCUMENT_TTL, jitter=0.1)
+        self.cache = cache = Cache(
+            "shop", redis=valkey or None, max_items=100_000, ttl=DOCUMENT_TTL, jitter=0.1
+        )
 
         @cache(tags=["catalog"])
         async def listing(sort: str, key: int, number: int, limit: int) -> Shelf:

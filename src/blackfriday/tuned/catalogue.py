@@ -1,4 +1,6 @@
-"""The pages of the catalogue: statement, document, stock. This one asks PostgreSQL each time; ``cached`` builds on it."""
+"""The pages of the catalogue: statement, document, stock. This one asks PostgreSQL each time; ``cached``
+builds on it.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from collections.abc import Iterable
 from blackfriday.counters import Counters
 from blackfriday.domain import contract
 from blackfriday.tuned import documents, sql
-from blackfriday.tuned.documents import Shelf, Sheet
+from blackfriday.tuned.documents import Sheet, Shelf
 from blackfriday.tuned.origin import Origin
 
 Stocks = dict[int, int]
@@ -16,7 +18,8 @@ Stocks = dict[int, int]
 class Catalogue:
     """Every answer by one statement.
 
-    ``load_*`` are the origin loads, each counted where it happens; they return the document and the stock seen with it.
+    ``load_*`` are the origin loads, each counted where it happens; they return the document and the stock
+    seen with it.
     """
 
     def __init__(self, origin: Origin, counters: Counters) -> None:
@@ -26,7 +29,9 @@ class Catalogue:
     async def open(self) -> None:
         """Prepare; the origin is open."""
 
-    async def load_listing(self, sort: contract.Sort, key: int, number: int, limit: int) -> tuple[Shelf, Stocks]:
+    async def load_listing(
+        self, sort: contract.Sort, key: int, number: int, limit: int
+    ) -> tuple[Shelf, Stocks]:
         """A page of all products."""
         self.counters.add("document_loads")
         if sort == "newest":
@@ -84,7 +89,9 @@ class Catalogue:
         return sheets[number].render(stocks[number])
 
     async def sold(self, numbers: Iterable[int]) -> None:
-        """The stock of these products has changed and the change is committed; returns when no reader can miss it."""
+        """The stock of these products has changed and the change is committed; returns when no reader can
+        miss it.
+        """
 
     async def clear(self) -> None:
         """Forget what was loaded; nothing without a cache."""

@@ -51,7 +51,8 @@ class Till:
     async def checkout(self, customer: int, key: str) -> bytes:
         """Turn the cart into an order and ask for the money; 401, 409.
 
-        The stock figures are out of the cache before the answer leaves, so the customer's next page shows the sale.
+        The stock figures are out of the cache before the answer leaves, so the customer's next page shows
+        the sale.
         """
         row = await self._place(customer, key)
         if row is None:
@@ -67,7 +68,9 @@ class Till:
         return documents.receipt(order, "paid", total)
 
     async def _place(self, customer: int, key: str) -> asyncpg.Record | None:
-        """The row of a placed order; None if there is an order of this key, or nothing to order. 409 if sold out."""
+        """The row of a placed order; None if there is an order of this key, or nothing to order. 409 if sold
+        out.
+        """
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 async with self.origin.pool.acquire() as connection:
@@ -77,7 +80,9 @@ class Till:
                     try:
                         row = await connection.fetchrow(sql.CHECKOUT, customer, key)
                     finally:
-                        placed = row is not None and row["order_id"] is not None and row["wanted"] == row["sold"]
+                        placed = (
+                            row is not None and row["order_id"] is not None and row["wanted"] == row["sold"]
+                        )
                         await (transaction.commit() if placed else transaction.rollback())
             except asyncpg.DeadlockDetectedError:
                 if attempt == ATTEMPTS:
@@ -86,9 +91,9 @@ class Till:
             if placed:
                 return row
             break
-        if row is not None and row["wanted"] and row["wanted"] != row["sold"]:
-            if await self._existing(customer, key) is None:
-                contract.sold_out(min(set(row["wanted"]) - set(row["sold"] or ())))
+        short = set(row["wanted"] or ()) - set(row["sold"] or ()) if row is not None else None
+        if short and await self._existing(customer, key) is None:
+            contract.sold_out(min(short))
         return None
 
     async def _existing(self, customer: int, key: str) -> asyncpg.Record | None:

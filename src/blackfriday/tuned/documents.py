@@ -1,8 +1,8 @@
 """Answers as bytes, with holes where the stock goes.
 
-A product document lives for an hour and a stock figure for one checkout. Kept together, every sale would throw a page of
-twenty products out of the cache. So a document is cached as finished JSON in pieces, and the stock of the moment is
-put between them; nothing is parsed or encoded on a hit.
+A product document lives for an hour and a stock figure for one checkout. Kept together, every sale would
+throw a page of twenty products out of the cache. So a document is cached as finished JSON in pieces, and the
+stock of the moment is put between them; nothing is parsed or encoded on a hit.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import asyncpg
 import msgspec
 import orjson
 
@@ -19,6 +20,7 @@ from blackfriday.domain import contract
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LAST_MOMENT = datetime(9999, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
+Row = Mapping[str, Any] | asyncpg.Record
 STATES = {state: state.encode() for state in ("in_stock", "low", "sold_out")}
 
 
@@ -54,7 +56,7 @@ class Sheet(msgspec.Struct, frozen=True, array_like=True):
         return b'%b"%b","stock":%d}' % (self.head, STATES[contract.availability(stock)], stock)
 
 
-def shelf(rows: Sequence[Mapping[str, Any]], end: bytes, following: str | None = None) -> Shelf:
+def shelf(rows: Sequence[Row], end: bytes, following: str | None = None) -> Shelf:
     """The document of a list that ends with ``end`` (what follows the array)."""
     parts: list[bytes] = []
     before = b'{"items":['
@@ -75,7 +77,7 @@ def shelf(rows: Sequence[Mapping[str, Any]], end: bytes, following: str | None =
     return Shelf([row["id"] for row in rows], parts, tail + end, following)
 
 
-def page(rows: Sequence[Mapping[str, Any]], limit: int, sort: contract.Sort) -> Shelf:
+def page(rows: Sequence[Row], limit: int, sort: contract.Sort) -> Shelf:
     """One page of a listing; a row beyond ``limit`` only tells that there is a next page."""
     following = None
     if len(rows) > limit:
@@ -86,7 +88,7 @@ def page(rows: Sequence[Mapping[str, Any]], limit: int, sort: contract.Sort) -> 
     return shelf(rows, b',"next":%b}' % orjson.dumps(following), following)
 
 
-def found(rows: Sequence[Mapping[str, Any]]) -> Shelf:
+def found(rows: Sequence[Row]) -> Shelf:
     """The products of a search, without the words searched for."""
     return shelf(rows, b"}")
 
@@ -96,7 +98,7 @@ def answer_search(words: str, body: bytes) -> bytes:
     return b'{"query":%b,%b' % (orjson.dumps(words), body[1:])
 
 
-def sheet(row: Mapping[str, Any]) -> Sheet:
+def sheet(row: Row) -> Sheet:
     """The document of a product page."""
     reviews = [
         {"id": number, "author": author, "rating": stars, "title": title, "body": body, "written_on": day}
@@ -143,7 +145,7 @@ def moment(key: int, number: int) -> tuple[datetime, int]:
     return min(LAST_MOMENT, EPOCH + min(key, 2**57) * MICROSECOND), number
 
 
-def cart(rows: Sequence[Mapping[str, Any]]) -> bytes:
+def cart(rows: Sequence[Row]) -> bytes:
     """The body of a cart's answer."""
     lines = _lines(rows)
     return orjson.dumps(
@@ -151,7 +153,7 @@ def cart(rows: Sequence[Mapping[str, Any]]) -> bytes:
     )
 
 
-def order(rows: Sequence[Mapping[str, Any]]) -> bytes:
+def order(rows: Sequence[Row]) -> bytes:
     """The body of an order's answer."""
     first = rows[0]
     return orjson.dumps(
@@ -169,7 +171,7 @@ def receipt(number: int, status: str, total_cents: int) -> bytes:
     return orjson.dumps({"order_id": number, "status": status, "total_cents": total_cents})
 
 
-def _lines(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _lines(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return [
         {
             "product_id": row["product_id"],

@@ -17,7 +17,9 @@ STATEMENT_TIMEOUT = 10.0
 
 
 async def _keep(_: asyncpg.Connection) -> None:
-    """Leave a returned connection as it is: the shop changes no session state, and a reset costs a round trip."""
+    """Leave a returned connection as it is: the shop changes no session state, and a reset costs a round
+    trip.
+    """
 
 
 class Origin:

@@ -1,4 +1,6 @@
-"""One pipelined connection to a Valkey: send bytes, get the replies in order. No pool, no retry, one deadline."""
+"""One pipelined connection to a Valkey: send bytes, get the replies in order. No pool, no retry, one
+deadline.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,8 @@ import hiredis
 class Wire(asyncio.Protocol):
     """A connection that answers commands in the order they were sent.
 
-    patience: seconds until the oldest unanswered command gives the connection up; every command under way then fails
-    with ConnectionError. ``on_lost`` is called once, after they have been told.
+    patience: seconds until the oldest unanswered command gives the connection up; every command under way
+    then fails with ConnectionError. ``on_lost`` is called once, after they have been told.
     """
 
     def __init__(self, patience: float, on_lost: Callable[[], None]) -> None:
