@@ -34,12 +34,17 @@ TERMS = words.THINGS + [
     f"{quality} {thing}" for thing in words.THINGS for quality in words.QUALITIES[: 1 + len(thing) % 8]
 ]
 
+ZIPF = 1.0
+BROWSE = ("listing", "category", "product", "search")
+REQUESTS_PER_JOURNEY = 600 / 410  # of the weights below; sold-out products make it a little less
+RESERVED_CUSTOMERS = 100  # the last ones; no journey is theirs
+
 target("http://127.0.0.1:8000")
-product_rank = feed.zipf(1, PRODUCTS, exponent=1.0)
-category_rank = feed.zipf(1, CATEGORIES, exponent=1.0)
-term_rank = feed.zipf(1, len(TERMS), exponent=1.0)
+product_rank = feed.zipf(1, PRODUCTS, exponent=ZIPF)
+category_rank = feed.zipf(1, CATEGORIES, exponent=ZIPF)
+term_rank = feed.zipf(1, len(TERMS), exponent=ZIPF)
 sort = feed.choice(["newest", "price"], weights=[3, 1])
-customer = feed.cycle(range(1, CUSTOMERS + 1))
+customer = feed.cycle(range(1, max(2, CUSTOMERS + 1 - RESERVED_CUSTOMERS)))
 
 _book: TextIO | None = None
 

@@ -1,4 +1,8 @@
-"""The measure act, also used for every rung: at which rate does a shop stop holding the objective?"""
+"""The measure act, also used for every rung: at which rate does a shop stop holding the objective?
+
+Rates here and in the story are *requests* a second; the load client counts journeys, and `REQUESTS_PER_JOURNEY` is the
+one place where they meet.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from typing import Final
 
 from blackfriday.acts.plan import Plan
 from blackfriday.acts.stage import LIMIT, SLO, VALIDITY, Stage, Step
+from blackfriday.journeys import REQUESTS_PER_JOURNEY
 from blackfriday.shop import Shop
 from blackfriday.story import Probe, RungOutcome
 from blackfriday.view import View
@@ -53,14 +58,14 @@ def _slow(interval: Interval) -> bool:
 
 def _lost(so_far: Snapshot) -> str | None:
     # Half a second's worth of journeys under way: the queue grows, the stair is lost.
-    at = min(int(so_far.elapsed / STAIR), len(STAIRS) - 1)
+    at = min(int(so_far.result.elapsed / STAIR), len(STAIRS) - 1)
     return "the stair is lost" if so_far.in_flight > 10 + STAIRS[at] / 2 else None
 
 
 async def breakpoint_of(
     stage: Stage, which: Step, shop: Shop, plan: Plan, view: View, seed: int, start: float | None = None
 ) -> RungOutcome:
-    """The highest rate at which ``shop`` holds the objective."""
+    """The highest rate at which ``shop`` holds the objective, in requests a second."""
     scenario = stage.scenario(shop)
     with view.bar(which.title) as bar:
         if start is None:
@@ -68,8 +73,8 @@ async def breakpoint_of(
             start = 0.7 * await neighbourhood(scenario, seed)
 
         def show(progress: ProbeProgress) -> None:
-            tried = ", ".join(f"{probe.rate:.0f} {probe.vote}" for probe in progress.probes[-3:])
-            bar.update(None, f"{progress.ask.rate:.0f}/s ({progress.ask.why})  {tried}")
+            tried = ", ".join(f"{_requests(probe.rate):.0f} {probe.vote}" for probe in progress.probes[-3:])
+            bar.update(None, f"{_requests(progress.ask.rate):.0f}/s ({progress.ask.why})  {tried}")
 
         found = await find_breakpoint(
             scenario,
@@ -88,25 +93,46 @@ async def breakpoint_of(
             on_progress=show,
             options=OPTIONS,
         )
-        bar.update(1.0, f"holds {found.highest_passing:.0f}/s")
+        bar.update(1.0, f"holds {_requests(found.highest_passing):.0f}/s")
     return RungOutcome(
         key=which.key,
         title=which.title,
         change=which.change,
-        rate=found.highest_passing,
-        failing=found.lowest_failing,
+        rate=_requests(found.highest_passing),
+        failing=None if found.lowest_failing is None else _requests(found.lowest_failing),
         why=found.why,
         probes=tuple(
-            Probe(probe.rate, math.inf if probe.p95 is None else probe.p95, probe.vote == "pass")
+            Probe(_requests(probe.rate), math.inf if probe.p95 is None else probe.p95, probe.vote == "pass")
             for probe in found.probes
         ),
     )
 
 
+def _requests(journeys: float) -> float:
+    return journeys * REQUESTS_PER_JOURNEY
+
+
+async def probe(scenario: Scenario, rate: float, seconds: float, seed: int, view: View, label: str) -> Probe:
+    """One rate, tried once; ended early when it is certain that the objective is missed."""
+    journeys = rate / REQUESTS_PER_JOURNEY
+    with view.bar(label) as bar:
+        found = await find_breakpoint(
+            scenario,
+            objectives=SLO,
+            seed=seed,
+            search=SearchOptions(start=journeys, ceiling=journeys, samples=1, min_seconds=seconds, max_probes=1),
+            options=OPTIONS,
+        )
+        only = found.probes[0]
+        tried = Probe(rate, math.inf if only.p95 is None else only.p95, only.vote == "pass")
+        bar.update(1.0, f"p95 {tried.p95 * 1e3:.1f} ms at {rate:.0f}/s: {only.vote}")
+    return tried
+
+
 async def hold(
     scenario: Scenario, rate: float, seconds: float, warmup: float, seed: int, view: View, label: str
 ) -> RunResult:
-    """One run at one rate, judged by the objective."""
+    """One run at one rate of requests a second, judged by the objective."""
     with view.bar(label) as bar:
 
         def show(progress: Progress) -> None:
@@ -114,7 +140,7 @@ async def hold(
 
         result = await run(
             scenario,
-            Poisson(rate, warmup + seconds),
+            Poisson(rate / REQUESTS_PER_JOURNEY, warmup + seconds),
             warmup=warmup,
             seed=seed,
             objectives=SLO,

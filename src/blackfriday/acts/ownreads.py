@@ -15,9 +15,10 @@ from typing import Any, Final
 
 import httpx2
 
+from blackfriday.journeys import CUSTOMERS, RESERVED_CUSTOMERS
+
 PERIOD: Final = 0.25
 PRODUCTS: Final = range(1, 400)  # the best sellers: cached everywhere, and bought by others meanwhile
-FIRST_CUSTOMER: Final = 9_900  # of 10,000; the journeys leave the last hundred alone
 
 
 @dataclass(slots=True)
@@ -59,7 +60,7 @@ class OwnReads:
 
     async def _round(self, client: httpx2.AsyncClient, number: int) -> None:
         product = PRODUCTS[number * 37 % len(PRODUCTS)]
-        customer = {"X-Customer": str(FIRST_CUSTOMER + number % 100)}
+        customer = {"X-Customer": str(CUSTOMERS - number % RESERVED_CUSTOMERS)}
         before = await self._json(client, f"/products/{product}", customer)
         cart = await client.post("/cart/items", json={"product_id": product, "quantity": 1}, headers=customer)
         key = {"Idempotency-Key": f"own-reads-{number}", **customer}

@@ -78,7 +78,7 @@ class Stage:
 
         try:
             with self._view.bar("PostgreSQL and Valkey") as bar:
-                self.servers = await self._stack.enter_async_context(Topology(replicas=REPLICAS, shards=0))
+                self.servers = await self._stack.enter_async_context(Topology(replicas=REPLICAS, valkey=True))
                 bar.update(1.0, f"primary, {REPLICAS} replicas, Valkey")
             self.orders = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="blackfriday-orders-")))
             self._payment = await self._stack.enter_async_context(PaymentProcess())

@@ -9,16 +9,15 @@ from time import monotonic
 from msgspec import structs
 
 from blackfriday.acts.find import find, forget
-from blackfriday.acts.measure import breakpoint_of, hold
+from blackfriday.acts.measure import breakpoint_of, hold, probe
 from blackfriday.acts.ownreads import OwnReads
 from blackfriday.acts.plan import Plan
 from blackfriday.acts.prove import same_rate, ten_times
-from blackfriday.acts.stage import LADDER, SLO_TEXT, TUNED, Stage, Step, step
+from blackfriday.acts.stage import LADDER, SLO_TEXT, TUNED, Stage, step
 from blackfriday.domain import Scale, audit
 from blackfriday.journeys import ZIPF
 from blackfriday.promises import promises
-from blackfriday.shop import Shop
-from blackfriday.story import Integrity, Probe, RungOutcome, Story
+from blackfriday.story import Integrity, RungOutcome, Story
 from blackfriday.view import View
 from tenfold.load import describe_environment
 
@@ -43,8 +42,9 @@ async def tell(story: Story, plan: Plan, view: View, scale: Scale | None = None)
     began = monotonic()
     try:
         view.act("set the stage", "real servers, started from nothing")
-        async with Stage(view, scale) as stage, stage.recording():
-            await _play(story, plan, view, stage)
+        async with Stage(view, scale) as stage:
+            with stage.recording():
+                await _play(story, plan, view, stage)
     except asyncio.CancelledError:
         story.stopped_because = "interrupted"
         raise
@@ -77,14 +77,15 @@ async def _play(story: Story, plan: Plan, view: View, stage: Stage) -> None:
             story.rungs.append(outcome)
             if fixed is not None:
                 async with stage.shop(rung) as shop:
-                    story.rungs[-1] = structs.replace(outcome, fixed=await _at(stage, shop, rung, fixed, plan, view, story.seed))
+                    tried = await probe(stage.scenario(shop), fixed, plan.fixed_seconds, story.seed, view, rung.title)
+                story.rungs[-1] = structs.replace(outcome, fixed=tried)
             continue
         async with stage.shop(rung) as shop:
             if fixed is None:
                 story.rungs.append(await breakpoint_of(stage, rung, shop, plan, view, story.seed))
             else:
-                probe = await _at(stage, shop, rung, fixed, plan, view, story.seed)
-                story.rungs.append(RungOutcome(rung.key, rung.title, rung.change, None, fixed=probe))
+                tried = await probe(stage.scenario(shop), fixed, plan.fixed_seconds, story.seed, view, rung.title)
+                story.rungs.append(RungOutcome(rung.key, rung.title, rung.change, None, fixed=tried))
     view.ladder(story.rungs, fixed)
     if not broke_at:
         view.say(f"  The baseline holds the objective at no rate on this machine ({outcome.why}); there is nothing to multiply.")
@@ -102,13 +103,6 @@ async def _play(story: Story, plan: Plan, view: View, stage: Stage) -> None:
         view.act("check", "orders and stock, against what the customers were told")
         story.integrity["tuned"] = await _integrity(stage, reads)
         view.integrity(story.integrity)
-
-
-async def _at(stage: Stage, shop: Shop, rung: Step, rate: float, plan: Plan, view: View, seed: int) -> Probe:
-    """One rung at the rate at which a quick run tries every rung."""
-    result = await hold(stage.scenario(shop), rate, plan.fixed_seconds, plan.warmup, seed, view, rung.title, decide=True)
-    passed = not result.invalid and all(objective.passed for objective in result.objectives)
-    return Probe(rate, result.totals.latency(0.95), passed)
 
 
 async def _integrity(stage: Stage, reads: OwnReads | None = None) -> Integrity:

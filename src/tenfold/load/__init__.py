@@ -6,6 +6,8 @@ whoever drives runs from code takes `run`, `find_breakpoint` and the schedules.
 
 from tenfold.load import feed
 from tenfold.load.breakpoint import ProbeProgress, find_breakpoint
+from tenfold.load.compare import CompareOptions, Comparison, Metric, compare
+from tenfold.load.environment import describe as describe_environment
 from tenfold.load.errors import LoadError, RequestFailed, TargetDownError, WorkerError
 from tenfold.load.result import ClientHealth, Counts, Interval, ObjectiveResult, RunResult, StepResult
 from tenfold.load.run import Progress, RunOptions, Snapshot, run
@@ -25,8 +27,10 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "find_breakpoint", "ProbeProgress", "SearchOptions", "SearchResult", "Probe",
     # judging
     "Objective", "Validity", "Verdict", "load_objectives", "verdict",
+    # comparing
+    "compare", "CompareOptions", "Comparison", "Metric",
     # results
-    "RunResult", "StepResult", "Counts", "Interval", "ClientHealth", "ObjectiveResult",
+    "RunResult", "StepResult", "Counts", "Interval", "ClientHealth", "ObjectiveResult", "describe_environment",
     # errors
     "LoadError", "TargetDownError", "WorkerError",
 ]  # fmt: skip
