@@ -1,1 +1,3 @@
-"""The reference shop: one domain, written as most teams first write it and as it has to be written for the peak."""
+"""The reference shop: one domain, written as most teams first write it and as it has to be written for the
+peak.
+"""

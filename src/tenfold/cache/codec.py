@@ -1,0 +1,104 @@
+"""Values on the wire: MessagePack by msgspec behind a version byte; ``bytes`` stay bytes. Never pickle.
+
+The record's layout is told in `scripts`; here it is cut apart, and payloads are made and read. Whatever
+cannot be read (another version, garbage, a type that has changed since) is *undecodable*: the cache counts it
+and loads anew.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Final
+
+import msgspec
+
+from tenfold._core.errors import MisuseError
+
+NONCE: Final = 8
+LEASE: Final = 0
+VALUE: Final = 1
+_RAW: Final = b"\x00"
+_PACKED: Final = b"\x01"
+_TAGS_AT: Final = 1 + NONCE + 13 + 1
+
+_encoder: Final = msgspec.msgpack.Encoder()
+
+
+class Undecodable(ValueError):
+    """A payload that this program cannot read. Never leaves the package."""
+
+
+def fresh_nonce() -> bytes:
+    """Eight random bytes. They never come back, so "the same nonce" means "nothing was invalidated
+    between".
+    """
+    return os.urandom(NONCE)
+
+
+def lease_of(record: bytes | None) -> bytes | None:
+    """The nonce of a lease, None for a value or nothing."""
+    return record[1:] if record is not None and len(record) == 1 + NONCE and record[0] == LEASE else None
+
+
+def value_of(record: bytes | None, tag_nonces: list[bytes | None]) -> tuple[int, bytes] | None:
+    """Expiry (ms on the server's clock) and payload of a record that is a good value, else None.
+
+    Raises `Undecodable` for a record that is neither a lease nor a value of this version.
+    """
+    if record is None:
+        return None
+    if not record or record[0] != VALUE:
+        if lease_of(record) is None:
+            raise Undecodable("the record's version is unknown")
+        return None
+    end = _TAGS_AT + NONCE * len(tag_nonces)
+    if len(record) <= end or record[_TAGS_AT - 1] != len(tag_nonces):
+        # Another list of tags: the function was declared otherwise when this was stored.
+        return None
+    if None in tag_nonces or record[_TAGS_AT:end] != b"".join(n for n in tag_nonces if n is not None):
+        return None
+    try:
+        return int(record[1 + NONCE : _TAGS_AT - 1]), record[end:]
+    except ValueError:
+        raise Undecodable("the record's expiry is not a number") from None
+
+
+class Codec:
+    """Turns the values of one function into payloads and back, by the type of its return annotation."""
+
+    __slots__ = ("_decoder", "_name", "_type")
+
+    def __init__(self, kind: Any, name: str) -> None:
+        self._name = name
+        self._type = kind
+        try:
+            self._decoder = msgspec.msgpack.Decoder(kind)
+        except TypeError as error:
+            raise MisuseError(
+                f"{name}: expected a return type that MessagePack can carry (numbers, text, bytes, lists, "
+                f"dicts, dataclasses, msgspec structs, dates, UUID, Decimal, enums), got {kind!r} ({error})"
+            ) from error
+
+    def encode(self, value: Any) -> bytes:
+        """The payload. Raises `MisuseError` for a value that MessagePack cannot carry."""
+        if type(value) is bytes:
+            return _RAW + value
+        try:
+            return _PACKED + _encoder.encode(value)
+        except (TypeError, NotImplementedError, ValueError, OverflowError, msgspec.MsgspecError) as error:
+            raise MisuseError(
+                f"{self._name}: expected a result that MessagePack can carry, got {type(value).__qualname__} "
+                f"({error}); return a dataclass, a msgspec struct, plain containers or bytes"
+            ) from error
+
+    def decode(self, payload: bytes) -> Any:
+        """The value. Raises `Undecodable`."""
+        kind, body = payload[:1], payload[1:]
+        if kind == _RAW:
+            return body
+        if kind != _PACKED:
+            raise Undecodable(f"the payload's kind is unknown: {kind!r}")
+        try:
+            return self._decoder.decode(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise Undecodable(str(error)) from error

@@ -1,0 +1,19 @@
+"""What the cache raises. A failing Valkey is not among it: that is counted, and the loader answers."""
+
+from __future__ import annotations
+
+from tenfold._core.errors import TenfoldError
+
+
+class CacheError(TenfoldError):
+    """Root of the cache's errors."""
+
+
+class LoadCancelled(CacheError):
+    """The load that the caller waited for was cancelled, because the cache was closed or the loader cancelled
+    itself.
+    """
+
+
+class LevelTwoDown(CacheError):
+    """Level 2 did not answer in time, or not at all. Never leaves the package."""

@@ -1,0 +1,119 @@
+"""From arguments to keys: canonical, readable, and never the same for different arguments.
+
+``1``, ``True``, ``1.0`` and ``"1"`` are four keys; ``f(1)``, ``f(n=1)`` and a default of 1 are one. Texts are
+quoted and their quotes escaped, so that no argument can imitate two. Nothing depends on ``id()``, on
+``repr()`` of a foreign type or on the hash seed: another process makes the same key.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+import inspect
+import string
+import uuid
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from typing import Any, Final
+
+from tenfold._core.errors import MisuseError
+
+MAX_TAGS: Final = 100
+_KINDS: Final = (
+    "int, str, bool, None, float, bytes, Enum, UUID, Decimal, date, datetime, time, timedelta, "
+    "or tuples and frozensets of them"
+)
+
+
+def encode(value: object, function: str, argument: str) -> str:
+    """The canonical text of one argument. Raises `MisuseError` that names function and argument."""
+    kind = type(value)
+    if kind is int:
+        return str(value)
+    if kind is str:
+        return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if value is None or kind is bool or kind is float:
+        return repr(value)
+    if isinstance(value, enum.Enum):
+        return f"{kind.__module__}.{kind.__qualname__}.{value.name}"
+    if isinstance(value, bytes) and kind is bytes:
+        return f"b{value.hex()}"
+    if kind is uuid.UUID or kind is Decimal:
+        return f"{kind.__name__}:{value}"
+    if isinstance(value, dt.date | dt.time) and kind in (dt.datetime, dt.date, dt.time):
+        return f"{kind.__name__}:{value.isoformat()}"
+    if isinstance(value, dt.timedelta) and kind is dt.timedelta:
+        return f"timedelta:{value.days}:{value.seconds}:{value.microseconds}"
+    if isinstance(value, tuple) and kind is tuple:
+        return "(" + ",".join(encode(one, function, argument) for one in value) + ")"
+    if isinstance(value, frozenset) and kind is frozenset:
+        return "{" + ",".join(sorted(encode(one, function, argument) for one in value)) + "}"
+    raise MisuseError(
+        f"{function}: argument {argument!r} is of type {kind.__qualname__}, which cannot be part of a key; "
+        f"expected {_KINDS}. Pass an id instead, or a tuple instead of a list"
+    )
+
+
+class TagTemplates:
+    """The ``tags=["product:{product_id}"]`` of a decorator, checked when it is applied."""
+
+    __slots__ = ("_constant", "_templates")
+
+    def __init__(self, templates: Sequence[str], names: list[str], function: str) -> None:
+        if isinstance(templates, str):
+            raise MisuseError(
+                f'{function}: tags: expected a list such as ["catalog"], got the text {templates!r}'
+            )
+        for template in templates:
+            try:
+                fields = [field for _, field, _, _ in string.Formatter().parse(template) if field is not None]
+            except (ValueError, TypeError) as error:
+                raise MisuseError(f"{function}: tags: {template!r} is not a template ({error})") from error
+            unknown = [field for field in fields if field not in names]
+            if unknown:
+                raise MisuseError(
+                    f"{function}: tags: {template!r} names {unknown[0]!r}; expected one of the arguments: "
+                    f"{', '.join(names) or 'there are none'}"
+                )
+        self._templates = check_tags(templates, function)
+        self._constant = not any("{" in template for template in self._templates)
+
+    def fill(self, arguments: dict[str, Any]) -> tuple[str, ...]:
+        """The tags of one call."""
+        if self._constant:
+            return self._templates
+        return tuple(template.format_map(arguments) for template in self._templates)
+
+    def __repr__(self) -> str:
+        return f"TagTemplates({list(self._templates)})"
+
+
+def check_tags(tags: Sequence[object], where: str) -> tuple[str, ...]:
+    """Tags as a tuple without repeats. Raises `MisuseError` for what is no tag, or too many."""
+    unique: list[str] = []
+    for tag in tags:
+        if not isinstance(tag, str) or not tag:
+            raise MisuseError(f'{where}: tags: expected texts such as "product:7", got {tag!r}')
+        if tag not in unique:
+            unique.append(tag)
+    if len(unique) > MAX_TAGS:
+        raise MisuseError(f"{where}: tags: expected at most {MAX_TAGS}, got {len(unique)}")
+    return tuple(unique)
+
+
+def parameters_of(function: Callable[..., Any], name: str) -> list[inspect.Parameter]:
+    """The parameters that make up the key. Raises `MisuseError` for what the decorator cannot serve."""
+    if not inspect.iscoroutinefunction(function):
+        raise MisuseError(f"{name}: expected a function declared with `async def`, got {function!r}")
+    parameters = list(inspect.signature(function).parameters.values())
+    if parameters and parameters[0].name in ("self", "cls"):
+        raise MisuseError(
+            f"{name}: methods cannot be cached, because `{parameters[0].name}` would become part of the key; "
+            "cache a function that takes an id and call it from the method"
+        )
+    for parameter in parameters:
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise MisuseError(
+                f"{name}: expected named parameters only, got `{parameter}`; name each argument"
+            )
+    return parameters

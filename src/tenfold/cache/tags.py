@@ -1,0 +1,50 @@
+"""Invalidation in this process: by barrier, in constant time, however many entries carry a tag.
+
+One counter, the *epoch*, goes up with each invalidation. An entry remembers the epoch at which the load of
+its value
+*began*; ``barrier[tag]`` is the epoch of the tag's last invalidation. An entry is good while no barrier of
+its tags lies above its own epoch. Because the epoch is taken before the load, a value whose load began before
+an invalidation is refused at its first look-up, whenever it arrived. A look-up compares one integer; only
+after some invalidation does each entry pay for one look at its tags, after which it takes over the present
+epoch.
+
+Barriers are bounded: past ``limit`` tags the *floor* rises to the present epoch, which invalidates every
+older entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class Barriers:
+    """The epoch of this process and the barriers of its tags."""
+
+    __slots__ = ("_barrier", "_floor", "_limit", "epoch")
+
+    def __init__(self, limit: int = 100_000) -> None:
+        self.epoch = 1
+        self._floor = 0
+        self._limit = limit
+        self._barrier: dict[str, int] = {}
+
+    def invalidate(self, tags: Iterable[str]) -> None:
+        """Whatever carries one of these tags and began before now is no longer good."""
+        self.epoch += 1
+        for tag in tags:
+            self._barrier[tag] = self.epoch
+        if len(self._barrier) > self._limit:
+            self._barrier.clear()
+            self._floor = self.epoch
+
+    def invalidate_all(self) -> None:
+        """Whatever began before now is no longer good."""
+        self.epoch += 1
+        self._barrier.clear()
+        self._floor = self.epoch
+
+    def good(self, epoch: int, tags: tuple[str, ...]) -> bool:
+        """Whether a load that began at ``epoch`` with these tags has met no invalidation since."""
+        if epoch < self._floor:
+            return False
+        return all(self._barrier.get(tag, 0) <= epoch for tag in tags)
