@@ -1,9 +1,9 @@
-"""Running statistics that forget: a decaying mean, counts over a sliding window, a rate. Pure: time is an
-argument.
+"""Running statistics that forget: a decaying mean, counts over a sliding window, a rate.
 
-Every ``now`` is a number of seconds on one monotonic clock. A ``now`` earlier than one seen before counts as
-that one, so that two threads that read the clock and arrive in the other order do no harm. None of these
-takes a lock: they belong to one event loop or stand under their owner's lock.
+They are pure: time is an argument. Every ``now`` is a number of seconds on one monotonic clock. A ``now``
+earlier than one seen before counts as that one, so that two threads that read the clock and arrive in the
+other order do no harm. None of these takes a lock: they belong to one event loop or stand under their owner's
+lock.
 """
 
 from __future__ import annotations

@@ -90,17 +90,17 @@ class FakeClock:
         if self._goal is not None:
             raise MisuseError("advance: another task is advancing this clock; let one task drive it")
         reached: asyncio.Future[None] = loop.create_future()
-        self._goal = (self._now + duration(by, "advance"), reached)
+        goal = self._goal = (self._now + duration(by, "advance"), reached)
         try:
             await reached
         finally:
-            self._goal = None
+            if self._goal is goal:  # cancelled on the way
+                self._goal = None
 
     def jump(self, by: Duration) -> None:
-        """Move the hands at once, running nothing: as if the machine had been suspended. Timers passed fire
-        late.
+        """Move the hands at once, running nothing, as if the machine had been suspended.
 
-        Needs no loop, so it also serves pure code that takes a clock.
+        Timers that are passed over fire late. Needs no loop, so it also serves pure code that takes a clock.
         """
         self._now += duration(by, "jump")
 
@@ -125,9 +125,7 @@ class FakeClock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         runner, self._runner = self._runner, None
-        self.auto = (
-            True  # tasks that clean up on cancellation may have to wait, and nobody is left to advance
-        )
+        self.auto = True  # tasks that clean up may have to wait, and nobody is left to advance the clock
         try:
             if runner is not None:
                 runner.close()

@@ -8,10 +8,11 @@ the sender's window closes, and the sender feels the slow receiver as it would w
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import struct
 from collections import deque
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from tenfold._core.rng import derive
 from tenfold.testing.proxy_lane import Corrupter, Lane
@@ -222,19 +223,13 @@ class Relay:
         return whole
 
     async def _connect(self) -> socket.socket:
-        loop = asyncio.get_running_loop()
+        """A socket to the first of the upstream's addresses that answers. Raises `OSError` if none does."""
         async with asyncio.timeout(self._connect_timeout):
-            found = await loop.getaddrinfo(*self._upstream, type=socket.SOCK_STREAM)
-            family, kind, protocol, _, address = found[0]
-            server = socket.socket(family, kind, protocol)
-            try:
-                server.setblocking(False)
-                server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                await loop.sock_connect(server, address)
-            except BaseException:
-                server.close()
-                raise
-            return server
+            addresses = await _resolved(*self._upstream)
+            for family, address in addresses[:-1]:
+                with contextlib.suppress(OSError):
+                    return await _connected(family, address)
+            return await _connected(*addresses[-1])
 
     async def _finish(self) -> None:
         """Send FIN and read on until the peers have sent theirs: closing with bytes unread would send RST."""
@@ -254,6 +249,29 @@ class Relay:
                 pass
         except OSError:
             return  # the peer is gone already
+
+
+async def _resolved(host: str, port: int) -> list[tuple[int, Any]]:
+    """Families and addresses to try; a host that is an address already needs no look-up in a thread."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.inet_pton(family, host)
+    except OSError:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        return [(each[0], each[4]) for each in found]
+    return [(family, (host, port))]
+
+
+async def _connected(family: int, address: Any) -> socket.socket:
+    server = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        server.setblocking(False)
+        server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await asyncio.get_running_loop().sock_connect(server, address)
+    except BaseException:
+        server.close()
+        raise
+    return server
 
 
 async def _cancelled(task: asyncio.Task[bool]) -> None:

@@ -378,6 +378,12 @@ async def test_an_upstream_that_is_not_there_resets_the_client_and_is_counted():
         assert proxy.stats().unreachable == 1
 
 
+async def test_an_upstream_may_be_named(server):
+    port = server.address.rpartition(":")[2]
+    async with FaultProxy(f"localhost:{port}") as proxy, client(proxy) as (reader, writer):
+        assert await ask(reader, writer, b"by name") == b"by name"
+
+
 async def test_retargeting_takes_new_connections_elsewhere():
     async with Server(b"one") as one, Server(b"two") as two, FaultProxy(one.address) as proxy:
         old = await asyncio.open_connection(proxy.host, proxy.port)

@@ -416,6 +416,28 @@ def test_a_silent_socket_lets_the_clock_jump(clock):
     assert took < 5
 
 
+def test_a_manual_clock_serves_sockets_on_its_way(manual):
+    async def beat(writer):
+        while True:
+            await asyncio.sleep(60)
+            writer.write(b".")
+
+    async def main():
+        ours, theirs = socket.socketpair()
+        _, writer = await asyncio.open_connection(sock=ours)
+        reader, other = await asyncio.open_connection(sock=theirs)
+        task = asyncio.create_task(beat(writer))
+        await manual.advance("10m")
+        task.cancel()
+        assert await reader.readexactly(10) == b"." * 10
+        for each in (writer, other):
+            each.close()
+            await each.wait_closed()
+
+    manual.run(main())
+    assert manual.monotonic() == 600.0
+
+
 def test_hold_keeps_the_clock_for_a_thread_it_does_not_know(clock):
     async def main():
         loop = asyncio.get_running_loop()
