@@ -1,4 +1,7 @@
-"""Real PostgreSQL and Valkey servers for tests, demos and workshops: no Docker, no root, nothing left behind."""
+"""Real PostgreSQL and Valkey servers for tests, demos and workshops:
+
+no Docker, no root, nothing left behind.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,8 @@ __all__ = [  # noqa: RUF022  (grouped: servers, errors)
 ]
 
 
-# Loaded when first asked for: the keeper, which is started with every run, needs two small modules of this package.
+# Loaded when first asked for: the keeper, which is started with every run, needs two small modules of this
+# package.
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

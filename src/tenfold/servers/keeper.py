@@ -1,4 +1,7 @@
-"""The keeper: waits for a run's owner to die and then destroys the run. Started by `tenfold.servers.run`, see there."""
+"""The keeper:
+
+waits for a run's owner to die and then destroys the run. Started by `tenfold.servers.run`, see there.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,10 @@ _LOOK = 1.0
 
 
 def main(arguments: Sequence[str]) -> None:
-    """``FOLDER PID STARTED``. Ends when the folder is gone, when the run was released, or after having destroyed it."""
+    """``FOLDER PID STARTED``.
+
+    Ends when the folder is gone, when the run was released, or after having destroyed it.
+    """
     folder, owner = Path(arguments[0]), ProcessId(int(arguments[1]), arguments[2])
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

@@ -1,7 +1,7 @@
 """Starting processes from asyncio: servers that go on, and tools that run to their end.
 
-`subprocess.Popen` in a thread rather than asyncio's own subprocesses: those are killed when the loop closes, and the
-servers of ``tenfold up`` are to outlive it.
+`subprocess.Popen` in a thread rather than asyncio's own subprocesses: those are killed when the loop closes,
+and the servers of ``tenfold up`` are to outlive it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _PASSED_ON: Final = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR")
 async def spawn(
     argv: Sequence[str | Path], *, log: Path, folder: Path, account: Account | None
 ) -> subprocess.Popen[bytes]:
-    """Start a process in a session of its own, so that a terminal's Ctrl-C does not reach it; output is appended to ``log``."""
+    """Start a process whose output is appended to ``log``; a terminal's Ctrl-C does not reach it."""
     task = asyncio.ensure_future(asyncio.to_thread(_popen, argv, log, folder, account))
     try:
         return await asyncio.shield(task)
@@ -54,10 +54,10 @@ async def run_tool(
     within: float = 60.0,
     feed: str = "",
 ) -> str:
-    """Run a tool to its end and return what it printed; it is killed after ``within`` seconds and on cancellation.
+    """Run a tool to its end and return its output; it is killed after ``within`` seconds and on cancellation.
 
-    Raises `ServerDiedError` with its last lines when it fails, `DiskFullError` when it fails for want of room,
-    `ServersTimeoutError` when it takes too long.
+    Raises `ServerDiedError` with its last lines when it fails, `DiskFullError` when it fails for want of
+    room, `ServersTimeoutError` when it takes too long.
     """
     name = Path(argv[0]).name
     task = asyncio.ensure_future(asyncio.to_thread(_popen, argv, None, folder, account))
@@ -68,7 +68,8 @@ async def run_tool(
         done, _ = await asyncio.wait([exchange], timeout=within)
         if not done:
             raise ServersTimeoutError(
-                f"{name} was expected to end within {format_duration(within)} and did not: the machine or its disk is overloaded"
+                f"{name} was expected to end within {format_duration(within)} and did not: "
+                f"the machine or its disk is overloaded"
             )
         output = exchange.result()[0].decode(errors="replace")
     finally:
@@ -141,7 +142,8 @@ def _popen(
     if account is not None:
         identity = {"user": account.uid, "group": account.gid, "extra_groups": []}
     try:
-        # A log is opened here, by the owner of the run, so that it need not be writable for the servers' account.
+        # A log is opened here, by the owner of the run, so that it need not be writable for the servers'
+        # account.
         output = (
             None
             if log is None

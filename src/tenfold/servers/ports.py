@@ -18,9 +18,9 @@ _RANDOM: Final = random.SystemRandom()
 def free_port() -> int:
     """A port of 127.0.0.1 on which nobody listens now. It may be lost before it is used: callers try again.
 
-    It lies below the range from which the system takes the ports of outgoing connections. In that range a client that
-    keeps knocking at a killed server can be given the server's own port, connect to itself, and keep the server from
-    ever coming back.
+    It lies below the range from which the system takes the ports of outgoing connections. In that range a
+    client that keeps knocking at a killed server can be given the server's own port, connect to itself, and
+    keep the server from ever coming back.
     """
     top = _ephemeral_low()
     if top - _LOWEST < 1000:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import os
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, ClassVar, Final
 from tenfold._core.errors import MisuseError
 from tenfold._core.units import Duration, duration, format_duration
 from tenfold.servers import locate, process
-from tenfold.servers.errors import ServersTimeoutError
+from tenfold.servers.errors import ServersError, ServersTimeoutError
 from tenfold.servers.home import Home
 from tenfold.servers.locate import Binaries
 from tenfold.servers.ports import HOST
@@ -21,6 +22,7 @@ from tenfold.servers.server import Server
 from tenfold.servers.template import CONF, PRELOAD, USER, new_data_folder
 
 _PROBE: Final = 5.0
+_CHILDREN_WITHIN: Final = 10.0
 _CATCH_UP_POLL: Final = 0.002
 _THROWAWAY: Final[Mapping[str, str]] = {
     "listen_addresses": HOST,
@@ -50,7 +52,9 @@ _THROWAWAY: Final[Mapping[str, str]] = {
 
 
 class Postgres(Server):
-    """A PostgreSQL server: ``async with Postgres() as p: p.url``. Superuser ``tenfold``, no password, pg_stat_statements installed.
+    """A PostgreSQL server: ``async with Postgres() as p: p.url``.
+
+    Superuser ``tenfold``, no password, pg_stat_statements installed in every database.
 
     ``settings`` are those of postgresql.conf (``{"work_mem": "8MB"}``) and win over the throwaway ones.
     Raises `ServersError` and its kind. Role and replication are steered by `tenfold.servers.Topology`.
@@ -82,7 +86,10 @@ class Postgres(Server):
         return f"postgresql://{USER}@{HOST}:{self.port}/postgres"
 
     async def fetchval(self, statement: str, *arguments: Any, within: Duration = "10s") -> Any:
-        """The first value that a statement returns, over a connection of its own. For set-up and steering, not for load."""
+        """The first value that a statement returns, over a connection of its own.
+
+        For set-up and steering, not for load.
+        """
         import asyncpg  # loads in 60 ms, so only for those who need it
 
         self._identity()
@@ -126,8 +133,19 @@ class Postgres(Server):
             )
         )
 
+    async def lag_bytes(self) -> int | None:
+        """How much of its primary's log this replica has yet to apply; None when its primary is down."""
+        await self._on_replica("lag_bytes")
+        if self.upstream is None or not self.upstream.running:
+            return None
+        written = await self.upstream.position()
+        behind = await self.fetchval(
+            "SELECT greatest(0, pg_wal_lsn_diff($1::text::pg_lsn, pg_last_wal_replay_lsn()))::bigint", written
+        )
+        return int(behind)
+
     async def caught_up(self, lsn: str | None = None, within: Duration = "5s") -> None:
-        """Wait until this replica shows everything up to ``lsn``; None is all that its primary has written by now.
+        """Wait until this replica shows all up to ``lsn``; None is what its primary has written by now.
 
         Raises `ServersTimeoutError` after ``within``.
         """
@@ -155,7 +173,7 @@ class Postgres(Server):
             async with asyncio.timeout(within):
                 connection = await asyncpg.connect(self.url, ssl=False, timeout=within)
                 try:
-                    while not await connection.fetchval(condition, *arguments):
+                    while not await connection.fetchval(condition, *arguments):  # noqa: ASYNC110
                         await asyncio.sleep(_CATCH_UP_POLL)
                 finally:
                     connection.terminate()
@@ -171,22 +189,35 @@ class Postgres(Server):
         await asyncio.to_thread(importlib.import_module, "asyncpg")  # 60 ms that the loop need not wait for
         if not self.folder.exists():
             await new_data_folder(self.home, binaries, self.folder)
-        self._drop_stale_lock()
+        await asyncio.to_thread(self._drop_stale_lock)
 
     def _drop_stale_lock(self) -> None:
-        """Remove the lock file of a killed server whose pid somebody else has now; PostgreSQL would take it for its own.
+        """Remove the lock file of a killed server when PostgreSQL would take its pid for a living server.
 
-        With a dead pid PostgreSQL removes the file itself, after having looked for children that still hold the shared
-        memory. So the file is touched only if the process it names was given other files than these.
+        With a free pid PostgreSQL removes the file itself. It cannot when the pid belongs to somebody else by
+        now, or to a zombie that nobody collects (usual in containers). Before the file goes, the killed
+        server's children must be gone: it is by this file that PostgreSQL knows that they still write. All of
+        them work in the data folder.
         """
         lock = self.folder / "postmaster.pid"
         try:
             pid = int(lock.read_text().split("\n", 1)[0])
         except (OSError, ValueError):
             return
-        holder = process.table().get(pid)
-        if holder is not None and not any(str(self.folder) in word for word in holder.argv):
-            lock.unlink(missing_ok=True)
+        left = process.wait_gone(process.working_in(self.folder), _CHILDREN_WITHIN)
+        if left:
+            raise ServersError(
+                f"{self.name}: expected nobody to work in {self.folder}, processes "
+                f"{', '.join(str(member.pid) for member in left)} do: end them first"
+            )
+        if process.identify(pid) is None:
+            try:
+                os.kill(pid, 0)
+            except ProcessLookupError:
+                return
+            except PermissionError:
+                pass  # it exists, which is all that was asked
+        lock.unlink(missing_ok=True)
 
     def _configure(self, port: int) -> None:
         """Write every setting anew: copies and pg_rewind bring the other server's."""

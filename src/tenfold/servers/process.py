@@ -1,6 +1,7 @@
-"""Processes by identity. A pid alone names nobody: it is reused. Here a process is its pid and the moment it started.
+"""Processes by identity: a pid together with the moment its process started, because pids are reused.
 
-Synchronous and on the standard library alone, because the keeper (`tenfold.servers.keeper`) stands on it as well.
+Synchronous and on the standard library alone, because the keeper (`tenfold.servers.keeper`) stands on it as
+well.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ def send(process: ProcessId, number: int) -> bool:
             return True
         descriptor = os.pidfd_open(process.pid)
         try:
-            # Between opening and sending the descriptor keeps naming the same process, so this check cannot go stale.
+            # Between opening and sending the descriptor keeps naming the same process, so this check cannot
+            # go stale.
             if not alive(process):
                 return False
             signal.pidfd_send_signal(descriptor, number)
@@ -117,8 +119,8 @@ def tree(root: ProcessId) -> list[ProcessId]:
 def naming(word: str, programs: Iterable[str]) -> list[ProcessInfo]:
     """Processes whose program lies below one of ``programs`` and of whose arguments one contains ``word``.
 
-    A run's folder has a random name. A server that was given this folder was started for that run and for no other;
-    somebody's ``tail -f`` on its log runs another program and is left alone.
+    A run's folder has a random name. A server that was given this folder was started for that run and for no
+    other; somebody's ``tail -f`` on its log runs another program and is left alone.
     """
     prefixes = tuple(programs)
     return [
@@ -130,8 +132,20 @@ def naming(word: str, programs: Iterable[str]) -> list[ProcessInfo]:
     ]
 
 
+def working_in(folder: Path) -> list[ProcessId]:
+    """Processes whose working folder this is; none where the system does not tell (outside Linux)."""
+    wanted, found = str(folder), []
+    for pid, info in table().items():
+        try:
+            if os.readlink(_PROC / str(pid) / "cwd") == wanted:
+                found.append(info.id)
+        except OSError:
+            continue  # it has just ended, or it belongs to somebody else
+    return found
+
+
 def signal_tree(root: ProcessId, number: int) -> list[ProcessId]:
-    """Signal a process and all below it, parents first so that none of them can replace a child; returns whom."""
+    """Signal a process and all below it, parents first so that none can replace a child; returns whom."""
     return [process for process in tree(root) if send(process, number)]
 
 
@@ -146,7 +160,10 @@ def wait_gone(processes: Iterable[ProcessId], within: float) -> list[ProcessId]:
 
 
 def boot() -> str:
-    """A name for the time between two boots; processes recorded under another name are gone. Empty when unknown."""
+    """A name for the time between two boots; processes recorded under another name are gone.
+
+    Empty when unknown.
+    """
     try:
         return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
     except OSError:

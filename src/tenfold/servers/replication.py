@@ -1,8 +1,9 @@
-"""Streaming replication between servers of one topology: make a replica, promote it, bring a lost primary back.
+"""Streaming replication within a topology: make a replica, promote it, bring a lost primary back.
 
-Every server's settings, whom it follows among them, stand in one file that is written anew at each start and each change
-(`Postgres._configure`). So nothing that pg_basebackup or pg_rewind copies from the other server can leak in: not its
-port, and not its slot's name, which would keep a rejoined server from ever becoming connectable.
+Every server's settings, whom it follows among them, stand in one file that is written anew at each start and
+each change (`Postgres._configure`). So nothing that pg_basebackup or pg_rewind copies from the other server
+can leak in: not its port, and not its slot's name, which would keep a rejoined server from ever becoming
+connectable.
 """
 
 from __future__ import annotations
@@ -79,9 +80,13 @@ async def follow(replica: Postgres, primary: Postgres) -> None:
 
 
 async def rejoin(lost: Postgres, primary: Postgres, binaries: Binaries) -> None:
-    """Turn a former primary into a replica of its successor: rewind it to where they parted, then let it stream."""
+    """Turn a former primary into a replica of its successor:
+
+    rewind it to where they parted, then let it stream.
+    """
     await lost.stop()
-    # Without a checkpoint the successor's control file may still name the old timeline, and there is "nothing to rewind".
+    # Without a checkpoint the successor's control file may still name the old timeline, and there is "nothing
+    # to rewind".
     await primary.fetchval("CHECKPOINT")
     await ensure_slot(primary, lost.name)
     conninfo = f"host={HOST} port={primary.port} user={USER} dbname=postgres sslmode=disable"
@@ -93,8 +98,9 @@ async def rejoin(lost: Postgres, primary: Postgres, binaries: Binaries) -> None:
             within=_COPY_WITHIN,
         )
     except ServerDiedError:
-        # The log back to the last common checkpoint is gone (the two parted long ago), or the folder is half rewound.
-        # A rewind is only the faster way: a new copy of the primary always works, or fails for a reason of its own.
+        # The log back to the last common checkpoint is gone (the two parted long ago), or the folder is half
+        # rewound. A rewind is only the faster way: a new copy of the primary always works, or fails for a
+        # reason of its own.
         await asyncio.to_thread(shutil.rmtree, lost.folder)
         await make_replica(primary, lost, binaries)
         return

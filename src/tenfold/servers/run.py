@@ -1,22 +1,23 @@
 """A run: a folder with a random name, the servers in it, and the process that owns them.
 
-How nothing is left behind
---------------------------
-Every run has a manifest, ``run.json``: its random token (which is the folder's name), its owner (pid and start time), and
-its servers. A run ends in one of four ways, and each ends in `destroy`:
+How nothing is left behind -------------------------- Every run has a manifest, ``run.json``: its random token
+(which is the folder's name), its owner (pid and start time), and its servers. A run ends in one of four ways,
+and each ends in `destroy`:
 
 1. the owner closes it (the end of ``async with``: normally, by an exception, by cancellation, by SIGINT);
-2. the owner dies without closing it (SIGTERM, SIGKILL, a crash): the *keeper*, a small process of its own, waits for the
-   owner's death and destroys the run at once;
+2. the owner dies without closing it (SIGTERM, SIGKILL, a crash): the *keeper*, a small process of its own,
+   waits for the owner's death and destroys the run at once;
 3. owner and keeper both die: the next start of any run *sweeps* those whose owner is dead;
-4. the run was *released* (``tenfold up``): it has no owner, the keeper is dismissed, and somebody closes it by name.
+4. the run was *released* (``tenfold up``): it has no owner, the keeper is dismissed, and somebody closes it
+   by name.
 
-PR_SET_PDEATHSIG was rejected for 2: it fires when the *thread* that forked ends, the kernel clears it when a process
-changes its user id, and it neither removes folders nor exists outside Linux. A lock held by the owner was rejected for 3:
-children made by fork hold it too, and so would keep a dead owner's run alive.
+PR_SET_PDEATHSIG was rejected for 2: it fires when the *thread* that forked ends, the kernel clears it when a
+process changes its user id, and it neither removes folders nor exists outside Linux. A lock held by the owner
+was rejected for 3: children made by fork hold it too, and so would keep a dead owner's run alive.
 
-Whom `destroy` ends: processes whose program lies where this run's binaries lie *and* whose arguments name the run's
-folder, together with what is below them. The folder's name is 80 random bits, so nobody else's server can match.
+Whom `destroy` ends: processes whose program lies where this run's binaries lie *and* whose arguments name the
+run's folder, together with what is below them. The folder's name is 80 random bits, so nobody else's server
+can match.
 """
 
 from __future__ import annotations
@@ -108,7 +109,10 @@ class Run:
         self._start_keeper()
 
     def close(self) -> None:
-        """End every process of the run, remove its folder, dismiss the keeper. May be called twice. Blocks; seconds at most."""
+        """End every process of the run, remove its folder, dismiss the keeper.
+
+        May be called twice. Blocks; seconds at most.
+        """
         destroy(self.folder)
         self._dismiss_keeper()
 
@@ -118,9 +122,13 @@ class Run:
         temporary.replace(self.folder / MANIFEST)
 
     def _start_keeper(self) -> None:
-        # -I and no site: the keeper needs the standard library and this package, and must start in milliseconds.
+        # -I and no site: the keeper needs the standard library and this package, and must start in
+        # milliseconds.
         source = str(Path(__file__).resolve().parents[2])
-        code = f"import sys; sys.path.insert(0, {source!r}); from tenfold.servers.keeper import main; main(sys.argv[1:])"
+        code = (
+            f"import sys; sys.path.insert(0, {source!r}); "
+            "from tenfold.servers.keeper import main; main(sys.argv[1:])"
+        )
         owner = self.manifest["owner"]
         self._keeper = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", code, str(self.folder), str(owner["pid"]), owner["started"]],
@@ -166,7 +174,10 @@ def destroy(folder: Path) -> None:
 
 
 def end_processes(token: str, programs: list[str]) -> None:
-    """End what runs for this token: PostgreSQL by immediate shutdown (frees its shared memory), the rest by SIGKILL."""
+    """End what runs for this token:
+
+    PostgreSQL by immediate shutdown (frees its shared memory), the rest by SIGKILL.
+    """
     doomed: list[ProcessId] = []
     for info in process.naming(token, programs):
         family = process.tree(info.id)
@@ -180,7 +191,7 @@ def end_processes(token: str, programs: list[str]) -> None:
 
 
 def _free_shared_memory(lock_file: Path) -> None:
-    """Free the 56-byte segment that a killed PostgreSQL leaves; its lock file names key and id in the seventh line."""
+    """Free the 56-byte segment that a killed PostgreSQL leaves; line 7 of its lock file names key and id."""
     try:
         key, identifier = (int(word) for word in lock_file.read_text().splitlines()[6].split())
         libc = ctypes.CDLL(None, use_errno=True)
@@ -197,7 +208,8 @@ def sweep(runs: Path) -> list[str]:
     for folder in runs.iterdir():
         manifest = read_manifest(folder)
         if manifest is None:
-            # Half made or half removed. Its maker needs milliseconds, so one that is a minute old has been left.
+            # Half made or half removed. Its maker needs milliseconds, so one that is a minute old has been
+            # left.
             if time.time() - folder.stat().st_mtime > 60:
                 shutil.rmtree(folder, ignore_errors=True)
         elif manifest["owner"] is not None and not owner_alive(manifest):
@@ -207,7 +219,10 @@ def sweep(runs: Path) -> list[str]:
 
 
 def owner_alive(manifest: Manifest) -> bool:
-    """Whether the owner may still run. An owner that cannot be seen from here (another host or container) counts as alive."""
+    """Whether the owner may still run.
+
+    An owner that cannot be seen from here (another host or container) counts as alive.
+    """
     then, now = manifest["host"], _host()
     if then["node"] != now["node"]:
         return True

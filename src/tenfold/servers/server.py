@@ -1,4 +1,7 @@
-"""What PostgreSQL and Valkey have in common here: to be started on a free port, watched, paused, killed and ended."""
+"""What PostgreSQL and Valkey have in common here:
+
+to be started on a free port, watched, paused, killed and ended.
+"""
 
 from __future__ import annotations
 
@@ -50,8 +53,9 @@ async def open_run(home: Home) -> Run:
 class Server(ABC):
     """One server process on 127.0.0.1. An ``async with`` block, or `start` and `close`.
 
-    ``name`` is its folder in the run and its name in messages; ``state`` overrides the state folder; ``within`` is how
-    long a start may take (default 30 s). A server made with ``run`` lives in a run that somebody else closes.
+    ``name`` is its folder in the run and its name in messages; ``state`` overrides the state folder;
+    ``within`` is how long a start may take (default 30 s). A server made with ``run`` lives in a run that
+    somebody else closes.
     """
 
     kind: ClassVar[str]
@@ -149,7 +153,10 @@ class Server(ABC):
             raise
 
     async def stop(self) -> None:
-        """Stop as an administrator would, all work written; killed when it takes longer than 10 s. No error when it is down."""
+        """Stop as an administrator would, all work written; killed when it takes longer than 10 s.
+
+        No error when it is down.
+        """
         await self._resume_paused()
         identity = self._id
         if identity is None or not self.running:
@@ -182,7 +189,10 @@ class Server(ABC):
         await self._resume_paused()
 
     async def close(self) -> None:
-        """End it and, if it has a run of its own, remove all its files. Shielded from cancellation. May be called twice."""
+        """End it and, if it has a run of its own, remove all its files.
+
+        Shielded from cancellation. May be called twice.
+        """
         if self._owns_run:
             if self._run is not None:
                 await finish(asyncio.to_thread(self._close_run))
@@ -311,6 +321,10 @@ class Server(ABC):
         if self._id is None or not self.running:
             raise NotRunningError(f"{self.name} was expected to run and is down: start it first")
         return self._id
+
+    @property
+    @abstractmethod
+    def url(self) -> str: ...
 
     @abstractmethod
     def _binaries(self) -> Binaries: ...

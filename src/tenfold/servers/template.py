@@ -1,8 +1,8 @@
-"""One initdb for all servers: its result is kept for each PostgreSQL build and copied for every further server.
+"""One initdb for all servers: its result is kept for each PostgreSQL build and copied for each server.
 
-initdb takes 1.4 to 2.2 s and a copy 0.1 s. The template is built in a scratch folder and renamed into place, so that
-nobody ever sees half of one; a lock keeps two processes from doing the work twice, and if both do it all the same, the
-second rename loses and nothing is harmed.
+initdb takes 1.4 to 2.2 s and a copy 0.1 s. The template is built in a scratch folder and renamed into place,
+so that nobody ever sees half of one; a lock keeps two processes from doing the work twice, and if both do it
+all the same, the second rename loses and nothing is harmed.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ async def _template(home: Home, binaries: Binaries) -> Path:
     )
     version = re.search(r"\d+(?:\.\d+)?", shown)
     place = home.templates / f"pg-{version[0] if version else 'unknown'}-{mark}-{_REVISION}"
-    async with _lock(home.templates / f"{mark}.lock"):
+    async with file_lock(home.templates / f"{mark}.lock"):
         if not place.exists():
             await _build(home, binaries, place)
     return place
@@ -108,12 +108,12 @@ async def _build(home: Home, binaries: Binaries, place: Path) -> None:
         try:
             data.rename(place)
         except OSError:
-            if not place.is_dir():
+            if not place.is_dir():  # noqa: ASYNC240  (microseconds)
                 raise
 
 
 @asynccontextmanager
-async def _lock(path: Path) -> AsyncIterator[None]:
+async def file_lock(path: Path) -> AsyncIterator[None]:
     """A file lock that the kernel frees when its holder dies, however it dies."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:

@@ -23,11 +23,11 @@ _MOST = 12
 
 
 class Topology:
-    """``async with Topology(replicas=2, shards=2, valkey=True) as t: t.primary.url, t.replicas[0].url, t.shards[1].url``
+    """``async with Topology(replicas=2, shards=2, valkey=True) as t: t.primary.url, t.shards[1].url``
 
-    ``replicas`` and ``shards``: 0 to 12 each, default 0. ``settings`` are PostgreSQL's and hold for all its servers,
-    ``valkey_settings`` Valkey's. ``within`` is how long each server may take to start (default 30 s). ``state``
-    overrides the state folder. Raises `ServersError` and its kind.
+    ``replicas`` and ``shards``: 0 to 12 each, default 0. ``settings`` are PostgreSQL's and hold for all its
+    servers, ``valkey_settings`` Valkey's. ``within`` is how long each server may take to start (default 30
+    s). ``state`` overrides the state folder. Raises `ServersError` and its kind.
     """
 
     def __init__(
@@ -98,6 +98,10 @@ class Topology:
         return self._run
 
     @property
+    def has_valkey(self) -> bool:
+        return self._valkey is not None
+
+    @property
     def servers(self) -> list[Server]:
         """All of them: primary, replicas, former primaries, shards, Valkey."""
         first: list[Server] = [] if self._primary is None else [self._primary]
@@ -105,7 +109,10 @@ class Topology:
         return [*first, *self.replicas, *self.lost, *self.shards, *last]
 
     async def start(self) -> None:
-        """Start all and wait until all answer and every replica streams. On a failure nothing is left behind."""
+        """Start all and wait until all answer and every replica streams.
+
+        On a failure nothing is left behind.
+        """
         if self._run is not None:
             raise MisuseError("expected a topology that is down, it was started already")
         self._home = await asyncio.to_thread(open_home, self._state)
@@ -130,6 +137,31 @@ class Topology:
             await self.close()
             raise
 
+    def attach(self, home: Home, run: Run) -> None:
+        """Take over a run that another process has started and released."""
+        self._home, self._run = home, run
+        for name, facts in sorted(run.servers.items()):
+            if facts["kind"] == Valkey.kind:
+                self._valkey = Valkey(name=name, run=run, home=home, **self._valkey_options)
+                self._valkey.adopt()
+                continue
+            server = self._postgres(name, facts["role"])
+            server.adopt()
+            if server.role == "primary":
+                self._primary = server
+            else:
+                {"replica": self.replicas, "shard": self.shards}.get(server.role, self.lost).append(server)
+        for replica in self.replicas:
+            replica.upstream = self._primary
+
+    async def revive(self) -> None:
+        """Start every server that is down on the data it has; replicas after their primary."""
+        rest: list[Server] = [*self.shards, *([self._valkey] if self._valkey is not None else [])]
+        await together(*(server.start() for server in [self.primary, *rest] if not server.running))
+        await together(*(replica.start() for replica in self.replicas if not replica.running))
+        for former in [*self.lost]:
+            await self.rejoin(former)
+
     async def close(self) -> None:
         """End all and remove all files. Shielded from cancellation. May be called twice."""
         run, self._run = self._run, None
@@ -149,8 +181,9 @@ class Topology:
     async def promote(self, replica: Postgres, within: Duration = "10s") -> None:
         """Make a replica the primary and let the others follow it.
 
-        A primary that still runs is stopped first, so that there are never two; it hands over all it has written. The
-        former primary goes to `lost` until `rejoin`. Returns when the new primary accepts writes.
+        A primary that still runs is stopped first, so that there are never two; it hands over all it has
+        written. The former primary goes to `lost` until `rejoin`. Returns when the new primary accepts
+        writes.
         """
         self._must_hold(replica, self.replicas, "a replica")
         former = self.primary

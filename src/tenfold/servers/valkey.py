@@ -28,8 +28,8 @@ _THROWAWAY: Final[Mapping[str, str]] = {
 class Valkey(Server):
     """A Valkey server: ``async with Valkey() as v: v.url``.
 
-    ``settings`` are directives of valkey.conf (``{"maxmemory": "64mb", "maxmemory-policy": "allkeys-lfu"}``) and win over
-    the throwaway ones. It holds its data in memory only: after `kill` and `restart` it is empty.
+    ``settings`` are directives of valkey.conf (``{"maxmemory": "64mb", "maxmemory-policy": "allkeys-lfu"}``)
+    and win over the throwaway ones. It holds its data in memory only: after `kill` and `restart` it is empty.
     Raises `ServersError` and its kind.
     """
 
