@@ -91,4 +91,5 @@ class Flight:
                 waiter.cancel()
             else:
                 waiter.set_exception(error)
+                waiter.exception()  # seen: a waiter cancelled in this very moment must not make it look forgotten
         self._waiters.clear()
