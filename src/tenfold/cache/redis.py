@@ -153,7 +153,8 @@ class Level2:
                 raise LevelTwoDown(f"refused: {answer}")
 
     async def _replay(self) -> None:
-        # Taken out first: what is invalidated again while the packet is under way has to be deleted once more.
+        # Taken out first: what is invalidated again while the packet is under way has to be deleted once
+        # more.
         names = list(self._pending)[:MAX_KEYS_A_BATCH]
         for name in names:
             del self._pending[name]
