@@ -45,8 +45,10 @@ class Node:
                 raise DisconnectionError("the server closed this connection while it lay in the pool")
 
         def note_failure(context: ExceptionContext) -> None:
-            if context.is_disconnect or isinstance(context.original_exception, TimeoutError | OSError):
-                self.fail(context.original_exception, monotonic())
+            error = context.original_exception
+            # A statement that took too long says nothing about the server, and TimeoutError is an OSError.
+            if context.is_disconnect or (isinstance(error, OSError) and not isinstance(error, TimeoutError)):
+                self.fail(error, monotonic())
 
         event.listen(self.engine.sync_engine, "checkout", forsake_dead)
         event.listen(self.engine.sync_engine, "handle_error", note_failure)
