@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT: Final = 5.0
 """Seconds until an unanswered connection attempt is given up; the request's own deadline may be sooner."""
+_FULL_SWEEP: Final = 25
+"""Every so many sweeps all waiting requests are looked at, not just the first."""
 
 
 class Failure:
@@ -82,10 +84,11 @@ class Connection(asyncio.Protocol):
                 self.served += 1
                 pool.requests += 1
                 if pool.waiting:
-                    pool.give(self)
+                    resume(user, answer)
+                    pool.serve(self)
                 else:
                     pool.idle.append(self)
-                resume(user, answer)
+                    resume(user, answer)
                 return
         self._read_on(data)
 
@@ -156,6 +159,7 @@ class Pool:
         self.requests = 0
         self.retries = 0
         self.bytes_in = 0
+        self._sweeps = 0
         self._tls = tls if scheme == "https" else None
         self._address: str | None = None
         self._opening: set[asyncio.Task[None]] = set()
@@ -213,7 +217,8 @@ class Pool:
                 self._open(Waiter(user, deadline))
             else:
                 self.waiting.append(Waiter(user, deadline))
-                self.refill()
+                if len(self.connections) < self.limit:
+                    self.refill()
             got: Connection | Failure = yield PARKED
             if isinstance(got, Failure) or got.open:
                 return got
@@ -223,6 +228,16 @@ class Pool:
         if self.waiting:
             self.give(connection)
         else:
+            self.idle.append(connection)
+
+    def serve(self, connection: Connection) -> None:
+        """As `put`, handing over at once. Only for callbacks of the loop, where no journey is running."""
+        while self.waiting and connection.open:
+            user = self.waiting.popleft().user
+            if user._engine.alive(user):
+                resume(user, connection)
+                return
+        if connection.open:
             self.idle.append(connection)
 
     def give(self, connection: Connection) -> None:
@@ -289,10 +304,14 @@ class Pool:
         late = [c for c in self.connections if c.user is not None and c.deadline < now]
         for connection in late:
             connection.fail("timeout")
-        if self.waiting and min(self.waiting, key=_deadline).deadline < now:
+        # The head has waited longest; only where requests have time-outs of their own can another be due first.
+        self._sweeps += 1
+        every = self._sweeps % _FULL_SWEEP == 0
+        if self.waiting and (every or self.waiting[0].deadline < now):
             kind = "timeout" if self.connections else "connect timeout"
             over = [waiter for waiter in self.waiting if waiter.deadline < now]
-            self.waiting = deque(waiter for waiter in self.waiting if waiter.deadline >= now)
+            if over:
+                self.waiting = deque(waiter for waiter in self.waiting if waiter.deadline >= now)
             for waiter in over:
                 resume(waiter.user, Failure(kind))
 
@@ -318,7 +337,3 @@ class Pool:
         busy = len(self.connections) - len(self.idle)
         counts = f"busy={busy}, idle={len(self.idle)}, waiting={len(self.waiting)}"
         return f"Pool({self.scheme}://{self.authority}, {counts})"
-
-
-def _deadline(waiter: Waiter) -> float:
-    return waiter.deadline

@@ -204,9 +204,7 @@ class Engine:
             if len(self._names) >= _IMPLICIT_NAMES:
                 name = f"{method} (other)"
             self._names.add(name)
-        made = step(name)
-        made.begin(user)
-        return made
+        return step(name).__enter__()
 
     def loose_check(self, user: User, name: str) -> None:
         """A check failed outside of any step: it counts for the journey."""

@@ -257,6 +257,7 @@ async def test_an_arrival_rate_of_which_nothing_comes_is_invalid(
     assert "no sample" in result.invalid[0]
 
 
+@pytest.mark.slow
 async def test_breakpoint_of_a_server_of_known_capacity(serve: Any, scenario_file: Any) -> None:
     """One lock, 10 ms a request: the capacity is a little under 100 a second."""
     lock = asyncio.Lock()
