@@ -157,7 +157,8 @@ def breakpoint(found: SearchResult) -> Figure:
                 }
             )  # fmt: skip
     layout = _layout("rate, a second", "p95, ms")
-    layout["xaxis"]["type"] = layout["yaxis"]["type"] = "log"
+    for axis in ("xaxis", "yaxis"):
+        layout[axis] |= {"type": "log", "dtick": "D2"}
     layout["hovermode"] = "closest"
     for rate, text in ((found.highest_passing, "breakpoint"), (found.knee or 0.0, "knee")):
         if rate:

@@ -125,8 +125,7 @@ header p{margin:6px 0 20px;color:var(--muted);overflow-wrap:anywhere}
 .card{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:16px 18px;min-width:0}
 .wide{grid-column:1/-1}
 .note{margin:0 0 8px;color:var(--muted);font-size:13px}
-.badge{font-size:14px;font-weight:650;padding:3px 12px;border-radius:999px;border:1.5px solid currentColor;
-text-transform:uppercase;letter-spacing:.04em}
+.badge{font-size:14px;font-weight:650;padding:3px 12px;border-radius:999px;border:1.5px solid currentColor}
 .good{color:var(--good)}.bad{color:var(--bad)}.warn{color:var(--warn)}.plain{color:var(--muted)}
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px}
 .tile{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:12px 16px}
@@ -139,6 +138,7 @@ th{color:var(--muted);font-weight:600;font-size:13px}
 th.text,td.text{text-align:left;white-space:normal;overflow-wrap:anywhere;min-width:9em}
 tr:last-child td{border-bottom:0}
 tr.total td{font-weight:650;border-top:2px solid var(--line)}
+h3{font-size:14px;margin:14px 0 4px}
 ul{margin:6px 0 0;padding-left:20px}
 pre{overflow-x:auto;font-size:12px;background:var(--bg);padding:10px;border-radius:6px}
 footer{color:var(--muted);font-size:13px;margin-top:20px}

@@ -8,11 +8,12 @@ from html import escape
 from typing import Any
 
 from tenfold._core.units import format_duration, format_size
-from tenfold.load.result import Counts, ObjectiveResult, RunResult
+from tenfold.load.result import ClientHealth, Counts, ObjectiveResult, RunResult
 from tenfold.load.search import SearchResult
 from tenfold.load.slo import QUANTILES
 
 _SHOWN = ("p50", "p90", "p95", "p99", "p999")
+_MAX_ERRORS = 12
 
 
 def subtitle(result: RunResult) -> str:
@@ -86,10 +87,10 @@ def steps(result: RunResult) -> str:
 
 def errors(result: RunResult) -> str:
     """Failed samples by step and kind, and the first traceback of each exception."""
+    found = [(n, step, kind) for step in result.steps for kind, n in step.errors.items()]
     rows = [
         [step.name, kind, f"{n:,}", f"{n / step.attempts:.3%}" if step.attempts else "-"]
-        for step in result.steps
-        for kind, n in sorted(step.errors.items(), key=lambda item: -item[1])
+        for n, step, kind in sorted(found, key=lambda item: -item[0])
     ]
     made = (
         table(("step", "kind", "samples", "share"), rows, text=2)
@@ -106,20 +107,19 @@ def clients(result: RunResult) -> str:
     """How the load generator itself fared."""
     if not result.clients:
         return "<p>Not recorded.</p>"
-    rows = [
-        [
-            str(client.pid), f"{client.cpu_share:.0%}", _latency(client.schedule_slip.p50),
-            _latency(client.schedule_slip.p99), _latency(client.schedule_slip.max),
-            _latency(client.loop_lag.p99), _latency(client.loop_lag.max), f"{client.connections_opened:,}", f"{client.requests:,}",
-            format_size(client.bytes_in),
-        ]
-        for client in result.clients
-    ]  # fmt: skip
+    rows = [_client_row(client) for client in result.clients]
     head = (
         "process", "CPU of a core", "slip p50", "slip p99", "slip max", "lag p99", "lag max", "connections",
         "requests", "received",
     )  # fmt: skip
     return table(head, rows)
+
+
+def _client_row(client: ClientHealth) -> list[object]:
+    slip, lag = client.schedule_slip, client.loop_lag
+    times = (slip.p50, slip.p99, slip.max, lag.p99, lag.max)
+    counts = (f"{client.connections_opened:,}", f"{client.requests:,}", format_size(client.bytes_in))
+    return [str(client.pid), f"{client.cpu_share:.0%}", *map(_latency, times), *counts]
 
 
 def environment(result: RunResult) -> str:
