@@ -46,9 +46,7 @@ class World:
     def client(self, kind: str, customer: int | None = None) -> httpx2.AsyncClient:
         """A client of the shop of this kind, for one customer."""
         headers = {} if customer is None else {"X-Customer": str(customer)}
-        return httpx2.AsyncClient(
-            base_url=self.shops[kind].url, headers=headers, timeout=20, trust_env=False
-        )
+        return httpx2.AsyncClient(base_url=self.shops[kind].url, headers=headers, timeout=20, trust_env=False)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
