@@ -1,4 +1,4 @@
-"""One PostgreSQL, one Valkey and one running shop of each kind for the whole folder; full shelves for each test."""
+"""One PostgreSQL, one Valkey, one running shop of each kind for all tests; full shelves for each."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 import asyncpg
 import httpx2
 import pytest_asyncio
+from tenfold.servers import Topology
 
 from blackfriday.domain import Scale, apply_indexes, load, reset_orders
 from blackfriday.payment import Behaviour
 from blackfriday.shop import PaymentProcess, Shop
-from tenfold.servers import Topology
 
 SCALE = Scale(products=1000, customers=200)
 KINDS: dict[str, dict[str, Any]] = {

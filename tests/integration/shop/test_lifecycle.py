@@ -89,7 +89,7 @@ async def test_workers_die_even_when_their_parent_was_killed(world: Any) -> None
 
 async def test_a_server_that_cannot_start_says_why(world: Any) -> None:
     nobody = f"postgresql://nobody@127.0.0.1:{free_port()}/none"
-    with pytest.raises(NotReady, match="the tuned shop (ended while starting|did not answer)"):
+    with pytest.raises(NotReady, match=r"the tuned shop (ended while starting|did not answer)"):
         async with world.shop(variant="tuned", rung="shapes", database=nobody, within=15):
             pass
 

@@ -1,4 +1,4 @@
-"""What must hold under concurrency and failure: stock, idempotency, own writes across workers, payment, Valkey."""
+"""What must hold under concurrency and failure: stock, idempotency, own writes, payment, Valkey."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def test_a_run_on_the_last_pieces_sells_exactly_what_there_is(world: Any, 
     before = await world.connection.fetchval("SELECT initial_stock FROM product WHERE id = $1", HOT)
     await shelve(world, HOT, 10)
     customers = list(range(1, 41))
-    # Two products each, put in by different orders, so that carts would deadlock if rows were locked as they come.
+    # Two products each, in both orders: carts would deadlock if rows were locked as they come.
     await fill_carts(world, kind, customers[::2], [HOT, 5])
     await fill_carts(world, kind, customers[1::2], [5, HOT])
     try:
@@ -99,7 +99,8 @@ async def test_the_baseline_loses_an_update_when_two_buy_at_once(world: Any) -> 
 
 async def waiting_for_locks(connection: asyncpg.Connection) -> int:
     waiting: int = await connection.fetchval(
-        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
+        "AND datname = current_database()"
     )
     return waiting
 
@@ -124,7 +125,7 @@ async def test_the_same_key_at_once_places_one_order(world: Any, kind: str) -> N
 
 
 async def test_a_customer_sees_the_own_sale_in_every_worker(world: Any) -> None:
-    """Two workers, a connection to each: whichever answers the checkout, the other must not show the old stock."""
+    """Two workers, a connection to each: after a checkout neither shows the old stock."""
     async with AsyncExitStack() as stack:
         clients: dict[int, httpx2.AsyncClient] = {}
         for _ in range(60):
@@ -195,7 +196,6 @@ async def test_hits_are_counted_at_the_origin_over_all_workers(world: Any) -> No
     async with world.client("cache") as client:
         await client.get("/products/77")
         before = await shop.stats()
-        statements = await reads(world.connection)
         for _ in range(50):
             await client.get("/products/77")
         after = await shop.stats()
@@ -208,9 +208,3 @@ async def test_hits_are_counted_at_the_origin_over_all_workers(world: Any) -> No
         assert last["document_loads"] - cold["document_loads"] == 1
         assert hit_rate(cold, last) == 0.0
     assert before["workers"] == 2
-    assert statements >= 0
-
-
-async def reads(connection: asyncpg.Connection) -> int:
-    found: int = await connection.fetchval("SELECT coalesce(sum(idx_scan), 0) FROM pg_stat_user_tables")
-    return found

@@ -1,4 +1,4 @@
-"""Seed data, contract helpers, documents, settings, counters and the payment service's temper, without a server."""
+"""Seed data, contract helpers, documents, settings, counters, the payment service's temper: no server."""
 
 from __future__ import annotations
 
@@ -139,7 +139,10 @@ def test_settings_that_cannot_be_are_refused(wrong: dict[str, str], sentence: st
 
 def test_counters_of_several_processes_are_summed_also_of_dead_ones(tmp_path: object) -> None:
     mine = Counters(str(tmp_path))
-    code = f"from blackfriday.counters import Counters;c=Counters({str(tmp_path)!r});c.add('requests',41);import os;os._exit(9)"
+    code = (
+        f"import os; from blackfriday.counters import Counters; c = Counters({str(tmp_path)!r}); "
+        "c.add('requests', 41); os._exit(9)"
+    )
     died = subprocess.run(
         [sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}, timeout=60, check=False
     )
