@@ -58,8 +58,8 @@ async def checkout(
         ],
     )
     session.add(order)
-    await session.execute(delete(CartItem).where(CartItem.customer_id == customer))
     try:
+        await session.execute(delete(CartItem).where(CartItem.customer_id == customer))
         await session.commit()
     except IntegrityError:
         # The same checkout came twice at once, and the other one was first.

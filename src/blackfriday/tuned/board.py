@@ -114,11 +114,13 @@ class StockBoard:
             self._all_untold = True
 
     async def _append(self, what: str) -> bool:
-        if self._wire is None:
+        wire = self._wire
+        if wire is None:
             return False
         try:
-            await self._wire.send(*_APPEND, what)
+            await wire.send(*_APPEND, what)
         except (ConnectionError, hiredis.HiredisError):
+            wire.close()  # also after a refusal: the reconnection is what repeats it
             return False
         return True
 

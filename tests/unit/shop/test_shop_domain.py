@@ -1,4 +1,4 @@
-"""Seed data, contract helpers, documents, settings, counters and the payment service's temper, without a server."""
+"""Seed data, contract helpers, documents, settings, counters, the payment service's temper: no server."""
 
 from __future__ import annotations
 
@@ -67,7 +67,8 @@ def test_a_scale_out_of_range_is_refused(wrong: dict[str, int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("total", "count", "mean"), [(0, 0, None), (5, 1, 5.0), (10, 3, 3.33), (14, 3, 4.67), (9, 8, 1.13), (1, 8, 0.13)]
+    ("total", "count", "mean"),
+    [(0, 0, None), (5, 1, 5.0), (10, 3, 3.33), (14, 3, 4.67), (9, 8, 1.13), (1, 8, 0.13)],
 )
 def test_ratings_round_half_up_by_integers(total: int, count: int, mean: float | None) -> None:
     assert contract.rating(total, count) == mean
@@ -79,7 +80,14 @@ def test_search_patterns_take_wildcards_literally() -> None:
 
 def test_a_cursor_survives_the_way_there_and_back_and_nothing_else_does() -> None:
     assert contract.unpack(contract.pack("newest", 17, 3), str, int, int) == ["newest", 17, 3]
-    for wrong in ("", "x", "%%%", contract.pack("newest"), contract.pack("newest", -1, 3), contract.pack(1, 1, 1)):
+    for wrong in (
+        "",
+        "x",
+        "%%%",
+        contract.pack("newest"),
+        contract.pack("newest", -1, 3),
+        contract.pack(1, 1, 1),
+    ):
         with pytest.raises(HTTPException) as caught:
             contract.unpack(wrong, str, int, int)
         assert caught.value.status_code == 422
@@ -90,7 +98,15 @@ def test_a_cursor_survives_the_way_there_and_back_and_nothing_else_does() -> Non
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_a_rendered_shelf_is_the_json_of_the_contract(count: int) -> None:
     rows = [
-        {"id": n, "name": 'a "b" é', "price_cents": 5, "category": "c", "total": 9, "reviews": 2, "created_at": None}
+        {
+            "id": n,
+            "name": 'a "b" é',
+            "price_cents": 5,
+            "category": "c",
+            "total": 9,
+            "reviews": 2,
+            "created_at": None,
+        }
         for n in range(1, count + 1)
     ]
     stocks = {1: 0, 2: 5, 3: 6}
@@ -101,7 +117,9 @@ def test_a_rendered_shelf_is_the_json_of_the_contract(count: int) -> None:
 
 
 def test_settings_survive_the_environment() -> None:
-    told = Settings(variant="tuned", rung="cache", database="postgresql://x/y", replicas=("a", "b"), valkey="redis://z")
+    told = Settings(
+        variant="tuned", rung="cache", database="postgresql://x/y", replicas=("a", "b"), valkey="redis://z"
+    )
     assert Settings.from_environment(told.to_environment()) == told
     assert [rung for rung in RUNGS if told.includes(rung)] == ["shapes", "indexes", "cache"]
     assert not Settings(variant="baseline", database="x").includes("shapes")
@@ -109,7 +127,10 @@ def test_settings_survive_the_environment() -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
-    [({}, "database must be the URL"), ({"database": "x", "variant": "best"}, "variant must be one of draft, ")],
+    [
+        ({}, "database must be the URL"),
+        ({"database": "x", "variant": "best"}, "variant must be one of draft, "),
+    ],
 )
 def test_settings_that_cannot_be_are_refused(wrong: dict[str, str], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
@@ -118,8 +139,13 @@ def test_settings_that_cannot_be_are_refused(wrong: dict[str, str], sentence: st
 
 def test_counters_of_several_processes_are_summed_also_of_dead_ones(tmp_path: object) -> None:
     mine = Counters(str(tmp_path))
-    code = f"from blackfriday.counters import Counters;c=Counters({str(tmp_path)!r});c.add('requests',41);import os;os._exit(9)"
-    died = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}, timeout=60, check=False)
+    code = (
+        f"import os; from blackfriday.counters import Counters; c = Counters({str(tmp_path)!r}); "
+        "c.add('requests', 41); os._exit(9)"
+    )
+    died = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}, timeout=60, check=False
+    )
     mine.add("requests")
     try:
         assert died.returncode == 9
