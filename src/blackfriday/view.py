@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
+    from rich.table import Table
 
     from blackfriday.story import Evidence, Integrity, Promise, RungOutcome, SameRate, Story, TenTimes
 
@@ -110,22 +111,12 @@ class Console(View):
             self.say(f"  • {finding.what}: {finding.evidence}  → {finding.rung}")
 
     def ladder(self, rungs: list[RungOutcome], fixed_rate: float | None) -> None:
-        table = self._table("the ladder", "rung")
-        table.add_column("what it adds")
-        table.add_column("breakpoint", justify="right")
-        table.add_column("× baseline", justify="right")
-        table.add_column("× rung before", justify="right")
-        if fixed_rate is not None:
-            table.add_column(f"p95 at {fixed_rate:.0f}/s", justify="right")
-        baseline = next((rung.rate for rung in rungs if rung.key == "baseline"), None)
-        before: float | None = None
-        for rung in rungs:
-            cells = [rung.title, rung.change, _rate(rung.rate)]
-            cells += [_times(rung.rate, baseline), _times(rung.rate, before)]
-            if fixed_rate is not None:
-                cells.append("-" if rung.fixed is None else _ms(rung.fixed.p95) + ("" if rung.fixed.held else " missed"))
-            table.add_row(*cells)
-            before = rung.rate
+        head, rows = cells(rungs, fixed_rate)
+        table = self._table("the ladder", head[0])
+        for name in head[1:]:
+            table.add_column(name, justify="left" if name == ADDS else "right")
+        for row in rows:
+            table.add_row(*row)
         self._console.print(table)
 
     def same_rate(self, found: SameRate) -> None:
@@ -161,7 +152,7 @@ class Console(View):
             table.add_row(row.promise, row.measured, verdict(row))
         self._console.print(table)
 
-    def _table(self, title: str, first: str):  # type: ignore[no-untyped-def]
+    def _table(self, title: str, first: str) -> Table:
         from rich import box
         from rich.table import Table
 
@@ -175,6 +166,25 @@ class _Last(Bar):
 
     def update(self, share: float | None, note: str = "") -> None:
         self.note = note or self.note
+
+
+ADDS = "what it adds"
+
+
+def cells(rungs: Sequence[RungOutcome], fixed_rate: float | None) -> tuple[list[str], list[list[str]]]:
+    """The ladder as head and rows of text."""
+    head = ["rung", ADDS, "breakpoint", "× baseline", "× rung before"]
+    if fixed_rate is not None:
+        head.append(f"p95 at {fixed_rate:.0f}/s")
+    baseline = next((rung.rate for rung in rungs if rung.key == "baseline"), None)
+    rows, before = [], None
+    for rung in rungs:
+        row = [rung.title, rung.change, _rate(rung.rate), _times(rung.rate, baseline), _times(rung.rate, before)]
+        if fixed_rate is not None:
+            row.append("-" if rung.fixed is None else _ms(rung.fixed.p95) + ("" if rung.fixed.held else ", missed"))
+        rows.append(row)
+        before = rung.rate
+    return head, rows
 
 
 def verdict(row: Promise) -> str:

@@ -6,9 +6,14 @@ import asyncio
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from blackfriday.acts import Plan
+    from blackfriday.story import Story
+    from blackfriday.view import View
 
 
 def blackfriday(
@@ -48,7 +53,7 @@ def blackfriday(
     sys.exit(code if code else 0 if story.kept else 1)
 
 
-async def _interruptible(story, plan, view) -> int:  # type: ignore[no-untyped-def]
+async def _interruptible(story: Story, plan: Plan, view: View) -> int:
     """Play it; 0 when it ended, 130 or 143 when a signal ended it. Everything it started is gone either way."""
     from blackfriday.acts import tell
 
