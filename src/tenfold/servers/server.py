@@ -93,7 +93,9 @@ class Server(ABC):
         await self.close()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name} {self.role} {f'127.0.0.1:{self.port}' if self.port else 'no port'} {'up' if self.running else 'down'}>"
+        where = f"127.0.0.1:{self.port}" if self.port else "no port"
+        state = "up" if self.running else "down"
+        return f"<{type(self).__name__} {self.name} {self.role} {where} {state}>"
 
     @property
     def running(self) -> bool:
@@ -258,7 +260,8 @@ class Server(ABC):
                     raise died(self.name, child.returncode, output, self.run.folder)
                 if time.monotonic() > deadline:
                     raise ServersTimeoutError(
-                        f"{self.name} was expected to answer on port {port} within {format_duration(self.within)} and did not; "
+                        f"{self.name} was expected to answer on port {port} within "
+                        f"{format_duration(self.within)} and did not; "
                         f"it said: {process.last_lines(self._log_since(start_of_log)) or 'nothing'}"
                     )
                 await asyncio.sleep(POLL)

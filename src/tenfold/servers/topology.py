@@ -98,6 +98,13 @@ class Topology:
         return self._run
 
     @property
+    def home(self) -> Home:
+        """The state folder and the account of the servers."""
+        if self._home is None:
+            self._home = open_home(self._state)
+        return self._home
+
+    @property
     def has_valkey(self) -> bool:
         return self._valkey is not None
 
