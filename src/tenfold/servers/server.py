@@ -17,7 +17,7 @@ from typing import ClassVar, Final, Self
 from tenfold._core.errors import MisuseError
 from tenfold._core.units import Duration, duration, format_duration
 from tenfold.servers import process
-from tenfold.servers.errors import NotRunningError, PortLostError, ServersTimeoutError
+from tenfold.servers.errors import NotRunningError, PortLostError, ServersError, ServersTimeoutError
 from tenfold.servers.home import Home, open_home, translate
 from tenfold.servers.launch import POLL, died, finish, spawn
 from tenfold.servers.locate import Binaries
@@ -147,11 +147,11 @@ class Server(ABC):
             self.run.allow(binaries.program)
             await self._prepare(binaries)
             await self._launch(binaries)
-        except OSError as error:
+        except BaseException as error:
             await self._give_up()
-            raise translate(error, self.run.folder, f"starting {self.name}") from error
-        except BaseException:
-            await self._give_up()
+            # Our time-outs are OSErrors too (Python's TimeoutError is one) and have their sentence already.
+            if isinstance(error, OSError) and not isinstance(error, ServersError):
+                raise translate(error, self.home.path, f"starting {self.name}") from error
             raise
 
     async def stop(self) -> None:

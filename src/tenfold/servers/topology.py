@@ -12,7 +12,7 @@ from tenfold._core.errors import MisuseError
 from tenfold._core.units import Duration
 from tenfold.servers import locate, replication
 from tenfold.servers.errors import NotRunningError
-from tenfold.servers.home import Home, open_home, translate
+from tenfold.servers.home import Home, open_home
 from tenfold.servers.launch import finish, together
 from tenfold.servers.postgres import Postgres
 from tenfold.servers.run import Run
@@ -137,9 +137,6 @@ class Topology:
                 *(shard.start() for shard in self.shards),
                 *([self._valkey.start()] if self._valkey is not None else []),
             )
-        except OSError as error:
-            await self.close()
-            raise translate(error, self._home.path, "starting the topology") from error
         except BaseException:
             await self.close()
             raise

@@ -101,10 +101,16 @@ async def test_the_sweep_leaves_the_runs_of_the_living_alone() -> None:
 
 
 async def test_an_exception_in_the_body_leaves_nothing() -> None:
-    with pytest.raises(ZeroDivisionError):
+    seen: list[tuple[Path, list[int]]] = []
+
+    async def work() -> None:
         async with Topology(valkey=True) as t:
-            folder, pids = t.run.folder, [server.pid for server in t.servers]
-            _ = 1 / 0
+            seen.append((t.run.folder, [server.pid for server in t.servers]))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await work()
+    folder, pids = seen[0]
     assert not folder.exists()
     assert [identify(pid) for pid in pids] == [None, None]
 

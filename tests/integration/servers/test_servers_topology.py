@@ -52,8 +52,7 @@ async def test_it_starts_replicates_and_lags_on_demand() -> None:
 async def test_failover_and_return_lose_nothing_twice_in_a_row() -> None:
     async with Topology(replicas=2) as t:
         await t.primary.fetchval("CREATE TABLE t (i int)")
-        rows = 0
-        for _ in range(2):
+        for rows in (1, 2):
             await asyncio.gather(*(replica.caught_up() for replica in t.replicas))
             old, heir = t.primary, t.replicas[0]
             await old.kill()
@@ -62,7 +61,6 @@ async def test_failover_and_return_lose_nothing_twice_in_a_row() -> None:
             assert t.primary is heir
             assert t.lost == [old]
             await t.primary.fetchval("INSERT INTO t VALUES (1)")
-            rows += 1
             await t.rejoin(old)
             assert t.lost == []
             for replica in t.replicas:
