@@ -80,7 +80,8 @@ async def up(
         )
         if had != (replicas, shards, valkey):
             raise MisuseError(
-                f"expected the same servers as those of the run that exists ({had[0]} replicas, {had[1]} shards, "
+                f"expected the same servers as those of the run that exists "
+                f"({had[0]} replicas, {had[1]} shards, "
                 f"{'with' if had[2] else 'no'} Valkey): ask for these, or `tenfold down` first"
             )
         if all(server.running for server in topology.servers):
@@ -170,7 +171,7 @@ async def _look(topology: Topology) -> list[ServerStatus]:
             try:
                 lag = await server.lag_bytes()
             except (ServersError, OSError):
-                lag = None  # it is starting, or its primary is down: the lag is unknown and everything else is not
+                lag = None  # it is starting, or its primary is down: only the lag is unknown
         pid = server.pid if server.running else None
         return ServerStatus(server.name, server.role, server.url, pid, lag, str(server.log))
 

@@ -136,7 +136,8 @@ def open_home(state: str | os.PathLike[str] | None = None) -> Home:
     except OSError as error:
         raise translate(error, wanted, "making the state folder") from error
     raise ServersError(
-        f"no folder was found that the account {account.name} can enter: set {STATE_VARIABLE} to one (not below a mode-700 folder)"
+        f"no folder was found that the account {account.name} can enter: "
+        f"set {STATE_VARIABLE} to one that does not lie below a mode-700 folder"
     )
 
 
@@ -151,7 +152,8 @@ def translate(error: OSError, path: Path, doing: str) -> ServersError:
     if "No space left" in text or "quota" in text:
         return DiskFullError(path, error.strerror or "no space left on the device")
     return ServersError(
-        f"{doing} failed at {error.filename or path}: {error.strerror or text}; check rights and {STATE_VARIABLE}"
+        f"{doing} failed at {error.filename or path}: {error.strerror or text}; "
+        f"check rights and {STATE_VARIABLE}"
     )
 
 
@@ -206,7 +208,7 @@ def _own(path: Path) -> Path:
             return path
         break
     raise ServersError(
-        f"{path} was expected to be a folder of this user: remove it, or set {STATE_VARIABLE} to another place"
+        f"{path} was expected to be a folder of this user: remove it or set {STATE_VARIABLE} to another place"
     )
 
 

@@ -37,7 +37,8 @@ def free_port() -> int:
                 continue
             return port
     raise ServersError(
-        f"expected a free port between {_LOWEST} and {top} on {HOST}, {_ATTEMPTS} tries found none: end what listens there"
+        f"expected a free port between {_LOWEST} and {top} on {HOST}, {_ATTEMPTS} tries found none: "
+        f"end what listens there"
     )
 
 

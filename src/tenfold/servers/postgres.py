@@ -129,7 +129,8 @@ class Postgres(Server):
         """The write-ahead log's position: what a primary has written, or what a replica has applied."""
         return str(
             await self.fetchval(
-                "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text"
+                "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()"
+                " ELSE pg_current_wal_lsn() END::text"
             )
         )
 
@@ -225,7 +226,8 @@ class Postgres(Server):
         signal_file = self.folder / "standby.signal"
         if self.upstream is not None:
             settings["primary_conninfo"] = (
-                f"host={HOST} port={self.upstream.port} user={USER} application_name={self.name} sslmode=disable"
+                f"host={HOST} port={self.upstream.port} user={USER} sslmode=disable "
+                f"application_name={self.name}"
             )
             settings["primary_slot_name"] = self.name
             signal_file.touch(mode=0o600)

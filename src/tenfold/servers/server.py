@@ -17,7 +17,7 @@ from typing import ClassVar, Final, Self
 from tenfold._core.errors import MisuseError
 from tenfold._core.units import Duration, duration, format_duration
 from tenfold.servers import process
-from tenfold.servers.errors import NotRunningError, PortLostError, ServersTimeoutError
+from tenfold.servers.errors import NotRunningError, PortLostError, ServersError, ServersTimeoutError
 from tenfold.servers.home import Home, open_home, translate
 from tenfold.servers.launch import POLL, died, finish, spawn
 from tenfold.servers.locate import Binaries
@@ -93,7 +93,9 @@ class Server(ABC):
         await self.close()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name} {self.role} {f'127.0.0.1:{self.port}' if self.port else 'no port'} {'up' if self.running else 'down'}>"
+        where = f"127.0.0.1:{self.port}" if self.port else "no port"
+        state = "up" if self.running else "down"
+        return f"<{type(self).__name__} {self.name} {self.role} {where} {state}>"
 
     @property
     def running(self) -> bool:
@@ -145,11 +147,11 @@ class Server(ABC):
             self.run.allow(binaries.program)
             await self._prepare(binaries)
             await self._launch(binaries)
-        except OSError as error:
+        except BaseException as error:
             await self._give_up()
-            raise translate(error, self.run.folder, f"starting {self.name}") from error
-        except BaseException:
-            await self._give_up()
+            # Our time-outs are OSErrors too (Python's TimeoutError is one) and have their sentence already.
+            if isinstance(error, OSError) and not isinstance(error, ServersError):
+                raise translate(error, self.home.path, f"starting {self.name}") from error
             raise
 
     async def stop(self) -> None:
@@ -258,7 +260,8 @@ class Server(ABC):
                     raise died(self.name, child.returncode, output, self.run.folder)
                 if time.monotonic() > deadline:
                     raise ServersTimeoutError(
-                        f"{self.name} was expected to answer on port {port} within {format_duration(self.within)} and did not; "
+                        f"{self.name} was expected to answer on port {port} within "
+                        f"{format_duration(self.within)} and did not; "
                         f"it said: {process.last_lines(self._log_since(start_of_log)) or 'nothing'}"
                     )
                 await asyncio.sleep(POLL)

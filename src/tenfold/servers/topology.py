@@ -12,7 +12,7 @@ from tenfold._core.errors import MisuseError
 from tenfold._core.units import Duration
 from tenfold.servers import locate, replication
 from tenfold.servers.errors import NotRunningError
-from tenfold.servers.home import Home, open_home, translate
+from tenfold.servers.home import Home, open_home
 from tenfold.servers.launch import finish, together
 from tenfold.servers.postgres import Postgres
 from tenfold.servers.run import Run
@@ -98,6 +98,13 @@ class Topology:
         return self._run
 
     @property
+    def home(self) -> Home:
+        """The state folder and the account of the servers."""
+        if self._home is None:
+            self._home = open_home(self._state)
+        return self._home
+
+    @property
     def has_valkey(self) -> bool:
         return self._valkey is not None
 
@@ -130,9 +137,6 @@ class Topology:
                 *(shard.start() for shard in self.shards),
                 *([self._valkey.start()] if self._valkey is not None else []),
             )
-        except OSError as error:
-            await self.close()
-            raise translate(error, self._home.path, "starting the topology") from error
         except BaseException:
             await self.close()
             raise

@@ -16,7 +16,7 @@ from tenfold.servers.ports import HOST
 from tenfold.servers.run import Run
 from tenfold.servers.server import Server
 
-_PROBE: Final = 1.0
+_PROBE: Final = 0.5
 _THROWAWAY: Final[Mapping[str, str]] = {
     "save": "",
     "appendonly": "no",
