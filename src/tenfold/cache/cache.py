@@ -16,11 +16,12 @@ from tenfold._core.units import Duration, Size, duration, share
 from tenfold.cache.backplane import Backplane
 from tenfold.cache.codec import Codec
 from tenfold.cache.counters import CacheStats, Counters
-from tenfold.cache.engine import Engine, Shared, Spec, Wanted
+from tenfold.cache.engine import Engine, Shared
 from tenfold.cache.flight import Flight
 from tenfold.cache.function import Cached, CachedMany, cached, name_of, result_type, value_type
 from tenfold.cache.keys import check_tags
 from tenfold.cache.link import Link
+from tenfold.cache.lookup import Spec, Wanted
 from tenfold.cache.memory import Entry, Memory
 from tenfold.cache.redis import EVERYTHING, MAX_KEYS_A_BATCH, Level2
 from tenfold.cache.tags import Barriers

@@ -16,9 +16,9 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, cast
 
 from tenfold._core.errors import MisuseError
-from tenfold.cache.engine import Spec, Wanted
 from tenfold.cache.flight import ABSENT, Flight
 from tenfold.cache.keys import TagTemplates, encode, parameters_of
+from tenfold.cache.lookup import Spec, Wanted
 
 if TYPE_CHECKING:
     from tenfold.cache.cache import Cache
