@@ -33,7 +33,7 @@ class Wanted:
 
 @dataclass(slots=True)
 class Found:
-    """What level 2 has of one look-up: record, nonces of its tags, the server's time (ms); ``left`` in seconds."""
+    """What level 2 has of one look-up: record, tag nonces, the server's time (ms); ``left`` in seconds."""
 
     record: bytes | None
     nonces: list[bytes | None]
