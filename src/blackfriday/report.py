@@ -1,0 +1,169 @@
+"""report.html and report.json: the story for those who were not there. One file each, no request to any other host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+
+from blackfriday.story import Evidence, Integrity, RungOutcome, SameRate, Story
+from blackfriday.view import cells, verdict
+from tenfold.load.report import Badge, Figure, Section, figures, page, save, tables
+
+_COLOURS = ("var(--grey)", "var(--red)", "var(--orange)", "var(--violet)", "var(--teal)", "var(--blue)")
+
+
+def write(story: Story, folder: Path) -> list[Path]:
+    """Write both files and return their paths. Raises `tenfold`'s misuse error where the folder cannot be written."""
+    paths = [folder / "report.html", folder / "report.json"]
+    save(render(story), paths[0])
+    save(story.to_json().decode(), paths[1])
+    return paths
+
+
+def render(story: Story) -> str:
+    """The page."""
+    if story.stopped_because:
+        badge = Badge("partial: " + story.stopped_because[:60], "warn")
+    else:
+        badge = Badge("all kept", "good") if story.kept else Badge("broken", "bad")
+    kind = "quick run" if story.quick else "full run"
+    machine = f"{story.environment.get('cpu')}, {story.environment.get('cores')} cores"
+    subtitle = f"{kind} of {story.started_at}, {story.seconds:.0f} s, {machine}. SLO: {story.slo}."
+    return page("Black Friday: measure, find, fix, prove", sections(story), badge=badge, subtitle=subtitle)
+
+
+def sections(story: Story) -> list[Section]:
+    """Everything that was found out, in the order in which it was."""
+    made = [Section("Promises", html=_promises(story), wide=True)]
+    rates = {rung.title: rung.rate for rung in story.rungs}
+    if any(rates.values()):
+        made.append(
+            Section(
+                "The ladder: the highest rate that holds the SLO",
+                figure=figures.ladder(rates),
+                note="Every rung was measured by the same search with the same journeys, one after the other.",
+                wide=True,
+            )
+        )
+    if story.rungs:
+        made.append(Section("Rungs", html=_rungs(story.rungs), wide=True))
+    if any(rung.probes for rung in story.rungs):
+        made.append(
+            Section(
+                "p95 against rate",
+                figure=_probes(story.rungs),
+                note="Every probe of every search. Filled: the SLO held. A probe whose verdict was certain was ended early.",
+                wide=True,
+                height=420,
+            )
+        )
+    if story.evidence:
+        made += _evidence(story.evidence)
+    if story.same_rate:
+        made.append(Section("The same rate, before and after", html=_same_rate(story.same_rate), wide=True))
+    if story.before_run and story.after_run:
+        made += [
+            Section("Before: percentile spectrum", figure=figures.spectrum(story.before_run)),
+            Section("After: percentile spectrum", figure=figures.spectrum(story.after_run)),
+        ]
+    if story.integrity:
+        made.append(Section("Orders and stock", html=_integrity(story.integrity), wide=True))
+    run = story.ten_times_run
+    if run is not None:
+        made += [
+            Section("Ten times the traffic", html=tables.cards(run), wide=True),
+            Section("Steps", html=tables.steps(run), wide=True),
+            Section("Percentile spectrum", figure=figures.spectrum(run), wide=True),
+            Section("Latency over time", figure=figures.latency(run), wide=True),
+            Section("Offered against achieved rate", figure=figures.rates(run)),
+            Section("In flight", figure=figures.in_flight(run)),
+            Section("Client health", html=tables.clients(run), wide=True),
+        ]
+    facts = [(name, str(value)) for name, value in {**story.environment, "seed": story.seed, "Zipf exponent": story.zipf}.items()]
+    made.append(Section("Environment", html=_table(("fact", "value"), facts), wide=True))
+    return made
+
+
+def _promises(story: Story) -> str:
+    rows = [(row.promise, row.target, row.measured, verdict(row)) for row in story.promises]
+    return _table(("promise", "target", "measured on this machine", "verdict"), rows)
+
+
+def _rungs(rungs: Sequence[RungOutcome]) -> str:
+    fixed = next((rung.fixed.rate for rung in rungs if rung.fixed), None)
+    head, rows = cells(rungs, fixed)
+    return _table((*head, "why the search stopped"), [(*row, rung.why) for row, rung in zip(rows, rungs, strict=True)])
+
+
+def _evidence(found: Evidence) -> list[Section]:
+    names = list(found.endpoints[0].statements) if found.endpoints else []
+    endpoints = [(one.name, *(f"{one.statements[name]:.1f}" for name in names)) for one in found.endpoints]
+    top = [
+        (row.text, f"{row.share:.0%}", f"{row.mean * 1e3:.2f} ms", f"{row.calls_per_request:.2f}") for row in found.statements
+    ]
+    seen = [(finding.what, finding.evidence, finding.rung) for finding in found.findings]
+    return [
+        Section("Findings", html=_table(("finding", "evidence", "rung"), seen), wide=True),
+        Section("Statements one request sends", html=_table(("request", *names), endpoints)),
+        Section("Statements of the baseline", html=_table(("statement", "share", "mean", "calls/request"), top), wide=True),
+    ]
+
+
+def _same_rate(found: SameRate) -> str:
+    row = (
+        f"{found.rate:.0f}/s",
+        f"{found.before * 1e3:.1f} ms",
+        f"{found.after * 1e3:.1f} ms",
+        f"{-found.reduction:+.1%}",
+        f"{found.low:+.1%} to {found.high:+.1%}",
+        found.verdict,
+    )
+    return _table(("rate", f"p95 of {found.step} before", "after", "change", "95 % interval", "verdict"), [row])
+
+
+def _integrity(found: dict[str, Integrity]) -> str:
+    head = ("shop", "acknowledged", "stored", "lost", "oversold", "stock < 0", "miscounted", "twice", "stale own reads")
+    rows = [
+        (
+            name, one.acknowledged, one.stored, one.lost, one.oversold, one.negative_stock, one.miscounted, one.duplicates,
+            f"{one.stale_own_reads} of {one.own_reads}" if one.own_reads else "not measured",
+        )
+        for name, one in found.items()
+    ]  # fmt: skip
+    return _table(head, rows)
+
+
+def _probes(rungs: Sequence[RungOutcome]) -> Figure:
+    """p95 against rate on logarithmic axes, a colour a rung."""
+    base = figures.ladder({})
+    traces = [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": escape(rung.title),
+            "x": [probe.rate for probe in rung.probes],
+            "y": [probe.p95 * 1e3 for probe in rung.probes],
+            "marker": {
+                "color": _COLOURS[at % len(_COLOURS)],
+                "size": 9,
+                "symbol": ["circle" if probe.held else "circle-open" for probe in rung.probes],
+            },
+            "hovertemplate": "%{x:,.0f}/s: p95 %{y:.1f} ms",
+        }
+        for at, rung in enumerate(rungs)
+        if rung.probes
+    ]
+    axis = {"gridcolor": "var(--grid)", "linecolor": "var(--line)", "type": "log", "automargin": True}
+    layout = base["layout"] | {
+        "xaxis": axis | {"title": {"text": "requests a second"}},
+        "yaxis": axis | {"title": {"text": "p95, ms"}},
+        "showlegend": True,
+    }
+    return {"data": traces, "layout": layout}
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'

@@ -1,0 +1,74 @@
+"""What a worker of the shop is told: one frozen object, written to and read from the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Literal, get_args
+
+Variant = Literal["draft", "baseline", "tuned"]
+Rung = Literal["shapes", "indexes", "cache", "replicas"]
+
+VARIANTS: tuple[Variant, ...] = get_args(Variant)
+RUNGS: tuple[Rung, ...] = get_args(Rung)
+PREFIX = "BLACKFRIDAY_"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The options of one worker.
+
+    variant: which implementation answers (default ``baseline``).
+    rung: how far up the ladder ``tuned`` is; each rung includes those below it. ``shapes``: one statement a
+    page, keyset
+      pages. ``indexes``: no code of its own, the indexes of :func:`blackfriday.domain.apply_indexes` are
+      expected. ``cache``: memory and Valkey. ``replicas``: the catalogue is read from replicas. Ignored by
+      the other variants.
+    database: URL of the primary, ``postgresql://user@host:port/name``.
+    replicas: URLs of the replicas; used from the rung ``replicas`` on, which without any reads from the
+    primary.
+    valkey: URL of the shared cache; used from the rung ``cache`` on, which without one has the memory of the
+    worker
+      alone and then keeps no stock at all.
+    payment: URL of the payment service.
+    counters: folder for the counters that all workers of one shop share; empty = of this worker alone.
+    """
+
+    variant: Variant = "baseline"
+    rung: Rung = "replicas"
+    database: str = ""
+    replicas: tuple[str, ...] = ()
+    valkey: str = ""
+    payment: str = ""
+    counters: str = ""
+
+    def __post_init__(self) -> None:
+        if self.variant not in VARIANTS:
+            raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {self.variant!r}")
+        if self.rung not in RUNGS:
+            raise ValueError(f"rung must be one of {', '.join(RUNGS)}, got {self.rung!r}")
+        if not self.database:
+            raise ValueError(
+                "database must be the URL of a PostgreSQL, got nothing: pass --database or database="
+            )
+
+    def includes(self, rung: Rung) -> bool:
+        """Whether the tuned variant runs with ``rung``, being at it or above it."""
+        return self.variant == "tuned" and RUNGS.index(self.rung) >= RUNGS.index(rung)
+
+    def to_environment(self) -> dict[str, str]:
+        """The variables that :meth:`from_environment` reads."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values["replicas"] = " ".join(self.replicas)
+        return {PREFIX + name.upper(): str(value) for name, value in values.items()}
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
+        """The settings of this process; ValueError in one sentence if they cannot be."""
+        values: dict[str, object] = {}
+        for field in fields(cls):
+            text = environment.get(PREFIX + field.name.upper())
+            if text is not None:
+                values[field.name] = tuple(text.split()) if field.name == "replicas" else text
+        return cls(**values)  # type: ignore[arg-type]

@@ -1,0 +1,36 @@
+"""Open-loop load tests: journeys in Python, honest latencies, a verdict.
+
+The first lines of a scenario file are ``from tenfold.load import feed, journey, step, check, target``;
+whoever drives runs from code takes `run`, `find_breakpoint` and the schedules.
+"""
+
+from tenfold.load import feed
+from tenfold.load.breakpoint import ProbeProgress, find_breakpoint
+from tenfold.load.compare import CompareOptions, Comparison, Metric, compare
+from tenfold.load.environment import describe as describe_environment
+from tenfold.load.errors import LoadError, RequestFailed, TargetDownError, WorkerError
+from tenfold.load.result import ClientHealth, Counts, Interval, ObjectiveResult, RunResult, StepResult
+from tenfold.load.run import Progress, RunOptions, Snapshot, run
+from tenfold.load.scenario import Journey, Scenario, journey, load_scenario, target
+from tenfold.load.schedule import Constant, Poisson, Ramp, Replay, Schedule, Soak, Spike, Steps
+from tenfold.load.search import Probe, SearchOptions, SearchResult
+from tenfold.load.slo import Objective, Validity, Verdict, load_objectives, verdict
+from tenfold.load.step import check, step
+
+__all__ = [  # noqa: RUF022 - grouped by what they are for
+    # scenario files
+    "journey", "step", "check", "target", "feed", "Journey", "RequestFailed",
+    # schedules
+    "Schedule", "Constant", "Poisson", "Ramp", "Steps", "Spike", "Soak", "Replay",
+    # running
+    "Scenario", "load_scenario", "run", "RunOptions", "Progress", "Snapshot",
+    "find_breakpoint", "ProbeProgress", "SearchOptions", "SearchResult", "Probe",
+    # judging
+    "Objective", "Validity", "Verdict", "load_objectives", "verdict",
+    # comparing
+    "compare", "CompareOptions", "Comparison", "Metric",
+    # results
+    "RunResult", "StepResult", "Counts", "Interval", "ClientHealth", "ObjectiveResult", "describe_environment",
+    # errors
+    "LoadError", "TargetDownError", "WorkerError",
+]  # fmt: skip

@@ -1,0 +1,339 @@
+"""Connections to one origin: a bounded keep-alive pool and the protocol that reads answers.
+
+All journeys of a process share the pool, as users behind a proxy share the proxy's connections. A request
+takes the connection used last (the warmest); where none is idle, one is opened up to ``limit``, and beyond
+that requests wait while their intended time counts on. Whichever comes first, the new connection or a
+returned one, serves the request that waited longest.
+
+Deadlines are looked at in one coarse sweep (`Pool.sweep`, every 20 ms) instead of a timer a request: a sweep
+over 1,000 connections costs 40 µs, a thousand timers cost a thousand insertions into a heap for nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections import deque
+from collections.abc import Generator
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+
+from tenfold.load.trampoline import PARKED, resume
+from tenfold.load.wire import Reader, read_whole
+
+if TYPE_CHECKING:
+    from tenfold.load.user import User
+
+CONNECT_TIMEOUT: Final = 5.0
+"""Seconds until an unanswered connection attempt is given up; the request's own deadline may be sooner."""
+_FULL_SWEEP: Final = 25
+"""Every so many sweeps all waiting requests are looked at, not just the first."""
+
+
+class Failure:
+    """Why a request got no answer. ``retryable``: a reused idle connection went away before any byte came."""
+
+    __slots__ = ("kind", "retryable")
+
+    def __init__(self, kind: str, retryable: bool = False) -> None:
+        self.kind = kind
+        self.retryable = retryable
+
+
+class Waiter(NamedTuple):
+    """A request that waits for a connection."""
+
+    user: User
+    deadline: float
+
+
+class Connection(asyncio.Protocol):
+    """One keep-alive connection, one request at a time."""
+
+    __slots__ = ("deadline", "head_only", "open", "pool", "reader", "served", "transport", "user")
+
+    transport: asyncio.Transport
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.user: User | None = None
+        self.deadline = 0.0
+        self.head_only = False
+        self.reader: Reader | None = None
+        self.served = 0
+        self.open = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        raw = transport.get_extra_info("socket")
+        if raw is not None:
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.open = True
+        self.pool.opened += 1
+        self.pool.connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        user = self.user
+        pool = self.pool
+        pool.bytes_in += len(data)
+        if self.reader is None and user is not None and not self.head_only:
+            answer = read_whole(data)
+            if answer is not None:
+                self.user = None
+                self.served += 1
+                pool.requests += 1
+                if pool.waiting:
+                    resume(user, answer)
+                    pool.serve(self)
+                else:
+                    pool.idle.append(self)
+                    resume(user, answer)
+                return
+        self._read_on(data)
+
+    def _read_on(self, data: bytes) -> None:
+        user = self.user
+        if user is None:  # bytes that nobody asked for: a broken peer, or an answer to a request given up
+            self.drop()
+            return
+        if self.reader is None:
+            self.reader = Reader(self.head_only)
+        if self.reader.feed(data):
+            self._settle(user, self.reader)
+
+    def _settle(self, user: User, reader: Reader) -> None:
+        self.user = None
+        self.reader = None
+        self.served += 1
+        self.pool.requests += 1
+        if reader.keep and reader.failure is None and self.open:
+            self.pool.put(self)
+        else:
+            self.drop()
+        resume(user, Failure(reader.failure) if reader.failure is not None else reader.answer)
+
+    def eof_received(self) -> bool:
+        self.pool.forget(self)
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.pool.forget(self)
+        self.pool.refill()
+        user, reader = self.user, self.reader
+        if user is None:
+            return
+        if reader is not None and exc is None and reader.end():
+            reader.keep = False
+            self._settle(user, reader)
+            return
+        self.user = None
+        resume(user, Failure("closed" if exc is None else "reset", self.served > 0 and reader is None))
+
+    def fail(self, kind: str) -> None:
+        """Give the request up and the connection with it: its answer may still come, for nobody."""
+        user, self.user = self.user, None
+        self.drop()
+        if user is not None:
+            resume(user, Failure(kind))
+
+    def drop(self) -> None:
+        """Close without ceremony."""
+        self.pool.forget(self)
+        if not self.transport.is_closing():
+            self.transport.abort()
+
+
+class Pool:
+    """The connections to one origin, at most ``limit`` of them open or opening."""
+
+    def __init__(
+        self, scheme: str, host: str, port: int, *, limit: int, tls: ssl.SSLContext | None, user_agent: str
+    ) -> None:
+        self.scheme, self.host, self.port = scheme, host, port
+        self.limit = limit
+        self.idle: list[Connection] = []
+        self.connections: set[Connection] = set()
+        self.waiting: deque[Waiter] = deque()
+        self.opened = 0
+        self.requests = 0
+        self.retries = 0
+        self.bytes_in = 0
+        self._sweeps = 0
+        self._tls = tls if scheme == "https" else None
+        self._address: str | None = None
+        self._opening: set[asyncio.Task[None]] = set()
+        self._closed = False
+        shown = f"[{host}]" if ":" in host else host
+        default = port == (443 if scheme == "https" else 80)
+        self.authority = shown if default else f"{shown}:{port}"
+        self.fields = f" HTTP/1.1\r\nHost: {self.authority}\r\nUser-Agent: {user_agent}\r\nAccept: */*\r\n"
+        self.plain = self.fields + "\r\n"
+
+    async def warm(self, count: int) -> None:
+        """Open ``count`` connections before the run. Raises `OSError` or `ssl.SSLError` where the target is
+        not there.
+        """
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        error: OSError | None = None
+        for *_, address in found:
+            try:
+                self.put(await self._connect(str(address[0])))
+            except OSError as problem:
+                error = error or problem
+            else:
+                self._address = str(address[0])
+                break
+        else:
+            raise error or OSError(f"{self.host} has no address")
+        more = min(count, self.limit) - 1
+        for made in await asyncio.gather(
+            *(self._connect(self._address) for _ in range(more)), return_exceptions=True
+        ):
+            if isinstance(made, Connection):
+                self.put(made)
+
+    async def _connect(self, address: str | None) -> Connection:
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            _, protocol = await loop.create_connection(
+                lambda: Connection(self),
+                address or self.host,
+                self.port,
+                ssl=self._tls,
+                server_hostname=self.host if self._tls is not None else None,
+            )
+        return protocol
+
+    def acquire(
+        self, user: User, deadline: float, fresh: bool
+    ) -> Generator[object, Any, Connection | Failure]:
+        """A connection for ``user``: idle, new, or the next that comes back. ``fresh`` never takes a used
+        one.
+        """
+        while True:
+            if fresh:
+                self._open(Waiter(user, deadline))
+            else:
+                self.waiting.append(Waiter(user, deadline))
+                if len(self.connections) < self.limit:
+                    self.refill()
+            got: Connection | Failure = yield PARKED
+            if isinstance(got, Failure) or got.open:
+                return got
+
+    def put(self, connection: Connection) -> None:
+        """A connection is free: to the longest waiting request, or to the idle ones."""
+        if self.waiting:
+            self.give(connection)
+        else:
+            self.idle.append(connection)
+
+    def serve(self, connection: Connection) -> None:
+        """As `put`, handing over at once. Only for callbacks of the loop, where no journey is running."""
+        while self.waiting and connection.open:
+            user = self.waiting.popleft().user
+            if user._engine.alive(user):
+                resume(user, connection)
+                return
+        if connection.open:
+            self.idle.append(connection)
+
+    def give(self, connection: Connection) -> None:
+        """Hand over in the next turn of the loop, so that no journey runs inside another one's resumption."""
+        waiter = self.waiting.popleft()
+        asyncio.get_running_loop().call_soon(self._hand, waiter.user, connection)
+
+    def _hand(self, user: User, connection: Connection) -> None:
+        if user._engine.alive(user):
+            resume(user, connection)
+        elif connection.open:
+            self.put(connection)
+
+    def refill(self) -> None:
+        """Open as many connections as requests wait for, within the limit."""
+        wanted = len(self.waiting) - len(self._opening)
+        room = self.limit - len(self.connections) - len(self._opening)
+        for _ in range(min(wanted, room)):
+            if self._closed:
+                return
+            self._open(None)
+
+    def _open(self, waiter: Waiter | None) -> None:
+        task = asyncio.get_running_loop().create_task(self._open_for(waiter))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+
+    async def _open_for(self, waiter: Waiter | None) -> None:
+        try:
+            made: Connection | Failure = await self._connect(self._address)
+        except TimeoutError:
+            made = Failure("connect timeout")
+        except ConnectionRefusedError:
+            made = Failure("connect refused")
+        except ssl.SSLError:
+            made = Failure("connect tls")
+        except OSError:
+            made = Failure("connect error")
+        if waiter is not None:
+            self._deliver(waiter.user, made)
+        elif isinstance(made, Connection):
+            if made.open:
+                self.put(made)
+        elif self.waiting:
+            self._deliver(self.waiting.popleft().user, made)
+
+    def _deliver(self, user: User, made: Connection | Failure) -> None:
+        if user._engine.alive(user):
+            resume(user, made)
+        elif isinstance(made, Connection) and made.open:
+            self.put(made)
+
+    def forget(self, connection: Connection) -> None:
+        """Strike a connection that is closed or closing from the lists."""
+        if connection.open:
+            connection.open = False
+            self.connections.discard(connection)
+            if connection in self.idle:
+                self.idle.remove(connection)
+
+    def sweep(self) -> None:
+        """Fail every request whose deadline has passed."""
+        now = monotonic()
+        late = [c for c in self.connections if c.user is not None and c.deadline < now]
+        for connection in late:
+            connection.fail("timeout")
+        # The head has waited longest; only where requests have time-outs of their own can another be due first.
+        self._sweeps += 1
+        every = self._sweeps % _FULL_SWEEP == 0
+        if self.waiting and (every or self.waiting[0].deadline < now):
+            kind = "timeout" if self.connections else "connect timeout"
+            over = [waiter for waiter in self.waiting if waiter.deadline < now]
+            if over:
+                self.waiting = deque(waiter for waiter in self.waiting if waiter.deadline >= now)
+            for waiter in over:
+                resume(waiter.user, Failure(kind))
+
+    def abandon(self) -> None:
+        """Forget the requests under way and those that wait; the connections that carried them go."""
+        self.waiting.clear()
+        for connection in [each for each in self.connections if each.user is not None]:
+            connection.user = None
+            connection.drop()
+
+    async def close(self) -> None:
+        """Close everything; requests under way are forgotten, not resumed."""
+        self._closed = True
+        self.abandon()
+        for connection in list(self.connections):
+            connection.drop()
+        opening = list(self._opening)
+        for task in opening:
+            task.cancel()
+        await asyncio.gather(*opening, return_exceptions=True)
+
+    def __repr__(self) -> str:
+        busy = len(self.connections) - len(self.idle)
+        counts = f"busy={busy}, idle={len(self.idle)}, waiting={len(self.waiting)}"
+        return f"Pool({self.scheme}://{self.authority}, {counts})"

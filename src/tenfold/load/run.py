@@ -1,0 +1,437 @@
+"""One run: spawn the load processes, start them at one instant, merge what they measure, judge it."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import secrets
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from time import monotonic
+from typing import Any, Final
+
+from tenfold import __version__
+from tenfold._core import units
+from tenfold._core.errors import MisuseError
+from tenfold._core.histogram import Histogram
+from tenfold.load import environment
+from tenfold.load.errors import WorkerError
+from tenfold.load.frames import Go, Spec, Stop
+from tenfold.load.processes import LoadProcess
+from tenfold.load.recorder import Delta
+from tenfold.load.result import Interval, RunResult, StepResult
+from tenfold.load.scenario import Scenario
+from tenfold.load.schedule import Schedule
+from tenfold.load.slo import DEFAULT_VALIDITY, Objective, Validity, judge
+
+MAX_RATE: Final = 20_000.0
+MAX_DURATION: Final = 3600.0
+INTERRUPTED: Final = "interrupted"
+_TICK: Final = 0.2
+_GRACE: Final = 5.0
+_STOP_DRAIN: Final = 1.0
+_EXACT_UP_TO: Final = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """What a run seldom needs told. Durations are seconds or strings such as ``"10s"``.
+
+    ``timeout`` (10 s) is how long a request may take, waiting for a connection included; ``drain`` (10 s) how
+    long the run waits for answers after the last arrival; ``start_timeout`` (30 s) how long the processes may
+    take to get ready. ``max_connections`` (1,000) bounds the connections of one process to one origin,
+    ``connections`` (10) are opened before the start. ``lift_ceilings`` allows more than 20,000 arrivals a
+    second and more than an hour.
+    ``handle_sigint`` makes SIGINT end the run with a partial result instead of raising `KeyboardInterrupt`.
+    ``validity`` says when the client has become what was measured.
+    """
+
+    timeout: units.Duration = 10.0
+    drain: units.Duration = 10.0
+    start_timeout: units.Duration = 30.0
+    max_connections: int = 1000
+    connections: int = 10
+    lift_ceilings: bool = False
+    handle_sigint: bool = False
+    validity: Validity = DEFAULT_VALIDITY
+
+    def __post_init__(self) -> None:
+        for name in ("timeout", "start_timeout"):
+            if units.duration(getattr(self, name), name) <= 0:
+                raise MisuseError(f"{name}: expected a duration above 0, got {getattr(self, name)!r}")
+        units.duration(self.drain, "drain")
+        if self.max_connections < 1 or self.connections < 1:
+            raise MisuseError("max_connections, connections: expected at least 1")
+
+
+DEFAULT_OPTIONS: Final = RunOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How a run stands; handed to ``on_progress`` about five times a second. Seconds and counts since the
+    start.
+    """
+
+    elapsed: float
+    planned: float
+    """Seconds of the schedule."""
+    sent: int
+    """Journeys started."""
+    answered: int
+    """Samples that ended, good or bad."""
+    errors: int
+    in_flight: int
+    """Journeys under way."""
+    p95: float
+    """Corrected, of everything so far, warm-up included; NaN before the first answer."""
+    rate: float
+    """Samples that ended in the last whole second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A run so far, for whoever decides about its early end."""
+
+    result: RunResult
+    """With the steps so far; the rest stands when the run is over."""
+    in_flight: int
+    most_samples: int
+    """The most samples that any one journey has made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A result and how the run came to its end."""
+
+    result: RunResult
+    unfinished: int
+    """Journeys still under way when the drain time-out ended."""
+    early: bool = False
+    """``stop_early`` ended it."""
+    interrupted: bool = False
+
+
+class _Merged:
+    """The sums of all processes so far."""
+
+    def __init__(self, processes: int) -> None:
+        self.steps: dict[str, StepResult] = {}
+        self.intervals: dict[int, Interval] = {}
+        self.started = [0] * processes
+        self.in_flight = [0] * processes
+        self.most = 0
+        self.everything = Histogram()
+        self._highest: dict[tuple[int, int], int] = {}
+
+    def add(self, process: int, delta: Delta) -> None:
+        self.started[process] = delta.started
+        self.in_flight[process] = delta.in_flight
+        self.most = max(self.most, delta.most)
+        for step in delta.steps:
+            known = self.steps.get(step.name)
+            if known is None:
+                self.steps[step.name] = step
+            else:
+                known.add(step)
+                known.warmup.add(step.warmup)
+        for interval in delta.intervals:
+            # Deltas of one process within a second: the maximum; of several processes: the sum.
+            key = (process, interval.at)
+            self._highest[key] = max(self._highest.get(key, 0), interval.in_flight_max)
+            interval.in_flight_max = 0
+            self.everything.merge(interval.corrected)
+            seen = self.intervals.get(interval.at)
+            if seen is None:
+                self.intervals[interval.at] = interval
+            else:
+                seen.add(interval)
+
+    def timeline(self) -> list[Interval]:
+        for (_, at), count in self._highest.items():
+            self.intervals[at].in_flight_max += count
+        self._highest.clear()
+        return [self.intervals[at] for at in sorted(self.intervals)]
+
+
+async def run(
+    scenario: Scenario,
+    schedule: Schedule,
+    *,
+    warmup: units.Duration = 0.0,
+    processes: int = 1,
+    seed: int | None = None,
+    objectives: Sequence[Objective] = (),
+    on_progress: Callable[[Progress], object] | None = None,
+    stop_early: Callable[[Snapshot], str | None] | None = None,
+    options: RunOptions = DEFAULT_OPTIONS,
+) -> RunResult:
+    """Load ``scenario`` by ``schedule`` and return what was measured, judged by ``objectives``.
+
+    ``warmup``
+        Seconds from the start whose samples are kept apart; part of the schedule's duration. Default 0.
+    ``processes``
+        Load processes, each at most one core. Default 1.
+    ``seed``
+        Of arrivals, choices and data. Default: drawn anew, and written into the result.
+    ``stop_early``
+        Called about five times a second with the result so far; a sentence ends the run, None lets it go on.
+
+    Raises `MisuseError` for nonsense and for what exceeds the ceilings, `TargetDownError` where nothing
+    listens, and `WorkerError` where a process does not come up. Later trouble never raises: a run that was
+    interrupted, or lost a process, returns with ``complete=False`` and says why. No process outlives the
+    call.
+    """
+    outcome = await execute(
+        scenario,
+        schedule,
+        warmup=warmup,
+        processes=processes,
+        seed=secrets.randbelow(2**32) if seed is None else seed,
+        objectives=objectives,
+        on_progress=on_progress,
+        stop_early=stop_early,
+        options=options,
+    )
+    return outcome.result
+
+
+async def execute(
+    scenario: Scenario,
+    schedule: Schedule,
+    *,
+    warmup: units.Duration,
+    processes: int,
+    seed: int,
+    objectives: Sequence[Objective],
+    on_progress: Callable[[Progress], object] | None,
+    stop_early: Callable[[Snapshot], str | None] | None,
+    options: RunOptions,
+) -> Outcome:
+    """`run`, with how it ended."""
+    warm = units.duration(warmup, "warmup")
+    _check(schedule, warm, processes, options)
+    merged = _Merged(processes)
+    children = [LoadProcess(number, merged.add) for number in range(processes)]
+    interrupted = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    if options.handle_sigint:
+        loop.add_signal_handler(signal.SIGINT, interrupted.set)
+    result = RunResult(
+        scenario=scenario.name,
+        target=scenario.target,
+        schedule=schedule.to_dict(),
+        tool_version=__version__,
+        seed=seed,
+        warmup=warm,
+        duration=schedule.duration,
+        planned=_planned(schedule, seed),
+        environment=environment.describe(),
+    )
+    try:
+        await _start(children, scenario, schedule, result, options)
+        start = monotonic() + 0.1
+        result.started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        for child in children:
+            child.say(Go(start))
+        watch = _Watch(children, merged, result, start, units.duration(options.drain))
+        await watch.until_the_end(interrupted, on_progress, stop_early)
+        result.elapsed = max(0.0, monotonic() - start)
+    finally:
+        if options.handle_sigint:
+            loop.remove_signal_handler(signal.SIGINT)
+        await asyncio.shield(asyncio.gather(*(child.close() for child in children)))
+    unfinished = _conclude(result, merged, children, watch.reason)
+    judge(result, objectives, options.validity)
+    return Outcome(result, unfinished, watch.early, interrupted.is_set())
+
+
+def _check(schedule: Schedule, warmup: float, processes: int, options: RunOptions) -> None:
+    if processes < 1:
+        raise MisuseError(f"processes: expected at least 1, got {processes!r}")
+    if not schedule.duration > 0:
+        raise MisuseError(f"schedule: expected a duration above 0, got {schedule.duration!r}")
+    if warmup >= schedule.duration:
+        raise MisuseError(
+            f"warmup: expected less than the {schedule.duration:g} s of the schedule, got {warmup:g} s"
+        )
+    if options.lift_ceilings:
+        return
+    if schedule.duration > MAX_DURATION:
+        raise MisuseError(
+            f"duration: expected at most {MAX_DURATION:g} s, got {schedule.duration:g} s; lift_ceilings "
+            "(--lift-ceilings) allows more"
+        )
+    points = 1000
+    peak = max(schedule.rate_at(schedule.duration * at / points) for at in range(points))
+    if peak > MAX_RATE:
+        raise MisuseError(
+            f"rate: expected at most {MAX_RATE:g} arrivals a second, got {peak:g}; "
+            "lift_ceilings (--lift-ceilings) allows more"
+        )
+
+
+def _planned(schedule: Schedule, seed: int) -> int:
+    estimate = schedule.count_estimate
+    if estimate > _EXACT_UP_TO:
+        return estimate
+    return sum(len(chunk) for chunk in schedule.arrivals(seed))
+
+
+async def _start(
+    children: list[LoadProcess],
+    scenario: Scenario,
+    schedule: Schedule,
+    result: RunResult,
+    options: RunOptions,
+) -> None:
+    timeout = units.duration(options.start_timeout)
+    specs = [
+        Spec(
+            source=scenario.source,
+            is_file=scenario.is_file,
+            target=scenario.target,
+            schedule=schedule.to_dict(),
+            seed=result.seed,
+            process=child.number,
+            processes=len(children),
+            warmup=result.warmup,
+            timeout=units.duration(options.timeout),
+            drain=units.duration(options.drain),
+            max_connections=options.max_connections,
+            connections=min(options.connections, options.max_connections),
+        )
+        for child in children
+    ]
+    starts = [asyncio.ensure_future(child.start(spec)) for child, spec in zip(children, specs, strict=True)]
+    try:
+        async with asyncio.timeout(timeout):
+            await asyncio.gather(*starts)
+    except TimeoutError:
+        raise WorkerError(
+            f"the load processes were not ready within {timeout:g} s; "
+            "look at what the scenario does at import"
+        ) from None
+    finally:
+        for start in starts:
+            start.cancel()
+        await asyncio.gather(*starts, return_exceptions=True)
+
+
+class _Watch:
+    """Looks after the processes from the start to the last word of each."""
+
+    def __init__(
+        self, children: list[LoadProcess], merged: _Merged, result: RunResult, start: float, drain: float
+    ) -> None:
+        self.reason = ""
+        """Why the run ended before its schedule did; empty when it did not."""
+        self.early = False
+        self._children = children
+        self._merged = merged
+        self._result = result
+        self._start = start
+        self._drain = drain
+        self._deadline = start + result.duration + drain + _GRACE
+
+    async def until_the_end(
+        self,
+        interrupted: asyncio.Event,
+        on_progress: Callable[[Progress], object] | None,
+        stop_early: Callable[[Snapshot], str | None] | None,
+    ) -> None:
+        """Returns when every process has ended or the deadline has passed."""
+        ends = asyncio.gather(*(child.ended.wait() for child in self._children))
+        stop = asyncio.ensure_future(interrupted.wait())
+        try:
+            while not ends.done():
+                waits: set[asyncio.Future[Any]] = {ends} if self.reason else {ends, stop}
+                await asyncio.wait(waits, timeout=_TICK, return_when=asyncio.FIRST_COMPLETED)
+                now = monotonic()
+                if now > self._deadline:
+                    self.reason = self.reason or "a load process did not end in time"
+                    return
+                if on_progress is not None and now >= self._start:
+                    on_progress(_progress(self._merged, now - self._start, self._result.duration))
+                if not self.reason:
+                    self._decide(now, interrupted.is_set(), stop_early)
+        finally:
+            ends.cancel()
+            stop.cancel()
+            await asyncio.gather(ends, stop, return_exceptions=True)
+
+    def _decide(
+        self, now: float, interrupted: bool, stop_early: Callable[[Snapshot], str | None] | None
+    ) -> None:
+        drain = _STOP_DRAIN
+        if interrupted:
+            self.reason = INTERRUPTED
+        elif lost := next((child.failure for child in self._children if child.failure), ""):
+            self.reason = lost
+        elif (
+            stop_early is not None
+            and now >= self._start
+            and not all(c.ended.is_set() for c in self._children)
+        ):
+            self._result.steps = list(self._merged.steps.values())
+            self._result.started = sum(self._merged.started)
+            self._result.elapsed = now - self._start
+            merged = self._merged
+            self.reason = stop_early(Snapshot(self._result, sum(merged.in_flight), merged.most)) or ""
+            self.early = bool(self.reason)
+            drain = self._drain
+        if self.reason:
+            for child in self._children:
+                child.say(Stop(drain))
+            self._deadline = min(self._deadline, now + drain + _GRACE)
+
+
+def _progress(merged: _Merged, elapsed: float, planned: float) -> Progress:
+    answered = errors = 0
+    for step in merged.steps.values():
+        answered += step.attempts + step.warmup.attempts
+        errors += step.failures + step.warmup.failures
+    last = merged.intervals.get(int(elapsed) - 1)
+    p95 = merged.everything.quantile(0.95, beyond=errors) / 1e6 if answered else math.nan
+    return Progress(
+        elapsed=elapsed,
+        planned=planned,
+        sent=sum(merged.started),
+        answered=answered,
+        errors=errors,
+        in_flight=sum(merged.in_flight),
+        p95=p95,
+        rate=float(last.answered) if last is not None else 0.0,
+    )
+
+
+def _conclude(result: RunResult, merged: _Merged, children: list[LoadProcess], reason: str) -> int:
+    """Fill the result in; how many journeys were cut off."""
+    result.steps = list(merged.steps.values())
+    result.intervals = merged.timeline()
+    result.started = sum(merged.started)
+    result.stopped_because = reason
+    result.complete = not reason
+    words = [child.done for child in children if child.done is not None]
+    result.clients = [word.health for word in words]
+    dropped = sum(word.dropped for word in words)
+    if result.complete:
+        result.planned = result.started + dropped
+    if dropped:
+        result.notes.append(f"{dropped:,} arrivals were not started: too many journeys were under way")
+    unfinished = sum(word.unfinished for word in words)
+    if unfinished:
+        result.notes.append(f"{unfinished:,} journeys were under way when the run ended")
+    if retries := sum(word.retries for word in words):
+        result.notes.append(
+            f"{retries:,} requests were sent again: a reused connection had been closed by the target"
+        )
+    for child in children:
+        if child.done is not None and child.said:
+            result.notes.append(f"load process {child.number} said on stderr: {child.said[-500:]}")
+    for word in words:
+        for kind, text in word.tracebacks.items():
+            result.tracebacks.setdefault(kind, text)
+    return unfinished

@@ -1,0 +1,82 @@
+"""How journeys are driven: coroutines resumed by hand, without an `asyncio.Task` each.
+
+A Task costs a heap of bookkeeping for every resumption (a handle, a context run, a wake-up through the loop).
+A journey needs none of it: the bytes of its answer arrive in a callback, and that very callback sends the
+answer into the coroutine. What waits arranges its own waking first and then yields `PARKED`.
+
+The price: inside a journey there is no current task, so `asyncio.timeout`, `asyncio.wait_for` and whatever
+stands on them refuse to work. Requests take ``timeout=`` and `User.think` waits. Any plain future is honoured
+as a Task would honour it, so `asyncio.sleep`, `asyncio.to_thread` and awaiting a Task of one's own work
+inside a journey.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from tenfold._core.errors import MisuseError
+
+if TYPE_CHECKING:
+    from tenfold.load.user import User
+
+PARKED: Final = object()
+"""What a coroutine yields after it arranged for `resume` to be called."""
+
+current: User | None = None
+"""The user whose journey is running right now; `step` and `check` look here. Set on every resumption."""
+
+
+def resume(user: User, value: object) -> None:
+    """Run the journey of ``user`` to its next wait, handing it ``value``."""
+    global current
+    current = user
+    try:
+        waits_for = user._send(value)
+    except StopIteration:
+        current = None
+        user._finish(None)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # noqa: BLE001 - counted by its kind; the run goes on
+        current = None
+        user._finish(error)
+    else:
+        current = None
+        if waits_for is not PARKED:
+            _foreign(user, waits_for)
+
+
+def throw(user: User, error: BaseException) -> None:
+    """As `resume`, raising ``error`` where the journey waits."""
+    user._send = _thrower(user._coroutine.throw, error, user._coroutine.send, user)
+    resume(user, None)
+
+
+def _thrower(
+    throw: Callable[[BaseException], Any], error: BaseException, send: Callable[[Any], Any], user: User
+) -> Callable[[Any], Any]:
+    def once(_: object) -> Any:
+        user._send = send
+        return throw(error)
+
+    return once
+
+
+def _foreign(user: User, waits_for: Any) -> None:
+    if waits_for is None:  # asyncio.sleep(0)
+        asyncio.get_running_loop().call_soon(resume, user, None)
+    elif getattr(waits_for, "_asyncio_future_blocking", None):
+        waits_for._asyncio_future_blocking = False
+        # The future's own coroutine reads its result; resuming with None makes it do so.
+        waits_for.add_done_callback(lambda _: user._wake())
+    else:
+        kind = type(waits_for).__name__
+        throw(
+            user,
+            MisuseError(
+                f"a journey can wait for requests, user.think() and asyncio futures, and got {kind}; "
+                "run other things in a task of your own and await that"
+            ),
+        )
