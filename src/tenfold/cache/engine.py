@@ -106,9 +106,7 @@ class Engine:
 
     async def refresh(self, spec: Spec, wanted: Sequence[Wanted], load: Load) -> list[Any]:
         """Load anew and replace, whatever is cached. A load already under way will not be kept."""
-        flights = [
-            self._take_off(one.key if spec.memory else (one.key, fresh_nonce()), one) for one in wanted
-        ]
+        flights = [self._take_off(one.key if spec.memory else (one.key, fresh_nonce()), one) for one in wanted]
         self.spawn_load(self._run(spec, flights, load, "renew"))
         values = [await flight.wait() for flight in flights]
         if self.level2 is not None:
@@ -300,9 +298,7 @@ class Engine:
         if len(flights) == 1:
             await self._keep(spec, flights[0], values[0])
             return
-        await asyncio.gather(
-            *[self._keep(spec, flight, value) for flight, value in zip(flights, values, strict=True)]
-        )
+        await asyncio.gather(*[self._keep(spec, flight, value) for flight, value in zip(flights, values, strict=True)])
 
     async def _keep(self, spec: Spec, flight: Flight, value: Any) -> None:
         if value is not ABSENT:
@@ -324,9 +320,7 @@ class Engine:
         """Level 1, unless something was invalidated since the load began or another load has taken this one's
         place.
         """
-        if self._flights.get(flight.slot) is not flight or not self._shared.barriers.good(
-            flight.epoch, flight.tags
-        ):
+        if self._flights.get(flight.slot) is not flight or not self._shared.barriers.good(flight.epoch, flight.tags):
             self._shared.counters.refused += 1
             return
         entry = self._shared.memory.put(flight.key, value, until)

@@ -27,9 +27,7 @@ async def items(topology: Topology) -> Topology:
     """All servers up, and a table of ten items that all of them have."""
     await topology.revive()
     connection = await asyncpg.connect(topology.primary.url)
-    await connection.execute(
-        "DROP TABLE IF EXISTS items; CREATE TABLE items (id int PRIMARY KEY, name text NOT NULL)"
-    )
+    await connection.execute("DROP TABLE IF EXISTS items; CREATE TABLE items (id int PRIMARY KEY, name text NOT NULL)")
     await connection.execute("INSERT INTO items SELECT n, 'item ' || n FROM generate_series(1, 10) n")
     await connection.close()
     for replica in topology.replicas:

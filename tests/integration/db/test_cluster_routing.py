@@ -32,9 +32,7 @@ class Item(Base):
 
 @pytest.fixture
 async def cluster(items: Any) -> AsyncIterator[AsyncCluster]:
-    async with create_async_cluster(
-        items.primary.url, [replica.url for replica in items.replicas]
-    ) as cluster:
+    async with create_async_cluster(items.primary.url, [replica.url for replica in items.replicas]) as cluster:
         yield cluster
 
 
