@@ -16,11 +16,12 @@ from tenfold._core.units import Duration, Size, duration, share
 from tenfold.cache.backplane import Backplane
 from tenfold.cache.codec import Codec
 from tenfold.cache.counters import CacheStats, Counters
-from tenfold.cache.engine import Engine, Shared, Spec, Wanted
+from tenfold.cache.engine import Engine, Shared
 from tenfold.cache.flight import Flight
 from tenfold.cache.function import Cached, CachedMany, cached, name_of, result_type, value_type
 from tenfold.cache.keys import check_tags
 from tenfold.cache.link import Link
+from tenfold.cache.lookup import Spec, Wanted
 from tenfold.cache.memory import Entry, Memory
 from tenfold.cache.redis import EVERYTHING, MAX_KEYS_A_BATCH, Level2
 from tenfold.cache.tags import Barriers
@@ -68,17 +69,11 @@ class Cache:
         random: Random | None = None,
     ) -> None:
         if type(name) is not str or not re.fullmatch(r"[\w.-]+", name):
-            raise MisuseError(
-                f'name: expected letters, digits, "_", "." and "-", such as "shop", got {name!r}'
-            )
+            raise MisuseError(f'name: expected letters, digits, "_", "." and "-", such as "shop", got {name!r}')
         if stale is not None:
-            raise MisuseError(
-                f"stale: serving stale values is not built yet; leave the argument out (got {stale!r})"
-            )
+            raise MisuseError(f"stale: serving stale values is not built yet; leave the argument out (got {stale!r})")
         if redis is not None and not isinstance(redis, str):
-            raise MisuseError(
-                f"redis: expected a URL such as redis://127.0.0.1:6379/0 or None, got {redis!r}"
-            )
+            raise MisuseError(f"redis: expected a URL such as redis://127.0.0.1:6379/0 or None, got {redis!r}")
         self.name = name
         self._url = redis
         self._ttl = _ttl(ttl, "ttl")
@@ -241,9 +236,7 @@ class Cache:
         )
 
     def __repr__(self) -> str:
-        level2 = (
-            "no level 2" if self._url is None else "level 2 " + ("up" if self.stats().l2_up else "not in use")
-        )
+        level2 = "no level 2" if self._url is None else "level 2 " + ("up" if self.stats().l2_up else "not in use")
         return f"Cache({self.name!r}, {self._memory!r}, {level2})"
 
     # -- for the decorators of this package
@@ -270,11 +263,7 @@ class Cache:
     def look(self, key: str) -> Entry | None:
         """Level 1's answer, counted as a hit."""
         entry = self._memory._index.get(key)
-        if (
-            entry is None
-            or entry.epoch != self._shared.barriers.epoch
-            or entry.until <= self._shared.clock.monotonic()
-        ):
+        if entry is None or entry.epoch != self._shared.barriers.epoch or entry.until <= self._shared.clock.monotonic():
             return self.revalidate(key)
         if entry.n < 3:
             entry.n += 1
@@ -372,9 +361,7 @@ class Cache:
     def _register(self, function: Callable[..., Any], name: str | None, memory: bool) -> str:
         full = name_of(function, name)
         if full in self._names:
-            raise MisuseError(
-                f"{full}: another function of this cache has this name; give one of them `name=`"
-            )
+            raise MisuseError(f"{full}: another function of this cache has this name; give one of them `name=`")
         self._check_memory(full, memory)
         self._names.add(full)
         return full
@@ -385,9 +372,7 @@ class Cache:
 
     def _spec(self, name: str, ttl: Duration | None, memory: bool, kind: Any) -> Spec:
         life = self._ttl if ttl is None else _ttl(ttl, f"{name}: ttl")
-        return Spec(
-            name=name, ttl=life, memory=memory, codec=Codec(kind if self._url is not None else Any, name)
-        )
+        return Spec(name=name, ttl=life, memory=memory, codec=Codec(kind if self._url is not None else Any, name))
 
 
 def _ttl(value: Duration, name: str) -> float:

@@ -15,36 +15,18 @@ from typing import Any, Final
 
 from tenfold._core.clock import Clock
 from tenfold.cache.backplane import Backplane
-from tenfold.cache.codec import Codec, Undecodable, fresh_nonce, lease_of, value_of
+from tenfold.cache.codec import Undecodable, fresh_nonce, lease_of, value_of
 from tenfold.cache.counters import Counters
 from tenfold.cache.errors import LoadCancelled
 from tenfold.cache.flight import ABSENT, Flight
+from tenfold.cache.lookup import Found, Spec, Wanted, decode, names, read
 from tenfold.cache.memory import Memory
-from tenfold.cache.redis import EVERYTHING, Level2
+from tenfold.cache.redis import Level2
 from tenfold.cache.tags import Barriers
 
 CLOSE_PATIENCE: Final = 5.0
 
 Load = Callable[[Sequence[Flight]], Awaitable[Sequence[Any]]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spec:
-    """What a cached function declared: ``ttl`` in seconds, and whether its values may live in level 1."""
-
-    name: str
-    ttl: float
-    memory: bool
-    codec: Codec
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """One look-up: its key, its tags, and what a loader of many calls it."""
-
-    key: str
-    tags: tuple[str, ...]
-    subject: Any = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,18 +39,6 @@ class Shared:
     clock: Clock
     jitter: float
     random: Random
-
-
-@dataclass(slots=True)
-class _Found:
-    """What level 2 has of one look-up: the record, the nonces of its tags, the server's time; ``left`` in
-    seconds.
-    """
-
-    record: bytes | None
-    nonces: list[bytes | None]
-    now: int
-    left: float = 0.0
 
 
 class Engine:
@@ -136,9 +106,7 @@ class Engine:
 
     async def refresh(self, spec: Spec, wanted: Sequence[Wanted], load: Load) -> list[Any]:
         """Load anew and replace, whatever is cached. A load already under way will not be kept."""
-        flights = [
-            self._take_off(one.key if spec.memory else (one.key, fresh_nonce()), one) for one in wanted
-        ]
+        flights = [self._take_off(one.key if spec.memory else (one.key, fresh_nonce()), one) for one in wanted]
         self.spawn_load(self._run(spec, flights, load, "renew"))
         values = [await flight.wait() for flight in flights]
         if self.level2 is not None:
@@ -162,15 +130,15 @@ class Engine:
         fresh: list[Flight] = []
         missing = list(range(len(wanted)))
         how: dict[int, str] = {}
-        found: list[_Found | None] = [None] * len(wanted)
+        found: list[Found | None] = [None] * len(wanted)
         if self.level2 is not None:
-            found = await self._read(wanted)
+            found = await read(self.level2, wanted)
             missing = []
             for place, record in enumerate(found):
                 if record is None:
                     missing.append(place)
                     continue
-                value, mode = self._decode(spec, record)
+                value, mode = decode(spec, record, self._shared.counters)
                 if mode is None:
                     self._shared.counters.l2_hits += 1
                     values[place] = value
@@ -235,11 +203,11 @@ class Engine:
         if self.level2 is None:
             return list(flights)
         if mode != "read":
-            return await self._lease(spec, [(flight, _Found(None, [], 0), mode) for flight in flights])
+            return await self._lease(spec, [(flight, Found(None, [], 0), mode) for flight in flights])
         sent = self._shared.clock.monotonic()
-        missing: list[tuple[Flight, _Found | None, str]] = []
-        for flight, found in zip(flights, await self._read(flights), strict=True):
-            value, how = (None, "read") if found is None else self._decode(spec, found)
+        missing: list[tuple[Flight, Found | None, str]] = []
+        for flight, found in zip(flights, await read(self.level2, flights), strict=True):
+            value, how = (None, "read") if found is None else decode(spec, found, self._shared.counters)
             if found is None or how is not None:
                 missing.append((flight, found, how or "read"))
                 continue
@@ -252,41 +220,7 @@ class Engine:
             self._land(flight, value)
         return await self._lease(spec, missing)
 
-    async def _read(self, wanted: Sequence[Wanted | Flight]) -> list[_Found | None]:
-        """The records of all that is wanted, in one request. None for each while level 2 is down."""
-        assert self.level2 is not None
-        names = [EVERYTHING]
-        for one in wanted:
-            names.append(f"e:{one.key}")
-            names.extend([f"t:{tag}" for tag in one.tags])
-        answer = await self.level2.read(names)
-        if answer is None:
-            return [None] * len(wanted)
-        records, now = answer
-        everything = records[0]
-        found: list[_Found | None] = []
-        at = 1
-        for one in wanted:
-            end = at + 1 + len(one.tags)
-            found.append(_Found(records[at], [everything, *records[at + 1 : end]], now))
-            at = end
-        return found
-
-    def _decode(self, spec: Spec, found: _Found) -> tuple[Any, str | None]:
-        """The value, or the mode in which the record is to be opened."""
-        try:
-            good = value_of(found.record, found.nonces)
-            if good is None:
-                return None, "read"
-            expiry, payload = good
-            value = spec.codec.decode(payload)
-        except Undecodable:
-            self._shared.counters.undecodable += 1
-            return None, "replace"
-        found.left = (expiry - found.now) / 1000
-        return value, None
-
-    async def _lease(self, spec: Spec, asked: Sequence[tuple[Flight, _Found | None, str]]) -> list[Flight]:
+    async def _lease(self, spec: Spec, asked: Sequence[tuple[Flight, Found | None, str]]) -> list[Flight]:
         """Give each flight the lease under which its value may be stored; land those that somebody was
         quicker with.
 
@@ -312,7 +246,7 @@ class Engine:
             return missing
         ttl_ms = int(spec.ttl * 1000)
         opened = await asyncio.gather(
-            *[level2.open(_names(flight), fresh_nonce(), ttl_ms, how) for flight, how in closed]
+            *[level2.open(names(flight), fresh_nonce(), ttl_ms, how) for flight, how in closed]
         )
         for (flight, _), reply in zip(closed, opened, strict=True):
             if reply is not None:
@@ -364,9 +298,7 @@ class Engine:
         if len(flights) == 1:
             await self._keep(spec, flights[0], values[0])
             return
-        await asyncio.gather(
-            *[self._keep(spec, flight, value) for flight, value in zip(flights, values, strict=True)]
-        )
+        await asyncio.gather(*[self._keep(spec, flight, value) for flight, value in zip(flights, values, strict=True)])
 
     async def _keep(self, spec: Spec, flight: Flight, value: Any) -> None:
         if value is not ABSENT:
@@ -376,7 +308,7 @@ class Engine:
             if self.level2 is not None and flight.lease is not None:
                 payload = spec.codec.encode(value)
                 stored = await self.level2.store(
-                    _names(flight), flight.lease, flight.tag_nonces, int(ttl * 1000), payload
+                    names(flight), flight.lease, flight.tag_nonces, int(ttl * 1000), payload
                 )
             if stored is False:
                 self._shared.counters.refused += 1
@@ -388,15 +320,9 @@ class Engine:
         """Level 1, unless something was invalidated since the load began or another load has taken this one's
         place.
         """
-        if self._flights.get(flight.slot) is not flight or not self._shared.barriers.good(
-            flight.epoch, flight.tags
-        ):
+        if self._flights.get(flight.slot) is not flight or not self._shared.barriers.good(flight.epoch, flight.tags):
             self._shared.counters.refused += 1
             return
         entry = self._shared.memory.put(flight.key, value, until)
         if entry is not None:
             entry.tags, entry.epoch = flight.tags, flight.epoch
-
-
-def _names(flight: Flight) -> list[str]:
-    return [f"e:{flight.key}", EVERYTHING, *[f"t:{tag}" for tag in flight.tags]]

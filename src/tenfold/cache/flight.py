@@ -40,9 +40,7 @@ class Flight:
         "tags",
     )
 
-    def __init__(
-        self, slot: Hashable, key: str, tags: tuple[str, ...], epoch: int, subject: Any = None
-    ) -> None:
+    def __init__(self, slot: Hashable, key: str, tags: tuple[str, ...], epoch: int, subject: Any = None) -> None:
         self.slot = slot  # under which others find and join it
         self.key = key
         self.tags = tags

@@ -16,9 +16,9 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, cast
 
 from tenfold._core.errors import MisuseError
-from tenfold.cache.engine import Spec, Wanted
 from tenfold.cache.flight import ABSENT, Flight
 from tenfold.cache.keys import TagTemplates, encode, parameters_of
+from tenfold.cache.lookup import Spec, Wanted
 
 if TYPE_CHECKING:
     from tenfold.cache.cache import Cache
@@ -116,9 +116,7 @@ def cached(cache: Cache, function: AsyncFunction[P, R], spec: Spec, tags: Sequen
     return cast("Cached[P, R]", wrapper)
 
 
-def _compile(
-    parameters: list[inspect.Parameter], namespace: dict[str, Any], *, memory: bool
-) -> tuple[Any, Any, Any]:
+def _compile(parameters: list[inspect.Parameter], namespace: dict[str, Any], *, memory: bool) -> tuple[Any, Any, Any]:
     declared: list[str] = []
     last = None
     for parameter in parameters:
@@ -257,7 +255,5 @@ def value_type(annotation: Any, name: str, *, needed: bool) -> Any:
     if len(arguments) == 2:
         return arguments[1]
     if needed:
-        raise MisuseError(
-            f"{name}: expected a return annotation such as `dict[int, Product]`, got {annotation!r}"
-        )
+        raise MisuseError(f"{name}: expected a return annotation such as `dict[int, Product]`, got {annotation!r}")
     return Any

@@ -61,9 +61,7 @@ class TagTemplates:
 
     def __init__(self, templates: Sequence[str], names: list[str], function: str) -> None:
         if isinstance(templates, str):
-            raise MisuseError(
-                f'{function}: tags: expected a list such as ["catalog"], got the text {templates!r}'
-            )
+            raise MisuseError(f'{function}: tags: expected a list such as ["catalog"], got the text {templates!r}')
         for template in templates:
             try:
                 fields = [field for _, field, _, _ in string.Formatter().parse(template) if field is not None]
@@ -113,7 +111,5 @@ def parameters_of(function: Callable[..., Any], name: str) -> list[inspect.Param
         )
     for parameter in parameters:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            raise MisuseError(
-                f"{name}: expected named parameters only, got `{parameter}`; name each argument"
-            )
+            raise MisuseError(f"{name}: expected named parameters only, got `{parameter}`; name each argument")
     return parameters

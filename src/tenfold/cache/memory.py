@@ -110,9 +110,7 @@ class Memory:
         self._max_items = max_items
         self._max_bytes = None if max_bytes is None else size(max_bytes, "max_bytes")
         if self._max_bytes == 0:
-            raise MisuseError(
-                'max_bytes: expected a size above 0 such as "64MB", got 0; leave it out for no bound'
-            )
+            raise MisuseError('max_bytes: expected a size above 0 such as "64MB", got 0; leave it out for no bound')
         self._ttl = None if ttl is None else duration(ttl, "ttl")
         self._clock = clock
         self._index: dict[Hashable, Entry] = {}  # the same object for ever: compiled hit paths hold it
@@ -214,9 +212,7 @@ class Memory:
                 self._small.append(entry)
                 self._small_items += 1
                 self._small_bytes += weight
-        while len(self._index) > self._max_items or (
-            self._max_bytes is not None and self._bytes > self._max_bytes
-        ):
+        while len(self._index) > self._max_items or (self._max_bytes is not None and self._bytes > self._max_bytes):
             self._evict_one()
         return entry if entry.queue != _DEAD else None
 

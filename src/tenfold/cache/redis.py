@@ -94,9 +94,7 @@ class Level2:
 
     def __repr__(self) -> str:
         state = "down" if self.down else "up"
-        return (
-            f"Level2({self._prefix!r}, {state}, {len(self._waiting)} waiting, {len(self._pending)} pending)"
-        )
+        return f"Level2({self._prefix!r}, {state}, {len(self._waiting)} waiting, {len(self._pending)} pending)"
 
     @property
     def pending(self) -> int:
@@ -222,14 +220,10 @@ class Level2:
                 milliseconds = int(now[0]) * 1000 + int(now[1]) // 1000
                 for request in batch:
                     if request.command is None and not request.answer.done():
-                        request.answer.set_result(
-                            ([found[places[name]] for name in request.keys], milliseconds)
-                        )
+                        request.answer.set_result(([found[places[name]] for name in request.keys], milliseconds))
             for request, answer in zip(own, answers[2 if places else 0 :], strict=True):
                 if isinstance(answer, Exception):
-                    self._counters.l2_failures += (
-                        1  # out of memory, read-only, …: this one counts as not done
-                    )
+                    self._counters.l2_failures += 1  # out of memory, read-only, …: this one counts as not done
                 if not request.answer.done():
                     request.answer.set_result(DOWN if isinstance(answer, Exception) else answer)
         except LevelTwoDown:

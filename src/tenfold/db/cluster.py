@@ -131,8 +131,7 @@ class AsyncCluster:
             primary=Node("primary", self._primary, time.monotonic, **self._options),
             primary_for_reads=Node("primary for reads", self._primary, time.monotonic, **reads),
             replicas=tuple(
-                Node(f"replica {number}", url, time.monotonic, **reads)
-                for number, url in enumerate(self._replicas)
+                Node(f"replica {number}", url, time.monotonic, **reads) for number, url in enumerate(self._replicas)
             ),
         )
 
@@ -184,15 +183,11 @@ class _RoutedSession(Session):
         self._read_only = read_only
         self._target: Engine | None = None
 
-    def get_bind(
-        self, *arguments: Any, bind: Engine | Connection | None = None, **options: Any
-    ) -> Engine | Connection:
+    def get_bind(self, *arguments: Any, bind: Engine | Connection | None = None, **options: Any) -> Engine | Connection:
         if bind is not None:
             return bind
         if self._target is None:
-            self._target = (
-                self._cluster.engine_for_reads() if self._read_only else self._cluster.engine_for_writes()
-            )
+            self._target = self._cluster.engine_for_reads() if self._read_only else self._cluster.engine_for_writes()
         return self._target
 
     def flush(self, objects: Sequence[Any] | None = None) -> None:

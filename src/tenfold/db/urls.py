@@ -20,9 +20,7 @@ def asyncpg_url(url: str | URL, name: str) -> URL:
     try:
         parsed = make_url(url)
     except ArgumentError as error:
-        raise MisuseError(
-            f"{name}: expected a URL such as postgresql://user@host:5432/shop ({error})"
-        ) from error
+        raise MisuseError(f"{name}: expected a URL such as postgresql://user@host:5432/shop ({error})") from error
     if parsed.drivername not in _DRIVERS:
         raise MisuseError(
             f"{name}: expected postgresql:// or postgresql+asyncpg://, got {parsed.drivername}://; "

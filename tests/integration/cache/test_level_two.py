@@ -108,9 +108,7 @@ async def test_an_undecodable_record_is_a_miss_and_is_replaced(valkey: Any) -> N
         await one.get_or_load("k", load, kind=int)
         assert await other.get_or_load("k", load, kind=int) == 1
         record = await client.get("tenfold:1:shop:e:k")
-        for number, garbage in enumerate(
-            [b"\x09" + record[1:], record[:-1] + b"\xc1", record[:24], b"", b"\x00abc"]
-        ):
+        for number, garbage in enumerate([b"\x09" + record[1:], record[:-1] + b"\xc1", record[:24], b"", b"\x00abc"]):
             await client.set("tenfold:1:shop:e:k", garbage)
             async with Cache("shop", redis=valkey.url, timeout="2s") as third:
                 assert await third.get_or_load("k", load, kind=int) == 1, number

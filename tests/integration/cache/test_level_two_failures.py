@@ -32,7 +32,7 @@ async def test_frozen_costs_one_soft_timeout_and_then_nothing(valkey: Any, memor
         for a in range(50):
             await f(a)
         assert len(loads) == 50
-        valkey.pause()
+        await valkey.pause()
         try:
             began = time.monotonic()
             for a in range(50):  # cached keys
@@ -41,7 +41,7 @@ async def test_frozen_costs_one_soft_timeout_and_then_nothing(valkey: Any, memor
                 assert await f(a) == a
             elapsed = time.monotonic() - began
         finally:
-            valkey.resume()
+            await valkey.resume()
         assert elapsed <= 0.120, f"{elapsed * 1000:.0f} ms for 100 calls"
         assert not cache.stats().l2_up
         await until(lambda: cache.stats().l2_up)
@@ -55,13 +55,13 @@ async def test_concurrent_calls_in_a_freeze_wait_together(valkey: Any) -> None:
     async with Cache("shop", redis=valkey.url) as cache:
         f, _ = declare(cache, memory=False)
         await f(1)
-        valkey.pause()
+        await valkey.pause()
         try:
             began = time.monotonic()
             assert await asyncio.gather(*[f(a) for a in range(500)]) == list(range(500))
             assert time.monotonic() - began <= 0.5  # one after another it would be 25 s
         finally:
-            valkey.resume()
+            await valkey.resume()
 
 
 async def test_an_invalidation_in_a_freeze_is_made_up_for(valkey: Any, until: Any) -> None:
@@ -80,7 +80,7 @@ async def test_an_invalidation_in_a_freeze_is_made_up_for(valkey: Any, until: An
             functions.append(f)
         f, g = functions
         assert await f(1) == await f(2) == await g(1) == 1
-        valkey.pause()
+        await valkey.pause()
         try:
             value = 2
             began = time.monotonic()
@@ -92,7 +92,7 @@ async def test_an_invalidation_in_a_freeze_is_made_up_for(valkey: Any, until: An
             assert cache.stats().pending_invalidations == 2
             assert await f(1) == 2  # the writer itself goes past level 2
         finally:
-            valkey.resume()
+            await valkey.resume()
         await until(lambda: cache.stats().l2_up and not cache.stats().pending_invalidations)
         assert await f(1) == await f(2) == 2
         await until(lambda: other.stats().l2_up)
@@ -107,13 +107,13 @@ async def test_too_many_postponed_invalidations_become_one_of_everything(
         f, loads = declare(cache, memory=False)
         for a in range(10):
             await f(a)
-        valkey.pause()
+        await valkey.pause()
         try:
             for a in range(5):
                 assert await f.invalidate(a) is False
             assert cache.stats().pending_invalidations <= 2  # everything, and what came after
         finally:
-            valkey.resume()
+            await valkey.resume()
         await until(lambda: cache.stats().l2_up and not cache.stats().pending_invalidations)
         loads.clear()
         for a in range(10):

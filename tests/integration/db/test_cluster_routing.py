@@ -32,9 +32,7 @@ class Item(Base):
 
 @pytest.fixture
 async def cluster(items: Any) -> AsyncIterator[AsyncCluster]:
-    async with create_async_cluster(
-        items.primary.url, [replica.url for replica in items.replicas]
-    ) as cluster:
+    async with create_async_cluster(items.primary.url, [replica.url for replica in items.replicas]) as cluster:
         yield cluster
 
 
@@ -61,7 +59,8 @@ async def test_reads_go_to_replicas_and_writes_to_the_primary(cluster: AsyncClus
         item = await session.get(Item, 11)
         assert item is not None
         item.name = "renamed"
-    await items.caught_up()
+    for replica in items.replicas:
+        await replica.caught_up()
     async with session_of(read_only=True) as session:
         assert (await session.execute(select(Item.name).where(Item.id == 11))).scalar_one() == "renamed"
         assert (await session.scalar(select(func.count()).select_from(Item))) == 11
@@ -131,17 +130,17 @@ async def test_a_read_only_session_does_not_write(cluster: AsyncCluster, items: 
 async def test_dead_replicas_cost_no_error(cluster: AsyncCluster, items: Any) -> None:
     await asked(cluster, 20)  # connections to both lie in the pools
     first, second = items.replicas
-    first.stop()
+    await first.kill()
     assert set(await asked(cluster, 40)) == {second.port}
-    second.stop()
+    await second.kill()
     assert set(await asked(cluster, 40)) == {items.primary.port}
     async with cluster.connect(read_only=True) as connection:
         assert (await connection.execute(PORT)).scalar_one() == items.primary.port
     primary, _, *replicas = cluster.nodes()
     assert primary.failures == 0
     assert all(node.failures >= 1 and "failed" in repr(node) for node in replicas)
-    first.start()
-    second.start()
+    await first.start()
+    await second.start()
     async with asyncio.timeout(15):
         while set(await asked(cluster, 20)) != {first.port, second.port}:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
@@ -150,13 +149,13 @@ async def test_dead_replicas_cost_no_error(cluster: AsyncCluster, items: Any) ->
 async def test_a_frozen_replica_costs_one_connect_timeout(items: Any) -> None:
     urls = [replica.url for replica in items.replicas]
     async with create_async_cluster(items.primary.url, urls, connect_timeout="300ms") as cluster:
-        items.replicas[0].pause()
+        await items.replicas[0].pause()
         try:
             began = time.monotonic()
             ports = await asked(cluster, 40)
             elapsed = time.monotonic() - began
         finally:
-            items.replicas[0].resume()
+            await items.replicas[0].resume()
         assert set(ports) == {items.replicas[1].port}
         assert elapsed < 1.5, f"{elapsed:.2f} s"
 
@@ -213,6 +212,6 @@ def test_one_cluster_serves_two_event_loops(items_url: str) -> None:
 
 
 @pytest.fixture
-def items_url(servers: Any) -> str:
-    url: str = servers.primary.url
+def items_url(topology: Any) -> str:
+    url: str = topology.primary.url
     return url

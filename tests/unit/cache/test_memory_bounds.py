@@ -76,10 +76,7 @@ def test_skewed_traffic_is_served_better_than_by_lru() -> None:
     """A Zipf stream with one-time visitors: the reason for the policy, so it must show."""
     rng = random.Random(7)
     weights = [1 / (rank + 1) for rank in range(5000)]
-    stream = [
-        ("once", turn) if rng.random() < 0.3 else rng.choices(range(5000), weights)[0]
-        for turn in range(30_000)
-    ]
+    stream = [("once", turn) if rng.random() < 0.3 else rng.choices(range(5000), weights)[0] for turn in range(30_000)]
     memory, lru, lru_hits = Memory(500), dict[Any, None](), 0
     for key in stream:
         if memory.get(key) is None:

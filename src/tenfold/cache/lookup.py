@@ -1,0 +1,80 @@
+"""One look-up in level 2: what is asked for, what was found, and whether that is a good value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tenfold.cache.codec import Codec, Undecodable, value_of
+from tenfold.cache.counters import Counters
+from tenfold.cache.flight import Flight
+from tenfold.cache.redis import EVERYTHING, Level2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """What a cached function declared: ``ttl`` in seconds, and whether its values may live in level 1."""
+
+    name: str
+    ttl: float
+    memory: bool
+    codec: Codec
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One look-up: its key, its tags, and what a loader of many calls it."""
+
+    key: str
+    tags: tuple[str, ...]
+    subject: Any = None
+
+
+@dataclass(slots=True)
+class Found:
+    """What level 2 has of one look-up: record, tag nonces, the server's time (ms); ``left`` in seconds."""
+
+    record: bytes | None
+    nonces: list[bytes | None]
+    now: int
+    left: float = 0.0
+
+
+async def read(level2: Level2, wanted: Sequence[Wanted | Flight]) -> list[Found | None]:
+    """The records of all that is wanted, in one request. None for each while level 2 is down."""
+    asked = [EVERYTHING]
+    for one in wanted:
+        asked.append(f"e:{one.key}")
+        asked.extend([f"t:{tag}" for tag in one.tags])
+    answer = await level2.read(asked)
+    if answer is None:
+        return [None] * len(wanted)
+    records, now = answer
+    everything = records[0]
+    found: list[Found | None] = []
+    at = 1
+    for one in wanted:
+        end = at + 1 + len(one.tags)
+        found.append(Found(records[at], [everything, *records[at + 1 : end]], now))
+        at = end
+    return found
+
+
+def decode(spec: Spec, found: Found, counters: Counters) -> tuple[Any, str | None]:
+    """The value, or the mode in which the record is to be opened."""
+    try:
+        good = value_of(found.record, found.nonces)
+        if good is None:
+            return None, "read"
+        expiry, payload = good
+        value = spec.codec.decode(payload)
+    except Undecodable:
+        counters.undecodable += 1
+        return None, "replace"
+    found.left = (expiry - found.now) / 1000
+    return value, None
+
+
+def names(flight: Flight) -> list[str]:
+    return [f"e:{flight.key}", EVERYTHING, *[f"t:{tag}" for tag in flight.tags]]
