@@ -325,10 +325,8 @@ class Engine:
             self.recorder.in_flight(now, len(self._live))
             self.recorder.fold(self.samples)
             turns += 1
-            if turns % 3000 == 0:
-                gc.collect()
-            elif turns % 50 == 0:
-                gc.collect(1)
+            if turns % 50 == 0:
+                gc.collect(2 if turns % 6000 == 0 else 1 if turns % 1500 == 0 else 0)
 
     def _spent(self) -> tuple[float, float]:
         """CPU seconds and wall seconds since the start."""
