@@ -79,8 +79,8 @@ class Connection(asyncio.Protocol):
         self.pool.connections.add(self)
 
     def send(self, wire: bytes) -> None:
-        """Write a request. The transport's queue is empty between requests, so the bytes may go to the kernel at
-        once; only what it does not take goes through the transport, which also is who meets the errors.
+        """Write a request. The transport's queue is empty between requests, so the bytes may go to the kernel
+        at once; only what it does not take goes through the transport, which also is who meets the errors.
         """
         if self.fd >= 0:
             try:
@@ -323,7 +323,8 @@ class Pool:
         late = [c for c in self.connections if c.user is not None and c.deadline < now]
         for connection in late:
             connection.fail("timeout")
-        # The head has waited longest; only where requests have time-outs of their own can another be due first.
+        # The head has waited longest; only where requests have time-outs of their own can another be due
+        # first.
         self._sweeps += 1
         every = self._sweeps % _FULL_SWEEP == 0
         if self.waiting and (every or self.waiting[0].deadline < now):
