@@ -246,7 +246,7 @@ class BreakpointSearch:
         if stopped == "ceiling":
             return f"{best}, which is the ceiling: the target may take more"
         if stopped == "precision":
-            return f"{best}{worst}: known to {self.options.precision:.3g} of the rate"
+            return f"{best}{worst}: known within {self.options.precision * 100:.3g} %"
         limit = (
             f"budget of {format_duration(self.options.budget)}"
             if stopped == "budget" and math.isfinite(self.options.budget)

@@ -66,7 +66,7 @@ def test_a_few_errors_are_no_verdict(make_run: MakeRun) -> None:
 
 
 def test_interleaved_runs_show_how_runs_differ(make_run: MakeRun) -> None:
-    """Runs of one side that differ by 20 % among themselves do not support a verdict about 6 %; steady ones do."""
+    """Runs that differ by 20 % among themselves support no verdict about 6 %; steady ones do."""
     steady = [make_run(rate=200, seed=s) for s in range(5)]
     slower = [make_run(rate=200, seed=10 + s, median=0.024) for s in range(5)]
     found = compare(steady, slower)
