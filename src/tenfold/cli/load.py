@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
+import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,12 +14,10 @@ from cyclopts import App, Parameter
 
 from tenfold._core import units
 from tenfold._core.errors import MisuseError
+from tenfold.cli.load_tables import probe_line, progress_line, show_run, show_search
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from tenfold.load import Progress, RunOptions, RunResult, Schedule, SearchResult
-    from tenfold.load.breakpoint import ProbeProgress
+    from tenfold.load import RunOptions, RunResult, Schedule
 
 Profile = Literal["constant", "poisson", "ramp", "spike", "steps", "soak", "replay"]
 
@@ -128,8 +126,9 @@ def run(
     with _line() as show:
         result = asyncio.run(
             execute(
-                loaded, schedule, warmup=units.duration(warmup, "--warmup"), processes=processes, seed=seed,
-                objectives=objectives, on_progress=lambda progress: show(_progress(progress)), options=options,
+                loaded, schedule, warmup=units.duration(warmup, "--warmup"), processes=processes,
+                seed=seed, objectives=objectives, on_progress=lambda now: show(progress_line(now)),
+                options=options,
             )
         )  # fmt: skip
     if out is not None:
@@ -139,7 +138,7 @@ def run(
     if json:
         print(result.to_json().decode())
     else:
-        _show(result)
+        show_run(result)
     worse = before is not None and _compare(before, result, quiet=json)
     sys.exit(verdict(result).exit_code or int(worse))
 
@@ -212,7 +211,7 @@ def breakpoint_(
                 start=units.rate(start, "--start"),
                 ceiling=units.rate(ceiling, "--ceiling"), precision=units.share(precision, "--precision"),
                 samples=samples, budget=units.duration(budget, "--budget"), processes=processes, seed=seed,
-                on_progress=lambda progress: show(_probe(progress)), options=options,
+                on_progress=lambda now: show(probe_line(now)), options=options,
             )
         )  # fmt: skip
     text = msgspec.json.format(msgspec.json.encode(found), indent=2)
@@ -221,7 +220,7 @@ def breakpoint_(
     if json:
         print(text.decode())
     else:
-        _show_search(found)
+        show_search(found)
     sys.exit(2 if found.stopped == "client saturated" else 0 if found.highest_passing > 0 else 1)
 
 
@@ -262,10 +261,9 @@ def _options(timeout: str, drain: str, max_connections: int, lift: bool) -> RunO
 
 
 def _renderer() -> Callable[[RunResult], str]:
-    try:
-        import plotly  # noqa: F401  # seen before the run, not after it
-    except ImportError as error:
-        raise MisuseError(f"--report: {error}; install tenfold[load]") from error
+    # Seen before the run, not after it.
+    if importlib.util.find_spec("plotly") is None:
+        raise MisuseError("--report: expected plotly, which is not installed; install tenfold[load]")
     from tenfold.load.report import render
 
     return render
@@ -284,64 +282,6 @@ def _line() -> Iterator[Callable[[str], None]]:
         yield status.update
 
 
-def _progress(now: Progress) -> str:
-    p95 = units.format_duration(now.p95) if math.isfinite(now.p95) else "-"
-    return (
-        f"{now.elapsed:.0f} of {now.planned:.0f} s · {now.rate:,.0f}/s · {now.answered:,} samples · "
-        f"{now.errors:,} errors · {now.in_flight:,} under way · p95 {p95}"
-    )
-
-
-def _probe(now: ProbeProgress) -> str:
-    tail = f" · {_progress(now.run)}" if now.run is not None else ""
-    return f"probe {now.number}: {now.ask.rate:.4g}/s ({now.ask.why}){tail}"
-
-
-def _ms(seconds: float | None) -> str:
-    return units.format_duration(seconds) if seconds is not None and math.isfinite(seconds) else "∞"
-
-
-def _show(result: RunResult) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    shown = (0.5, 0.95, 0.99)
-    columns = ("step", "samples", "errors", "p50", "p95", "p99", "max", "naive p99")
-    table = Table(
-        title=f"{result.scenario} against {result.target}, seed {result.seed}", title_justify="left"
-    )
-    for name in columns:
-        table.add_column(name, justify="left" if name == "step" else "right")
-    for name, counts in [(step.name, step) for step in result.steps] + [("all", result.totals)]:
-        naive = counts.uncorrected.quantile(0.99) / 1e6
-        table.add_row(
-            name, f"{counts.attempts:,}", f"{counts.failures:,}", *map(_ms, counts.latencies(shown)),
-            _ms((counts.corrected.max or 0) / 1e6), _ms(naive) if counts.uncorrected else "-",
-        )  # fmt: skip
-    console.print(table)
-    for kind, count in sorted(result.totals.errors.items(), key=lambda item: -item[1]):
-        console.print(f"  {count:,} × {kind}", markup=False)
-    for line in result.objectives:
-        seen = f"{line.seen:.3%}" if line.metric == "errors" and line.seen is not None else _ms(line.seen)
-        limit = f"{line.limit:.3%}" if line.metric == "errors" else _ms(line.limit)
-        word = "pass" if line.passed else "MISS"
-        console.print(
-            f"{word}  {line.step} {line.metric} {seen}, at most {limit}",
-            markup=False,
-        )
-    for kind, text in result.tracebacks.items():
-        console.print(f"first {kind}:\n{text}", markup=False)
-    _notes(console, result)
-
-
-def _notes(console: Console, result: RunResult) -> None:
-    for note in result.notes:
-        console.print(f"note: {note}", markup=False)
-    for reason in result.invalid:
-        console.print(f"invalid: {reason}", markup=False)
-
-
 def _compare(before: RunResult, after: RunResult, *, quiet: bool) -> bool:
     from tenfold.load.compare import compare
 
@@ -352,22 +292,3 @@ def _compare(before: RunResult, after: RunResult, *, quiet: bool) -> bool:
             change = "-" if line.difference is None else f"{line.difference:+.1%}"
             print(f"  {line.name}: {change}, {line.outcome}")
     return found.outcome == "worse"
-
-
-def _show_search(found: SearchResult) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title="probes", title_justify="left")
-    for name in ("rate", "verdict", "p50", "p95", "p99", "errors", "samples", "note"):
-        table.add_column(name, justify="left" if name in ("verdict", "note") else "right")
-    for probe in found.probes:
-        table.add_row(
-            f"{probe.rate:,.4g}/s", probe.vote, _ms(probe.p50), _ms(probe.p95), _ms(probe.p99),
-            f"{probe.error_share:.2%}", f"{probe.samples:,}", probe.note,
-        )  # fmt: skip
-    console = Console()
-    console.print(table)
-    console.print(found.why, markup=False)
-    if found.knee is not None:
-        console.print(f"the knee is at about {found.knee:.4g}/s", markup=False)

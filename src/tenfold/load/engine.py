@@ -26,8 +26,8 @@ from tenfold._core.errors import MisuseError
 from tenfold._core.rng import derive
 from tenfold.load import feed
 from tenfold.load.alarm import Alarm
-from tenfold.load.client import Pool
 from tenfold.load.errors import RequestFailed
+from tenfold.load.pool import Pool
 from tenfold.load.recorder import Recorder, Sample
 from tenfold.load.result import ClientHealth, Spread
 from tenfold.load.scenario import Scenario

@@ -16,15 +16,15 @@ from tenfold._core import units
 from tenfold._core.errors import MisuseError
 from tenfold._core.rng import derive
 from tenfold.load.answer import Answer
-from tenfold.load.client import Failure
+from tenfold.load.connection import Failure
 from tenfold.load.cookies import CookieJar
 from tenfold.load.errors import RequestFailed
 from tenfold.load.step import step
 from tenfold.load.trampoline import PARKED, resume
 
 if TYPE_CHECKING:
-    from tenfold.load.client import Pool
     from tenfold.load.engine import Engine
+    from tenfold.load.pool import Pool
 
 _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})  # RFC 9110, 9.2.2
 _SAFE: Final = "/?#[]@!$&'()*+,;=:%-._~"
