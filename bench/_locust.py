@@ -1,4 +1,6 @@
-"""Locust's FastHttpUser with the journey of the bench: 4 requests, each checked for status and length. Prints JSON."""
+"""Locust's FastHttpUser with the journey of the bench: 4 requests, each checked for status and length. Prints
+JSON.
+"""
 
 from gevent import monkey
 

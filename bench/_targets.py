@@ -1,4 +1,6 @@
-"""Servers to measure against: nginx where it is installed, else a small one of our own; and one of known service time."""
+"""Servers to measure against: nginx where it is installed, else a small one of our own; and one of known
+service time.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +35,7 @@ try:
     import uvloop as loops
 except ImportError:
     import asyncio as loops
-ANSWER = b"HTTP/1.1 200 OK\\r\\nContent-Type: text/plain\\r\\nContent-Length: 1024\\r\\nConnection: keep-alive\\r\\n\\r\\n"
-ANSWER += b"x" * 1024
+ANSWER = b"HTTP/1.1 200 OK\\r\\nContent-Type: text/plain\\r\\nContent-Length: 1024\\r\\n\\r\\n" + b"x" * 1024
 class Server(asyncio.Protocol):
     def connection_made(self, transport):
         self.transport = transport
@@ -46,8 +47,8 @@ async def main():
 loops.run(main())
 """
 
-# One queue, one server, `service` seconds each: departures keep an exact clock of their own, so that the rate at which
-# a backlog drains does not depend on how exactly the loop sleeps.
+# One queue, one server, `service` seconds each: departures keep an exact clock of their own, so that the rate
+# at which a backlog drains does not depend on how exactly the loop sleeps.
 _PACED = """
 import asyncio, sys
 from time import monotonic
@@ -81,7 +82,9 @@ def free_port() -> int:
 @contextlib.contextmanager
 def started(command: list[str], port: int, cpu: int | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """The process, listening, on core ``cpu``; stopped and reaped at the end."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+    )
     try:
         if cpu is not None:
             os.sched_setaffinity(process.pid, {cpu})
@@ -91,7 +94,11 @@ def started(command: list[str], port: int, cpu: int | None = None) -> Iterator[s
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     break
             if process.poll() is not None or time.monotonic() > until:
-                said = process.stderr.read().decode(errors="replace") if process.stderr and process.poll() else ""
+                said = (
+                    process.stderr.read().decode(errors="replace")
+                    if process.stderr and process.poll()
+                    else ""
+                )
                 raise RuntimeError(f"{command[0]} did not listen on port {port}: {said[-500:]}")
             time.sleep(0.02)
         yield process

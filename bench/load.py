@@ -1,12 +1,13 @@
 """What the load client costs against Locust and wrk, and whether it tells the truth about a frozen server.
 
-Cost: requests a CPU second, all clients saturated on one core, the server on the other, 1 KiB bodies. tenfold and Locust
-run journeys of 4 steps, status and length checked in each; wrk runs plain requests and checks nothing. Rounds are
-interleaved and medians taken.
+Cost: requests a CPU second, all clients saturated on one core, the server on the other, 1 KiB bodies. tenfold
+and Locust run journeys of 4 steps, status and length checked in each; wrk runs plain requests and checks
+nothing. Rounds are interleaved and medians taken.
 
-Truth: a server of known service time (one queue, utilisation ρ) is frozen by SIGSTOP for S seconds in a run of D. A
-request that is due t seconds into the freeze is answered S − t·(1−ρ) later: its wait for the thaw, plus the work that
-queued up before it. So the share of requests above x is (S − x) / ((1−ρ)·D), and p_q = S − (1−q)·D·(1−ρ).
+Truth: a server of known service time (one queue, utilisation ρ) is frozen by SIGSTOP for S seconds in a run
+of D. A request that is due t seconds into the freeze is answered S − t·(1−ρ) later: its wait for the thaw,
+plus the work that queued up before it. So the share of requests above x is (S − x) / ((1−ρ)·D), and p_q = S −
+(1−q)·D·(1−ρ).
 """
 
 from __future__ import annotations
@@ -94,7 +95,9 @@ def _cost(rounds: int, seconds: float) -> dict[str, Any]:
 
 
 async def _tenfold(url: str, seconds: float) -> float:
-    """Requests a CPU second of the load process and its parent, from the start of the schedule to the last answer."""
+    """Requests a CPU second of the load process and its parent, from the start of the schedule to the last
+    answer.
+    """
     marks: list[float] = []
 
     def mark(_: Progress) -> None:
@@ -111,7 +114,9 @@ async def _tenfold(url: str, seconds: float) -> float:
             options=RunOptions(max_connections=CONNECTIONS, connections=CONNECTIONS, timeout=60, drain=60),
         )
     if result.totals.failures or not result.complete:
-        raise RuntimeError(f"the run against {url} had errors: {result.totals.errors} {result.stopped_because}")
+        raise RuntimeError(
+            f"the run against {url} had errors: {result.totals.errors} {result.stopped_because}"
+        )
     health = result.clients[0]
     if result.totals.corrected.quantile(0.5) < 100_000:
         raise RuntimeError(f"the client kept up with its schedule, so it was not saturated: {result.totals}")
@@ -164,11 +169,14 @@ async def _truth(rounds: int) -> dict[str, Any]:
 
             tasks: list[asyncio.Task[None]] = []
 
-            def at_two(progress: Progress, tasks: list[asyncio.Task[None]] = tasks, go: Any = freeze_once) -> None:
+            def at_two(
+                progress: Progress, tasks: list[asyncio.Task[None]] = tasks, go: Any = freeze_once
+            ) -> None:
                 if progress.elapsed >= 2.0 and not tasks:
                     tasks.append(asyncio.ensure_future(go()))
 
-            # Few connections, as a closed-loop tool would have: while the server is frozen the rest waits unsent,
+            # Few connections, as a closed-loop tool would have: while the server is frozen the rest waits
+            # unsent,
             # which is exactly what an uncorrected histogram never sees.
             result = await run(
                 load_scenario(path),

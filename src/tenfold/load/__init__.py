@@ -6,11 +6,12 @@ whoever drives runs from code takes `run`, `find_breakpoint` and the schedules.
 
 from tenfold.load import feed
 from tenfold.load.breakpoint import ProbeProgress, find_breakpoint
-from tenfold.load.compare import CompareOptions, Comparison, Metric, compare
+from tenfold.load.compare import CompareOptions, Comparison, compare
 from tenfold.load.environment import describe as describe_environment
 from tenfold.load.errors import LoadError, RequestFailed, TargetDownError, WorkerError
+from tenfold.load.progress import Progress, Snapshot
 from tenfold.load.result import ClientHealth, Counts, Interval, ObjectiveResult, RunResult, StepResult
-from tenfold.load.run import Progress, RunOptions, Snapshot, run
+from tenfold.load.run import RunOptions, run
 from tenfold.load.scenario import Journey, Scenario, journey, load_scenario, target
 from tenfold.load.schedule import Constant, Poisson, Ramp, Replay, Schedule, Soak, Spike, Steps
 from tenfold.load.search import Probe, SearchOptions, SearchResult
@@ -27,10 +28,10 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "find_breakpoint", "ProbeProgress", "SearchOptions", "SearchResult", "Probe",
     # judging
     "Objective", "Validity", "Verdict", "load_objectives", "verdict",
-    # comparing
-    "compare", "CompareOptions", "Comparison", "Metric",
+    "compare", "CompareOptions", "Comparison",
     # results
-    "RunResult", "StepResult", "Counts", "Interval", "ClientHealth", "ObjectiveResult", "describe_environment",
+    "RunResult", "StepResult", "Counts", "Interval", "ClientHealth", "ObjectiveResult",
+    "describe_environment",
     # errors
     "LoadError", "TargetDownError", "WorkerError",
 ]  # fmt: skip

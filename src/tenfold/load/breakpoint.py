@@ -23,8 +23,9 @@ from tenfold._core import units
 from tenfold._core.errors import MisuseError
 from tenfold._core.rng import derive_seed
 from tenfold.load.errors import LoadError
+from tenfold.load.progress import Outcome, Progress, Snapshot
 from tenfold.load.result import Counts, RunResult
-from tenfold.load.run import DEFAULT_OPTIONS, Outcome, Progress, RunOptions, Snapshot, execute, run
+from tenfold.load.run import DEFAULT_OPTIONS, RunOptions, execute, run
 from tenfold.load.scenario import Scenario
 from tenfold.load.schedule import Constant, Steps
 from tenfold.load.search import Ask, BreakpointSearch, Probe, SearchOptions, SearchResult, Vote

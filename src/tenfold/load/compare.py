@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from tenfold._core import units
 from tenfold._core.errors import MisuseError
 from tenfold.load import bootstrap
+from tenfold.load.comparable import check_comparable
 from tenfold.load.result import Interval, RunResult
 from tenfold.load.slo import QUANTILES
 
@@ -37,7 +37,6 @@ MIN_SECONDS: Final = 10
 MIN_TAIL: Final = 10
 """Samples that have to lie beyond a quantile on each side: 200 samples for p95, 1,000 for p99."""
 _MIN_ERRORS: Final = 5
-_MACHINE: Final = ("cpu", "cores", "platform", "python")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +111,7 @@ def compare(a: Runs, b: Runs, options: CompareOptions | None = None) -> Comparis
     """
     chosen = options or CompareOptions()
     sides = tuple([side] if isinstance(side, RunResult) else list(side) for side in (a, b))
-    warnings = _check(sides[0], sides[1], force=chosen.force)
+    warnings = check_comparable(sides[0], sides[1], force=chosen.force)
     import numpy as np
 
     seconds = [[measured_seconds(run) for run in side] for side in sides]
@@ -276,47 +275,3 @@ def _share(table: Seconds) -> float:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _check(a: Sequence[RunResult], b: Sequence[RunResult], *, force: bool) -> list[str]:
-    """Warnings; raises for what forbids a comparison."""
-    if not a or not b:
-        raise MisuseError(f"compare: expected at least one run on each side, got {len(a)} and {len(b)}")
-    first = a[0]
-    refusals, warnings = [], []
-    for run in (*a, *b):
-        if run.invalid or not run.complete:
-            why = run.invalid[0] if run.invalid else run.stopped_because or "it is partial"
-            refusals.append(f"the run of {run.started_at or run.scenario} is invalid: {why}")
-        if run.scenario != first.scenario:
-            refusals.append(f"different scenarios: {first.scenario!r} and {run.scenario!r}")
-        if run.schedule != first.schedule:
-            refusals.append(f"different schedules: {_words(first.schedule)} and {_words(run.schedule)}")
-        if run.warmup != first.warmup:
-            spans = units.format_duration(first.warmup), units.format_duration(run.warmup)
-            warnings.append(f"different warm-ups: {spans[0]} and {spans[1]}")
-        here, there = first.environment, run.environment
-        warnings += [
-            f"different {fact}: {here.get(fact)} and {there.get(fact)}"
-            for fact in _MACHINE
-            if here.get(fact) != there.get(fact)
-        ]
-    refusals = list(dict.fromkeys(refusals))
-    if refusals and not force:
-        raise MisuseError(
-            f"compare: {refusals[0]}; compare runs that differ in one thing only, or pass force"
-        )
-    if len(a) < 3 or len(b) < 3:
-        warnings.append(
-            "fewer than three runs a side: how much runs differ among themselves is not in the intervals"
-        )
-    elif len(a) != len(b):
-        warnings.append(
-            f"{len(a)} runs against {len(b)}: runs are not paired, their differences are not seen"
-        )
-    return refusals + list(dict.fromkeys(warnings))
-
-
-def _words(schedule: dict[str, object]) -> str:
-    rest = ", ".join(f"{name} {value}" for name, value in schedule.items() if name != "kind")
-    return f"{schedule.get('kind')} ({rest})"

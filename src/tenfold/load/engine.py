@@ -26,8 +26,8 @@ from tenfold._core.errors import MisuseError
 from tenfold._core.rng import derive
 from tenfold.load import feed
 from tenfold.load.alarm import Alarm
-from tenfold.load.client import Pool
 from tenfold.load.errors import RequestFailed
+from tenfold.load.pool import Pool
 from tenfold.load.recorder import Recorder, Sample
 from tenfold.load.result import ClientHealth, Spread
 from tenfold.load.scenario import Scenario
@@ -325,10 +325,8 @@ class Engine:
             self.recorder.in_flight(now, len(self._live))
             self.recorder.fold(self.samples)
             turns += 1
-            if turns % 3000 == 0:
-                gc.collect()
-            elif turns % 50 == 0:
-                gc.collect(1)
+            if turns % 50 == 0:
+                gc.collect(2 if turns % 6000 == 0 else 1 if turns % 1500 == 0 else 0)
 
     def _spent(self) -> tuple[float, float]:
         """CPU seconds and wall seconds since the start."""

@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import secrets
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 
 from tenfold import __version__
 from tenfold._core import units
 from tenfold._core.errors import MisuseError
-from tenfold._core.histogram import Histogram
 from tenfold.load import environment
 from tenfold.load.errors import WorkerError
-from tenfold.load.frames import Go, Spec, Stop
+from tenfold.load.frames import Go, Spec
 from tenfold.load.processes import LoadProcess
-from tenfold.load.recorder import Delta
-from tenfold.load.result import Interval, RunResult, StepResult
+from tenfold.load.progress import Merged, Outcome, Progress, Snapshot
+from tenfold.load.result import RunResult
 from tenfold.load.scenario import Scenario
 from tenfold.load.schedule import Schedule
 from tenfold.load.slo import DEFAULT_VALIDITY, Objective, Validity, judge
+from tenfold.load.watch import Watch
 
 MAX_RATE: Final = 20_000.0
 MAX_DURATION: Final = 3600.0
-INTERRUPTED: Final = "interrupted"
-_TICK: Final = 0.2
-_GRACE: Final = 5.0
-_STOP_DRAIN: Final = 1.0
 _EXACT_UP_TO: Final = 1_000_000
 
 
@@ -67,93 +62,6 @@ class RunOptions:
 
 
 DEFAULT_OPTIONS: Final = RunOptions()
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How a run stands; handed to ``on_progress`` about five times a second. Seconds and counts since the
-    start.
-    """
-
-    elapsed: float
-    planned: float
-    """Seconds of the schedule."""
-    sent: int
-    """Journeys started."""
-    answered: int
-    """Samples that ended, good or bad."""
-    errors: int
-    in_flight: int
-    """Journeys under way."""
-    p95: float
-    """Corrected, of everything so far, warm-up included; NaN before the first answer."""
-    rate: float
-    """Samples that ended in the last whole second."""
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A run so far, for whoever decides about its early end."""
-
-    result: RunResult
-    """With the steps so far; the rest stands when the run is over."""
-    in_flight: int
-    most_samples: int
-    """The most samples that any one journey has made."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """A result and how the run came to its end."""
-
-    result: RunResult
-    unfinished: int
-    """Journeys still under way when the drain time-out ended."""
-    early: bool = False
-    """``stop_early`` ended it."""
-    interrupted: bool = False
-
-
-class _Merged:
-    """The sums of all processes so far."""
-
-    def __init__(self, processes: int) -> None:
-        self.steps: dict[str, StepResult] = {}
-        self.intervals: dict[int, Interval] = {}
-        self.started = [0] * processes
-        self.in_flight = [0] * processes
-        self.most = 0
-        self.everything = Histogram()
-        self._highest: dict[tuple[int, int], int] = {}
-
-    def add(self, process: int, delta: Delta) -> None:
-        self.started[process] = delta.started
-        self.in_flight[process] = delta.in_flight
-        self.most = max(self.most, delta.most)
-        for step in delta.steps:
-            known = self.steps.get(step.name)
-            if known is None:
-                self.steps[step.name] = step
-            else:
-                known.add(step)
-                known.warmup.add(step.warmup)
-        for interval in delta.intervals:
-            # Deltas of one process within a second: the maximum; of several processes: the sum.
-            key = (process, interval.at)
-            self._highest[key] = max(self._highest.get(key, 0), interval.in_flight_max)
-            interval.in_flight_max = 0
-            self.everything.merge(interval.corrected)
-            seen = self.intervals.get(interval.at)
-            if seen is None:
-                self.intervals[interval.at] = interval
-            else:
-                seen.add(interval)
-
-    def timeline(self) -> list[Interval]:
-        for (_, at), count in self._highest.items():
-            self.intervals[at].in_flight_max += count
-        self._highest.clear()
-        return [self.intervals[at] for at in sorted(self.intervals)]
 
 
 async def run(
@@ -213,7 +121,7 @@ async def execute(
     """`run`, with how it ended."""
     warm = units.duration(warmup, "warmup")
     _check(schedule, warm, processes, options)
-    merged = _Merged(processes)
+    merged = Merged(processes)
     children = [LoadProcess(number, merged.add) for number in range(processes)]
     interrupted = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -236,7 +144,7 @@ async def execute(
         result.started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
         for child in children:
             child.say(Go(start))
-        watch = _Watch(children, merged, result, start, units.duration(options.drain))
+        watch = Watch(children, merged, result, start, units.duration(options.drain))
         await watch.until_the_end(interrupted, on_progress, stop_early)
         result.elapsed = max(0.0, monotonic() - start)
     finally:
@@ -320,94 +228,7 @@ async def _start(
         await asyncio.gather(*starts, return_exceptions=True)
 
 
-class _Watch:
-    """Looks after the processes from the start to the last word of each."""
-
-    def __init__(
-        self, children: list[LoadProcess], merged: _Merged, result: RunResult, start: float, drain: float
-    ) -> None:
-        self.reason = ""
-        """Why the run ended before its schedule did; empty when it did not."""
-        self.early = False
-        self._children = children
-        self._merged = merged
-        self._result = result
-        self._start = start
-        self._drain = drain
-        self._deadline = start + result.duration + drain + _GRACE
-
-    async def until_the_end(
-        self,
-        interrupted: asyncio.Event,
-        on_progress: Callable[[Progress], object] | None,
-        stop_early: Callable[[Snapshot], str | None] | None,
-    ) -> None:
-        """Returns when every process has ended or the deadline has passed."""
-        ends = asyncio.gather(*(child.ended.wait() for child in self._children))
-        stop = asyncio.ensure_future(interrupted.wait())
-        try:
-            while not ends.done():
-                waits: set[asyncio.Future[Any]] = {ends} if self.reason else {ends, stop}
-                await asyncio.wait(waits, timeout=_TICK, return_when=asyncio.FIRST_COMPLETED)
-                now = monotonic()
-                if now > self._deadline:
-                    self.reason = self.reason or "a load process did not end in time"
-                    return
-                if on_progress is not None and now >= self._start:
-                    on_progress(_progress(self._merged, now - self._start, self._result.duration))
-                if not self.reason:
-                    self._decide(now, interrupted.is_set(), stop_early)
-        finally:
-            ends.cancel()
-            stop.cancel()
-            await asyncio.gather(ends, stop, return_exceptions=True)
-
-    def _decide(
-        self, now: float, interrupted: bool, stop_early: Callable[[Snapshot], str | None] | None
-    ) -> None:
-        drain = _STOP_DRAIN
-        if interrupted:
-            self.reason = INTERRUPTED
-        elif lost := next((child.failure for child in self._children if child.failure), ""):
-            self.reason = lost
-        elif (
-            stop_early is not None
-            and now >= self._start
-            and not all(c.ended.is_set() for c in self._children)
-        ):
-            self._result.steps = list(self._merged.steps.values())
-            self._result.started = sum(self._merged.started)
-            self._result.elapsed = now - self._start
-            merged = self._merged
-            self.reason = stop_early(Snapshot(self._result, sum(merged.in_flight), merged.most)) or ""
-            self.early = bool(self.reason)
-            drain = self._drain
-        if self.reason:
-            for child in self._children:
-                child.say(Stop(drain))
-            self._deadline = min(self._deadline, now + drain + _GRACE)
-
-
-def _progress(merged: _Merged, elapsed: float, planned: float) -> Progress:
-    answered = errors = 0
-    for step in merged.steps.values():
-        answered += step.attempts + step.warmup.attempts
-        errors += step.failures + step.warmup.failures
-    last = merged.intervals.get(int(elapsed) - 1)
-    p95 = merged.everything.quantile(0.95, beyond=errors) / 1e6 if answered else math.nan
-    return Progress(
-        elapsed=elapsed,
-        planned=planned,
-        sent=sum(merged.started),
-        answered=answered,
-        errors=errors,
-        in_flight=sum(merged.in_flight),
-        p95=p95,
-        rate=float(last.answered) if last is not None else 0.0,
-    )
-
-
-def _conclude(result: RunResult, merged: _Merged, children: list[LoadProcess], reason: str) -> int:
+def _conclude(result: RunResult, merged: Merged, children: list[LoadProcess], reason: str) -> int:
     """Fill the result in; how many journeys were cut off."""
     result.steps = list(merged.steps.values())
     result.intervals = merged.timeline()

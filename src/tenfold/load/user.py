@@ -16,15 +16,15 @@ from tenfold._core import units
 from tenfold._core.errors import MisuseError
 from tenfold._core.rng import derive
 from tenfold.load.answer import Answer
-from tenfold.load.client import Failure
+from tenfold.load.connection import Failure
 from tenfold.load.cookies import CookieJar
 from tenfold.load.errors import RequestFailed
 from tenfold.load.step import step
 from tenfold.load.trampoline import PARKED, resume
 
 if TYPE_CHECKING:
-    from tenfold.load.client import Pool
     from tenfold.load.engine import Engine
+    from tenfold.load.pool import Pool
 
 _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})  # RFC 9110, 9.2.2
 _SAFE: Final = "/?#[]@!$&'()*+,;=:%-._~"
@@ -158,7 +158,7 @@ class User:
             connection.head_only = method == "HEAD"
             if current.sent == 0.0:
                 current.sent = now
-            connection.transport.write(wire)
+            connection.send(wire)
             answer = yield PARKED
             if answer.__class__ is Answer:
                 break
@@ -184,10 +184,10 @@ class User:
     def _failed(self, current: step, opened: step | None, kind: str) -> NoReturn:
         current.answered = monotonic()
         current.fail(kind)
-        error = RequestFailed(kind)
         if opened is None:
-            current.__exit__(RequestFailed, error, None)
-        raise error
+            current.__exit__(None, None, None)
+        # Held by no frame of its own traceback, so that it dies by reference counting alone.
+        raise RequestFailed(kind)
 
     def _compose(
         self, method: str, url: str, headers: Mapping[str, str] | None, json: Any, data: Any

@@ -94,7 +94,7 @@ async def test_head_announces_a_body_and_sends_none(serve: Any, drive: Any, raw:
 
     driven = await drive(journey, server.url)
     assert driven.total.errors == {}
-    assert set(step.name for step in driven.result.steps) == {"HEAD /x"}
+    assert {step.name for step in driven.result.steps} == {"HEAD /x"}
     assert server.connections == driven.health.connections_opened
 
 
@@ -222,6 +222,7 @@ async def test_connections_are_bounded_and_waiting_counts(serve: Any, drive: Any
     assert driven.total.errors == {}
     assert driven.total.attempts == 10
     assert server.connections == 2
-    # Ten requests of 50 ms over two connections: the last waits four rounds, and that counts in corrected time only.
+    # Ten requests of 50 ms over two connections: the last waits four rounds, and that counts in corrected
+    # time only.
     assert driven.total.corrected.max > 190_000
     assert driven.total.uncorrected.max < 150_000

@@ -85,7 +85,8 @@ async def test_cookies_come_back_to_the_path_they_are_for(serve: Any, drive: Any
     async def handle(head: bytes, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         extra = b""
         if head.startswith(b"GET /login"):
-            extra = b"Set-Cookie: sid=1; Path=/\r\nSET-cookie: deep=2; Path=/deep\r\nset-cookie: old=3; Path=/\r\n"
+            extra = b"Set-Cookie: sid=1; Path=/\r\nSET-cookie: deep=2; Path=/deep\r\n"
+            extra += b"set-cookie: old=3; Path=/\r\n"
         if head.startswith(b"GET /logout"):
             extra = b"Set-Cookie: old=; Max-Age=0; Path=/\r\n"
         writer.write(b"HTTP/1.1 200 OK\r\n" + extra + b"Content-Length: 5\r\n\r\nhello")
@@ -212,7 +213,9 @@ async def test_same_seed_same_randomness(ok: Any, drive: Any) -> None:
 
 
 async def test_a_freeze_counts_from_the_intended_time(serve: Any, drive: Any) -> None:
-    """One server, one lock, 0.4 s of silence: whoever was due in it waited, though sent late or answered fast."""
+    """One server, one lock, 0.4 s of silence: whoever was due in it waited, though sent late or answered
+    fast.
+    """
     frozen = asyncio.Event()
     frozen.set()
 
@@ -237,10 +240,12 @@ async def test_a_freeze_counts_from_the_intended_time(serve: Any, drive: Any) ->
     total = driven.total
     assert total.errors == {}
     assert total.attempts == 100
-    # Corrected: about 40 requests were due in the freeze, waiting 0.4 s … 0 s: the median of all is small, p90 is not.
+    # Corrected: about 40 requests were due in the freeze, waiting 0.4 s … 0 s: the median of all is small,
+    # p90 is not.
     assert total.corrected.quantile(0.5) < 100_000
     assert 200_000 < total.corrected.quantile(0.9) < 400_000
-    # Uncorrected, over one connection: one request met the freeze, the others were sent after it. p90 looks fine.
+    # Uncorrected, over one connection: one request met the freeze, the others were sent after it. p90 looks
+    # fine.
     assert total.uncorrected.quantile(0.9) < 50_000
     assert 300_000 < total.uncorrected.max < 500_000
     seconds = driven.result.intervals

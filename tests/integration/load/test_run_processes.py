@@ -49,6 +49,12 @@ def alive(pid: int) -> bool:
     return True
 
 
+def children_of(pid: int) -> list[int]:
+    """On Linux; none elsewhere."""
+    listed = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in listed.read_text().split()] if listed.exists() else []
+
+
 async def test_two_processes_share_the_schedule_and_the_seed_decides(
     serve: Any, raw: Any, scenario_file: Any
 ) -> None:
@@ -207,8 +213,7 @@ async def test_cancelling_leaves_no_process(serve: Any, raw: Any, scenario_file:
         )
     )
     await asyncio.wait_for(started.wait(), 10)
-    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
-    pids = [int(pid) for pid in children.read_text().split()] if children.exists() else []
+    pids = children_of(os.getpid())
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -1,4 +1,4 @@
-"""Connections to one origin: a bounded keep-alive pool and the protocol that reads answers.
+"""The connections to one origin: a bounded keep-alive pool.
 
 All journeys of a process share the pool, as users behind a proxy share the proxy's connections. A request
 takes the connection used last (the warmest); where none is idle, one is opened up to ``limit``, and beyond
@@ -17,10 +17,10 @@ import ssl
 from collections import deque
 from collections.abc import Generator
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from tenfold.load.connection import Connection, Failure
 from tenfold.load.trampoline import PARKED, resume
-from tenfold.load.wire import Reader, read_whole
 
 if TYPE_CHECKING:
     from tenfold.load.user import User
@@ -31,117 +31,11 @@ _FULL_SWEEP: Final = 25
 """Every so many sweeps all waiting requests are looked at, not just the first."""
 
 
-class Failure:
-    """Why a request got no answer. ``retryable``: a reused idle connection went away before any byte came."""
-
-    __slots__ = ("kind", "retryable")
-
-    def __init__(self, kind: str, retryable: bool = False) -> None:
-        self.kind = kind
-        self.retryable = retryable
-
-
 class Waiter(NamedTuple):
     """A request that waits for a connection."""
 
     user: User
     deadline: float
-
-
-class Connection(asyncio.Protocol):
-    """One keep-alive connection, one request at a time."""
-
-    __slots__ = ("deadline", "head_only", "open", "pool", "reader", "served", "transport", "user")
-
-    transport: asyncio.Transport
-
-    def __init__(self, pool: Pool) -> None:
-        self.pool = pool
-        self.user: User | None = None
-        self.deadline = 0.0
-        self.head_only = False
-        self.reader: Reader | None = None
-        self.served = 0
-        self.open = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
-        raw = transport.get_extra_info("socket")
-        if raw is not None:
-            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.open = True
-        self.pool.opened += 1
-        self.pool.connections.add(self)
-
-    def data_received(self, data: bytes) -> None:
-        user = self.user
-        pool = self.pool
-        pool.bytes_in += len(data)
-        if self.reader is None and user is not None and not self.head_only:
-            answer = read_whole(data)
-            if answer is not None:
-                self.user = None
-                self.served += 1
-                pool.requests += 1
-                if pool.waiting:
-                    resume(user, answer)
-                    pool.serve(self)
-                else:
-                    pool.idle.append(self)
-                    resume(user, answer)
-                return
-        self._read_on(data)
-
-    def _read_on(self, data: bytes) -> None:
-        user = self.user
-        if user is None:  # bytes that nobody asked for: a broken peer, or an answer to a request given up
-            self.drop()
-            return
-        if self.reader is None:
-            self.reader = Reader(self.head_only)
-        if self.reader.feed(data):
-            self._settle(user, self.reader)
-
-    def _settle(self, user: User, reader: Reader) -> None:
-        self.user = None
-        self.reader = None
-        self.served += 1
-        self.pool.requests += 1
-        if reader.keep and reader.failure is None and self.open:
-            self.pool.put(self)
-        else:
-            self.drop()
-        resume(user, Failure(reader.failure) if reader.failure is not None else reader.answer)
-
-    def eof_received(self) -> bool:
-        self.pool.forget(self)
-        return False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.pool.forget(self)
-        self.pool.refill()
-        user, reader = self.user, self.reader
-        if user is None:
-            return
-        if reader is not None and exc is None and reader.end():
-            reader.keep = False
-            self._settle(user, reader)
-            return
-        self.user = None
-        resume(user, Failure("closed" if exc is None else "reset", self.served > 0 and reader is None))
-
-    def fail(self, kind: str) -> None:
-        """Give the request up and the connection with it: its answer may still come, for nobody."""
-        user, self.user = self.user, None
-        self.drop()
-        if user is not None:
-            resume(user, Failure(kind))
-
-    def drop(self) -> None:
-        """Close without ceremony."""
-        self.pool.forget(self)
-        if not self.transport.is_closing():
-            self.transport.abort()
 
 
 class Pool:
@@ -304,7 +198,8 @@ class Pool:
         late = [c for c in self.connections if c.user is not None and c.deadline < now]
         for connection in late:
             connection.fail("timeout")
-        # The head has waited longest; only where requests have time-outs of their own can another be due first.
+        # The head has waited longest; only where requests have time-outs of their own can another be due
+        # first.
         self._sweeps += 1
         every = self._sweeps % _FULL_SWEEP == 0
         if self.waiting and (every or self.waiting[0].deadline < now):
