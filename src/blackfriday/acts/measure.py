@@ -48,12 +48,14 @@ async def neighbourhood(scenario: Scenario, seed: int) -> float:
         stop_early=_lost,
         options=OPTIONS,
     )
-    lost = next((interval.at for interval in result.intervals if _slow(interval)), len(result.intervals) - 1)
+    slow = [interval.at for interval in result.intervals if _slow(interval)]
+    # Two in a row: a single slow second is a cold cache or a neighbour.
+    lost = next((at for at, then in zip(slow, slow[1:], strict=False) if then == at + 1), len(result.intervals) - 1)
     return STAIRS[max(0, min(lost, len(STAIRS) - 1))]
 
 
 def _slow(interval: Interval) -> bool:
-    return interval.intended > 0 and interval.corrected.quantile(0.9, beyond=interval.errors) > LIMIT * 2 * 1e6
+    return interval.intended > 0 and interval.corrected.quantile(0.75, beyond=interval.errors) > LIMIT * 1e6
 
 
 def _lost(so_far: Snapshot) -> str | None:
@@ -88,6 +90,7 @@ async def breakpoint_of(
                 precision=plan.precision,
                 samples=plan.search_samples,
                 min_seconds=3.0,
+                max_seconds=plan.probe_seconds,
                 budget=plan.search_budget,
             ),
             on_progress=show,

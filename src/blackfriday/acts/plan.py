@@ -15,6 +15,8 @@ class Plan:
     """For the search of one breakpoint, after its neighbourhood is known."""
     search_samples: int
     """Arrivals a probe; the 95th percentile of fewer than a thousand is noisy."""
+    probe_seconds: float
+    """A probe lasts no longer, however slow the shop; only the draft is so slow that this cuts its samples."""
     precision: float
     fixed_seconds: float
     """For each rung at the fixed rate (quick runs only)."""
@@ -29,6 +31,7 @@ FULL: Final = Plan(
     quick=False,
     search_budget=38.0,
     search_samples=1000,
+    probe_seconds=15.0,
     precision=0.07,
     fixed_seconds=0.0,
     block_seconds=12.0,
@@ -40,6 +43,7 @@ QUICK: Final = Plan(
     quick=True,
     search_budget=22.0,
     search_samples=700,
+    probe_seconds=9.0,
     precision=0.15,
     fixed_seconds=3.0,
     block_seconds=6.0,

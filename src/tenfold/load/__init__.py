@@ -6,7 +6,7 @@ whoever drives runs from code takes `run`, `find_breakpoint` and the schedules.
 
 from tenfold.load import feed
 from tenfold.load.breakpoint import ProbeProgress, find_breakpoint
-from tenfold.load.compare import CompareOptions, Comparison, compare
+from tenfold.load.compare import CompareOptions, Comparison, Metric, compare
 from tenfold.load.environment import describe as describe_environment
 from tenfold.load.errors import LoadError, RequestFailed, TargetDownError, WorkerError
 from tenfold.load.progress import Progress, Snapshot
@@ -28,7 +28,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "find_breakpoint", "ProbeProgress", "SearchOptions", "SearchResult", "Probe",
     # judging
     "Objective", "Validity", "Verdict", "load_objectives", "verdict",
-    "compare", "CompareOptions", "Comparison",
+    "compare", "CompareOptions", "Comparison", "Metric",
     # results
     "RunResult", "StepResult", "Counts", "Interval", "ClientHealth", "ObjectiveResult",
     "describe_environment",
