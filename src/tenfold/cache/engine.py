@@ -59,6 +59,18 @@ class Shared:
     random: Random
 
 
+@dataclass(slots=True)
+class _Found:
+    """What level 2 has of one look-up: the record, the nonces of its tags, the server's time; ``left`` in
+    seconds.
+    """
+
+    record: bytes | None
+    nonces: list[bytes | None]
+    now: int
+    left: float = 0.0
+
+
 class Engine:
     """Look-ups, loads and level 2 of one event loop."""
 
@@ -145,12 +157,38 @@ class Engine:
         a load that began before it, whichever process invalidated. Without level 2 there is no lease, and
         nobody joins anybody.
         """
-        probes = [Flight(None, one.key, one.tags, self._shared.barriers.epoch, one.subject) for one in wanted]
-        flights = list(probes)
+        values: list[Any] = [ABSENT] * len(wanted)
+        joined: list[tuple[int, Flight]] = []
         fresh: list[Flight] = []
-        missing = {id(probe) for probe in await self._probe(spec, probes, "read")}
-        for place, probe in enumerate(probes):
-            if id(probe) not in missing:
+        missing = list(range(len(wanted)))
+        how: dict[int, str] = {}
+        found: list[_Found | None] = [None] * len(wanted)
+        if self.level2 is not None:
+            found = await self._read(wanted)
+            missing = []
+            for place, record in enumerate(found):
+                if record is None:
+                    missing.append(place)
+                    continue
+                value, mode = self._decode(spec, record)
+                if mode is None:
+                    self._shared.counters.l2_hits += 1
+                    values[place] = value
+                else:
+                    how[place] = mode
+                    missing.append(place)
+        if not missing:
+            return values
+        probes: list[Flight] = []
+        for place in missing:
+            one = wanted[place]
+            probe = Flight(None, one.key, one.tags, self._shared.barriers.epoch, one.subject)
+            joined.append((place, probe))
+            probes.append(probe)
+        asked = [(probe, found[place], how.get(place, "read")) for place, probe in joined]
+        unknown = {id(probe) for probe in await self._lease(spec, asked)}
+        for at, (place, probe) in enumerate(joined):
+            if id(probe) not in unknown:
                 continue
             probe.slot = (probe.key, probe.lease or fresh_nonce(), *probe.tag_nonces)
             under_way = self._flights.setdefault(probe.slot, probe)
@@ -158,10 +196,12 @@ class Engine:
                 fresh.append(probe)
             else:
                 self._shared.counters.coalesced += 1
-                flights[place] = under_way
+                joined[at] = (place, under_way)
         if fresh:
             self.spawn_load(self._run(spec, fresh, load, None))
-        return [await flight.wait() for flight in flights]
+        for place, flight in joined:
+            values[place] = await flight.wait()
+        return values
 
     def _take_off(self, slot: Hashable, one: Wanted) -> Flight:
         flight = Flight(slot, one.key, one.tags, self._shared.barriers.epoch, one.subject)
@@ -192,33 +232,87 @@ class Engine:
 
     async def _probe(self, spec: Spec, flights: Sequence[Flight], mode: str) -> list[Flight]:
         """Land what level 2 knows; give the others their leases. While level 2 is down they have none."""
-        level2 = self.level2
-        if level2 is None:
+        if self.level2 is None:
             return list(flights)
-        missing: list[Flight] = []
+        if mode != "read":
+            return await self._lease(spec, [(flight, _Found(None, [], 0), mode) for flight in flights])
+        sent = self._shared.clock.monotonic()
+        missing: list[tuple[Flight, _Found | None, str]] = []
+        for flight, found in zip(flights, await self._read(flights), strict=True):
+            value, how = (None, "read") if found is None else self._decode(spec, found)
+            if found is None or how is not None:
+                missing.append((flight, found, how or "read"))
+                continue
+            self._shared.counters.l2_hits += 1
+            # The server's clock may have been set: it never makes a copy live longer than its declaration
+            # says.
+            left = min(found.left, spec.ttl)
+            if left > 0:
+                self._remember(flight, value, sent + left)
+            self._land(flight, value)
+        return await self._lease(spec, missing)
+
+    async def _read(self, wanted: Sequence[Wanted | Flight]) -> list[_Found | None]:
+        """The records of all that is wanted, in one request. None for each while level 2 is down."""
+        assert self.level2 is not None
+        names = [EVERYTHING]
+        for one in wanted:
+            names.append(f"e:{one.key}")
+            names.extend([f"t:{tag}" for tag in one.tags])
+        answer = await self.level2.read(names)
+        if answer is None:
+            return [None] * len(wanted)
+        records, now = answer
+        everything = records[0]
+        found: list[_Found | None] = []
+        at = 1
+        for one in wanted:
+            end = at + 1 + len(one.tags)
+            found.append(_Found(records[at], [everything, *records[at + 1 : end]], now))
+            at = end
+        return found
+
+    def _decode(self, spec: Spec, found: _Found) -> tuple[Any, str | None]:
+        """The value, or the mode in which the record is to be opened."""
+        try:
+            good = value_of(found.record, found.nonces)
+            if good is None:
+                return None, "read"
+            expiry, payload = good
+            value = spec.codec.decode(payload)
+        except Undecodable:
+            self._shared.counters.undecodable += 1
+            return None, "replace"
+        found.left = (expiry - found.now) / 1000
+        return value, None
+
+    async def _lease(self, spec: Spec, asked: Sequence[tuple[Flight, _Found | None, str]]) -> list[Flight]:
+        """Give each flight the lease under which its value may be stored; land those that somebody was
+        quicker with.
+
+        ``None`` for what was found means that level 2 is down: no lease. Answers with the flights that must
+        load.
+        """
+        level2, missing = self.level2, list[Flight]()
         closed: list[tuple[Flight, str]] = []
-        if mode == "read":
-            sent = self._shared.clock.monotonic()
-            answers = await asyncio.gather(*[level2.read(_names(flight)) for flight in flights])
-            for flight, answer in zip(flights, answers, strict=True):
-                if answer is None:
-                    missing.append(flight)
-                    continue
-                (record, *nonces), now = answer
-                how = self._land_record(spec, flight, record, nonces, now, sent)
-                if how is None:
-                    continue
-                lease = lease_of(record)
-                if lease is not None and all(nonces):
-                    flight.lease, flight.tag_nonces = lease, [nonce for nonce in nonces if nonce is not None]
-                    missing.append(flight)
-                else:
-                    closed.append((flight, how))
-        else:
-            closed = [(flight, mode) for flight in flights]
+        for flight, found, how in asked:
+            if found is None or level2 is None:
+                missing.append(flight)
+                continue
+            lease = lease_of(found.record)
+            if lease is not None and all(found.nonces):
+                flight.lease, flight.tag_nonces = (
+                    lease,
+                    [nonce for nonce in found.nonces if nonce is not None],
+                )
+                missing.append(flight)
+            else:
+                closed.append((flight, how))
+        if level2 is None or not closed:
+            return missing
         ttl_ms = int(spec.ttl * 1000)
         opened = await asyncio.gather(
-            *[level2.open(_names(one), fresh_nonce(), ttl_ms, how) for one, how in closed]
+            *[level2.open(_names(flight), fresh_nonce(), ttl_ms, how) for flight, how in closed]
         )
         for (flight, _), reply in zip(closed, opened, strict=True):
             if reply is not None:
@@ -228,33 +322,6 @@ class Engine:
                     continue
             missing.append(flight)
         return missing
-
-    def _land_record(
-        self,
-        spec: Spec,
-        flight: Flight,
-        record: bytes | None,
-        nonces: list[bytes | None],
-        now: int,
-        sent: float,
-    ) -> str | None:
-        """None if the record was good and the flight has landed, else the mode in which to open it."""
-        try:
-            good = value_of(record, nonces)
-            if good is None:
-                return "read"
-            expiry, payload = good
-            value = spec.codec.decode(payload)
-        except Undecodable:
-            self._shared.counters.undecodable += 1
-            return "replace"
-        self._shared.counters.l2_hits += 1
-        # The server's clock may have been set: it never makes a copy live longer than its declaration says.
-        left = min((expiry - now) / 1000, spec.ttl)
-        if spec.memory and left > 0:
-            self._remember(flight, value, sent + left)
-        self._land(flight, value)
-        return None
 
     def _land_late(self, spec: Spec, flight: Flight, record: bytes) -> bool:
         """Somebody stored a good value between our look and our lease. Its age is unknown: level 1 gets no

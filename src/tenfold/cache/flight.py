@@ -91,4 +91,5 @@ class Flight:
                 waiter.cancel()
             else:
                 waiter.set_exception(error)
+                waiter.exception()  # seen, even if the waiter is being cancelled right now
         self._waiters.clear()

@@ -62,23 +62,33 @@ class Link:
         comes late, it is this loop that was busy and not the server: then the answer gets the same time
         again, at most three times.
         """
-        loop = asyncio.get_running_loop()
-        talk = loop.create_task(self._talk(commands))
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        due, expired, extensions = loop.time() + patience, False, 0
+        timer: asyncio.TimerHandle
+
+        def expire() -> None:
+            nonlocal due, expired, extensions, timer
+            now = loop.time()
+            if now - due > patience / 4 and extensions < _EXTENSIONS:
+                extensions += 1
+                due = now + patience
+                timer = loop.call_at(due, expire)
+            else:
+                expired = True
+                task.cancel()
+
+        timer = loop.call_at(due, expire)
         try:
-            for extension in range(_EXTENSIONS + 1):
-                due = loop.time() + patience
-                done, _ = await asyncio.wait((talk,), timeout=patience)
-                if done:
-                    return talk.result()
-                if loop.time() - due < patience / 4 or extension == _EXTENSIONS:
-                    break
-            raise LevelTwoDown(f"no answer within {patience * 1000:.0f} ms")
+            return await self._talk(commands)
+        except asyncio.CancelledError:
+            if expired and task.uncancel() == 0:
+                raise LevelTwoDown(f"no answer within {patience * 1000:.0f} ms") from None
+            raise
         except self._failures as error:
             raise LevelTwoDown(str(error)) from error
         finally:
-            if not talk.done():
-                talk.cancel()
-                await asyncio.wait((talk,))
+            timer.cancel()
 
     async def dedicated(self) -> AbstractConnection:
         """A connection of the caller's own, connected. Raises `LevelTwoDown`."""

@@ -152,6 +152,18 @@ class Level2:
             if isinstance(answer, Exception):
                 raise LevelTwoDown(f"refused: {answer}")
 
+    async def _replay(self) -> None:
+        # Taken out first: what is invalidated again while the packet is under way has to be deleted once
+        # more.
+        names = list(self._pending)[:MAX_KEYS_A_BATCH]
+        for name in names:
+            del self._pending[name]
+        try:
+            await self._delete(names, self._hard)
+        except BaseException:
+            self._postpone(names)
+            raise
+
     def _postpone(self, names: Sequence[str]) -> None:
         self._pending.update(dict.fromkeys(names))
         if len(self._pending) > MAX_PENDING:
@@ -252,10 +264,7 @@ class Level2:
                 if isinstance(pong, Exception):
                     raise LevelTwoDown(f"refused: {pong}")
                 while self._pending:
-                    names = list(self._pending)[:MAX_KEYS_A_BATCH]
-                    await self._delete(names, self._hard)
-                    for name in names:
-                        del self._pending[name]
+                    await self._replay()
             except LevelTwoDown:
                 self._counters.l2_failures += 1
                 self._hard_down = True

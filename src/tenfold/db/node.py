@@ -4,6 +4,8 @@ time.
 
 from __future__ import annotations
 
+import asyncio
+import select
 from collections.abc import Callable
 from typing import Any, Final, cast
 
@@ -12,9 +14,11 @@ from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import QueuePool
+from sqlalchemy.util import await_only
 
 FIRST_BACKOFF: Final = 0.5
 LONGEST_BACKOFF: Final = 8.0
+_TURNS_TO_NOTICE: Final = 5
 
 
 class Node:
@@ -36,13 +40,15 @@ class Node:
         self._down_until = 0.0
         self._backoff = FIRST_BACKOFF
 
-        def forsake_dead(driver: Any, record: object, proxy: object) -> None:
-            if driver.driver_connection.is_closed():
+        def forsake_dead(adapted: Any, record: object, proxy: object) -> None:
+            if _is_dead(adapted.driver_connection):
                 raise DisconnectionError("the server closed this connection while it lay in the pool")
 
         def note_failure(context: ExceptionContext) -> None:
-            if context.is_disconnect or isinstance(context.original_exception, TimeoutError | OSError):
-                self.fail(context.original_exception, monotonic())
+            error = context.original_exception
+            # A statement that took too long says nothing about the server, and TimeoutError is an OSError.
+            if context.is_disconnect or (isinstance(error, OSError) and not isinstance(error, TimeoutError)):
+                self.fail(error, monotonic())
 
         event.listen(self.engine.sync_engine, "checkout", forsake_dead)
         event.listen(self.engine.sync_engine, "handle_error", note_failure)
@@ -76,3 +82,22 @@ class Node:
         state = f", failed {self.failures} times, last: {self.last_error}" if self.failures else ""
         url = self.url.render_as_string(hide_password=True)
         return f"Node({self.name}, {url}, {self.in_flight} in use{state})"
+
+
+def _is_dead(connection: Any) -> bool:
+    """Whether the server has closed this idle connection.
+
+    The driver knows once the loop has read the end of the stream. In a busy loop that may lie unread in the
+    socket; so when something is there to read, the loop is given the few turns that it needs to take it in.
+    """
+    if connection.is_closed():
+        return True
+    socket = connection._transport.get_extra_info("socket")
+    waiting = select.poll()
+    waiting.register(socket.fileno(), select.POLLIN)
+    if waiting.poll(0):
+        for _ in range(_TURNS_TO_NOTICE):
+            await_only(asyncio.sleep(0))
+            if connection.is_closed():
+                return True
+    return False

@@ -38,6 +38,7 @@ PRODUCT = Product(7, "Kettle", Decimal("12.30"), dt.datetime(2026, 11, 22, tzinf
 
 @asynccontextmanager
 async def pair(url: str, **options: Any) -> AsyncIterator[tuple[Cache, Cache]]:
+    options.setdefault("timeout", "2s")  # slowness is not what these tests are about
     async with Cache("shop", redis=url, **options) as one, Cache("shop", redis=url, **options) as other:
         yield one, other
 
@@ -69,7 +70,7 @@ async def test_values_keep_their_types(valkey: Any) -> None:
 
 
 async def test_what_level_two_cannot_carry_is_refused(valkey: Any) -> None:
-    async with Cache("shop", redis=valkey.url) as cache:
+    async with Cache("shop", redis=valkey.url, timeout="2s") as cache:
 
         async def load() -> object:
             return object()
@@ -111,10 +112,10 @@ async def test_an_undecodable_record_is_a_miss_and_is_replaced(valkey: Any) -> N
             [b"\x09" + record[1:], record[:-1] + b"\xc1", record[:24], b"", b"\x00abc"]
         ):
             await client.set("tenfold:1:shop:e:k", garbage)
-            async with Cache("shop", redis=valkey.url) as third:
+            async with Cache("shop", redis=valkey.url, timeout="2s") as third:
                 assert await third.get_or_load("k", load, kind=int) == 1, number
                 assert third.stats().loads == 1, number
-            async with Cache("shop", redis=valkey.url) as fourth:
+            async with Cache("shop", redis=valkey.url, timeout="2s") as fourth:
                 assert await fourth.get_or_load("k", load, kind=int) == 1
                 assert fourth.stats().l2_hits == 1, number
             if number != 2:
@@ -122,7 +123,7 @@ async def test_an_undecodable_record_is_a_miss_and_is_replaced(valkey: Any) -> N
         await client.set("tenfold:1:shop:e:k2", b"x")
         await client.delete("tenfold:1:shop:e:k")
         await client.lpush("tenfold:1:shop:e:k", b"a list")  # another program's key of our name
-        async with Cache("shop", redis=valkey.url) as fifth:
+        async with Cache("shop", redis=valkey.url, timeout="2s") as fifth:
             assert await fifth.get_or_load("k", load, kind=int) == 1
     await client.aclose()
 
@@ -211,13 +212,16 @@ async def test_eviction_and_flush_count_as_invalidation(valkey: Any) -> None:
         await client.delete("tenfold:1:shop:t:t")
         assert await other.get_or_load("k", load, tags=["t"]) == 2
         await client.flushall()
-        async with Cache("shop", redis=valkey.url) as third:
+        async with Cache("shop", redis=valkey.url, timeout="2s") as third:
             assert await third.get_or_load("k", load, tags=["t"]) == 3
     await client.aclose()
 
 
 async def test_names_separate_caches(valkey: Any) -> None:
-    async with Cache("a", redis=valkey.url) as one, Cache("b", redis=valkey.url) as other:
+    async with (
+        Cache("a", redis=valkey.url, timeout="2s") as one,
+        Cache("b", redis=valkey.url, timeout="2s") as other,
+    ):
 
         async def first() -> int:
             return 1
@@ -232,7 +236,7 @@ async def test_names_separate_caches(valkey: Any) -> None:
 
 
 def test_two_event_loops_one_after_another(valkey_sync: Any) -> None:
-    cache = Cache("shop", redis=valkey_sync)
+    cache = Cache("shop", redis=valkey_sync, timeout="2s")
     calls = 0
 
     @cache("1m")

@@ -99,6 +99,28 @@ async def test_an_invalidation_in_a_freeze_is_made_up_for(valkey: Any, until: An
         assert await g(1) == await g(2) == 2
 
 
+async def test_too_many_postponed_invalidations_become_one_of_everything(
+    valkey: Any, until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tenfold.cache.redis.MAX_PENDING", 3)
+    async with Cache("shop", redis=valkey.url) as cache:
+        f, loads = declare(cache, memory=False)
+        for a in range(10):
+            await f(a)
+        valkey.pause()
+        try:
+            for a in range(5):
+                assert await f.invalidate(a) is False
+            assert cache.stats().pending_invalidations <= 2  # everything, and what came after
+        finally:
+            valkey.resume()
+        await until(lambda: cache.stats().l2_up and not cache.stats().pending_invalidations)
+        loads.clear()
+        for a in range(10):
+            await f(a)
+        assert loads == list(range(10))
+
+
 async def test_killed_and_restarted(valkey: Any, until: Any) -> None:
     async with Cache("shop", redis=valkey.url) as cache:
         f, loads = declare(cache)
