@@ -16,6 +16,7 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Generator
+from os import write
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT: Final = 5.0
 """Seconds until an unanswered connection attempt is given up; the request's own deadline may be sooner."""
+_FULL_SWEEP: Final = 25
+"""Every so many sweeps all waiting requests are looked at, not just the first."""
 
 
 class Failure:
@@ -49,7 +52,7 @@ class Waiter(NamedTuple):
 class Connection(asyncio.Protocol):
     """One keep-alive connection, one request at a time."""
 
-    __slots__ = ("deadline", "head_only", "open", "pool", "reader", "served", "transport", "user")
+    __slots__ = ("deadline", "fd", "head_only", "open", "pool", "reader", "served", "transport", "user")
 
     transport: asyncio.Transport
 
@@ -61,15 +64,33 @@ class Connection(asyncio.Protocol):
         self.reader: Reader | None = None
         self.served = 0
         self.open = False
+        self.fd = -1
+        """Of a plain connection; -1 where bytes must go through TLS."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
         raw = transport.get_extra_info("socket")
         if raw is not None:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self.pool.scheme == "http":
+                self.fd = raw.fileno()
         self.open = True
         self.pool.opened += 1
         self.pool.connections.add(self)
+
+    def send(self, wire: bytes) -> None:
+        """Write a request. The transport's queue is empty between requests, so the bytes may go to the kernel at
+        once; only what it does not take goes through the transport, which also is who meets the errors.
+        """
+        if self.fd >= 0:
+            try:
+                taken = write(self.fd, wire)
+            except OSError:
+                taken = 0
+            if taken == len(wire):
+                return
+            wire = wire[taken:]
+        self.transport.write(wire)
 
     def data_received(self, data: bytes) -> None:
         user = self.user
@@ -82,10 +103,11 @@ class Connection(asyncio.Protocol):
                 self.served += 1
                 pool.requests += 1
                 if pool.waiting:
-                    pool.give(self)
+                    resume(user, answer)
+                    pool.serve(self)
                 else:
                     pool.idle.append(self)
-                resume(user, answer)
+                    resume(user, answer)
                 return
         self._read_on(data)
 
@@ -156,6 +178,7 @@ class Pool:
         self.requests = 0
         self.retries = 0
         self.bytes_in = 0
+        self._sweeps = 0
         self._tls = tls if scheme == "https" else None
         self._address: str | None = None
         self._opening: set[asyncio.Task[None]] = set()
@@ -213,7 +236,8 @@ class Pool:
                 self._open(Waiter(user, deadline))
             else:
                 self.waiting.append(Waiter(user, deadline))
-                self.refill()
+                if len(self.connections) < self.limit:
+                    self.refill()
             got: Connection | Failure = yield PARKED
             if isinstance(got, Failure) or got.open:
                 return got
@@ -223,6 +247,16 @@ class Pool:
         if self.waiting:
             self.give(connection)
         else:
+            self.idle.append(connection)
+
+    def serve(self, connection: Connection) -> None:
+        """As `put`, handing over at once. Only for callbacks of the loop, where no journey is running."""
+        while self.waiting and connection.open:
+            user = self.waiting.popleft().user
+            if user._engine.alive(user):
+                resume(user, connection)
+                return
+        if connection.open:
             self.idle.append(connection)
 
     def give(self, connection: Connection) -> None:
@@ -289,10 +323,14 @@ class Pool:
         late = [c for c in self.connections if c.user is not None and c.deadline < now]
         for connection in late:
             connection.fail("timeout")
-        if self.waiting and min(self.waiting, key=_deadline).deadline < now:
+        # The head has waited longest; only where requests have time-outs of their own can another be due first.
+        self._sweeps += 1
+        every = self._sweeps % _FULL_SWEEP == 0
+        if self.waiting and (every or self.waiting[0].deadline < now):
             kind = "timeout" if self.connections else "connect timeout"
             over = [waiter for waiter in self.waiting if waiter.deadline < now]
-            self.waiting = deque(waiter for waiter in self.waiting if waiter.deadline >= now)
+            if over:
+                self.waiting = deque(waiter for waiter in self.waiting if waiter.deadline >= now)
             for waiter in over:
                 resume(waiter.user, Failure(kind))
 
@@ -318,7 +356,3 @@ class Pool:
         busy = len(self.connections) - len(self.idle)
         counts = f"busy={busy}, idle={len(self.idle)}, waiting={len(self.waiting)}"
         return f"Pool({self.scheme}://{self.authority}, {counts})"
-
-
-def _deadline(waiter: Waiter) -> float:
-    return waiter.deadline

@@ -183,16 +183,14 @@ class Engine:
         return user in self._live
 
     def pool_for(self, url: str) -> Pool:
-        """The pool of the origin of ``url``. Raises `MisuseError` for a host that the scenario does not name."""
+        """The pool of the origin of ``url``. Raises `MisuseError` for a host that nobody named."""
         parts = urlsplit(url)
         scheme, host = parts.scheme, parts.hostname or ""
         port = parts.port or (443 if scheme == "https" else 80)
         pool = self._pools.get((scheme, host, port))
         if pool is None:
             if scheme not in ("http", "https") or not self._scenario.allows(url):
-                raise MisuseError(
-                    f"request: expected loopback or a host named with target(), got {url!r}"
-                )
+                raise MisuseError(f"request: expected loopback or a host named with target(), got {url!r}")
             agent = f"tenfold-load/{__version__}"
             pool = Pool(scheme, host, port, limit=self._limit, tls=self._tls, user_agent=agent)
             self._pools[scheme, host, port] = pool
@@ -206,9 +204,7 @@ class Engine:
             if len(self._names) >= _IMPLICIT_NAMES:
                 name = f"{method} (other)"
             self._names.add(name)
-        made = step(name)
-        made.begin(user)
-        return made
+        return step(name).__enter__()
 
     def loose_check(self, user: User, name: str) -> None:
         """A check failed outside of any step: it counts for the journey."""
@@ -329,10 +325,8 @@ class Engine:
             self.recorder.in_flight(now, len(self._live))
             self.recorder.fold(self.samples)
             turns += 1
-            if turns % 3000 == 0:
-                gc.collect()
-            elif turns % 50 == 0:
-                gc.collect(1)
+            if turns % 50 == 0:
+                gc.collect(2 if turns % 6000 == 0 else 1 if turns % 1500 == 0 else 0)
 
     def _spent(self) -> tuple[float, float]:
         """CPU seconds and wall seconds since the start."""

@@ -55,34 +55,42 @@ class Recorder:
         taken = samples[:]
         samples.clear()
         start, warm_until = self._start, self._warm_until
-        good: dict[tuple[str, bool], tuple[list[int], list[int]]] = {}
+        # Keyed by name for the measured part and the warm-up: two lists each, corrected and uncorrected.
+        good: tuple[dict[str, tuple[list[int], list[int]]], ...] = ({}, {})
         seconds: dict[int, list[int]] = {}
+        last = int(taken[0][1] - start)
+        interval = self._interval(last)
         for name, intended, sent, answered, kind in taken:
             if name not in self._names:
                 name = self._admit(name)
             warm = intended < warm_until
             second = int(intended - start)
-            interval = self._interval(second)
+            if second != last:
+                last, interval = second, self._interval(second)
             interval.intended += 1
             at = int(sent - start)
             (interval if at == second else self._interval(at)).sent += 1
             at = int(answered - start)
             (interval if at == second else self._interval(at)).answered += 1
-            corrected = max(0, int((answered - intended) * 1e6))
+            corrected = int((answered - intended) * 1e6)
             if kind is None:
-                lists = good.get((name, warm))
+                lists = good[warm].get(name)
                 if lists is None:
-                    lists = good[name, warm] = ([], [])
+                    lists = good[warm][name] = ([], [])
                 lists[0].append(corrected)
-                lists[1].append(max(0, int((answered - sent) * 1e6)))
-                seconds.setdefault(second, []).append(corrected)
+                lists[1].append(int((answered - sent) * 1e6))
+                if second in seconds:
+                    seconds[second].append(corrected)
+                else:
+                    seconds[second] = [corrected]
             else:
                 self._failed(name, warm, interval, kind, corrected)
-        for (name, warm), (corrected_all, uncorrected_all) in good.items():
-            counts = self._counts(name, warm)
-            counts.attempts += len(corrected_all)
-            counts.corrected.record_many(corrected_all)
-            counts.uncorrected.record_many(uncorrected_all)
+        for warm in (False, True):
+            for name, (corrected_all, uncorrected_all) in good[warm].items():
+                counts = self._counts(name, warm)
+                counts.attempts += len(corrected_all)
+                counts.corrected.record_many(corrected_all)
+                counts.uncorrected.record_many(uncorrected_all)
         for second, values in seconds.items():
             self._interval(second).corrected.record_many(values)
 

@@ -46,11 +46,6 @@ class step:  # noqa: N801 - reads as a keyword in scenario files
             raise MisuseError(
                 f"step({self.name!r}): expected no open step, got {user._step.name!r}; close it first"
             )
-        self.begin(user)
-        return self
-
-    def begin(self, user: User) -> None:
-        """Open for ``user``."""
         self.user = user
         user._step = self
         first = user._first
@@ -59,6 +54,7 @@ class step:  # noqa: N801 - reads as a keyword in scenario files
         else:
             self.intended = first
             user._first = None
+        return self
 
     def fail(self, kind: str) -> None:
         """Make the sample an error, unless it is one already."""

@@ -158,7 +158,7 @@ class User:
             connection.head_only = method == "HEAD"
             if current.sent == 0.0:
                 current.sent = now
-            connection.transport.write(wire)
+            connection.send(wire)
             answer = yield PARKED
             if answer.__class__ is Answer:
                 break
@@ -184,10 +184,10 @@ class User:
     def _failed(self, current: step, opened: step | None, kind: str) -> NoReturn:
         current.answered = monotonic()
         current.fail(kind)
-        error = RequestFailed(kind)
         if opened is None:
-            current.__exit__(RequestFailed, error, None)
-        raise error
+            current.__exit__(None, None, None)
+        # Held by no frame of its own traceback, so that it dies by reference counting alone.
+        raise RequestFailed(kind)
 
     def _compose(
         self, method: str, url: str, headers: Mapping[str, str] | None, json: Any, data: Any
