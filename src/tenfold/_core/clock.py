@@ -26,6 +26,8 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's own clocks."""
 
+    __slots__ = ()
+
     monotonic = staticmethod(time.monotonic)
     time = staticmethod(time.time)
 

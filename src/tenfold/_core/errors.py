@@ -8,4 +8,7 @@ class TenfoldError(Exception):
 
 
 class MisuseError(TenfoldError, ValueError):
-    """The caller asked for something that makes no sense. The message says what was expected, what came, what to do."""
+    """The caller asked for something that makes no sense.
+
+    The message says what was expected, what came, what to do.
+    """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from cyclopts import App
+from cyclopts import App, CycloptsError
 
 from tenfold import __version__
 from tenfold._core.errors import TenfoldError
@@ -15,19 +15,31 @@ app = App(
     version=__version__,
 )
 
-# Import strings: a command's module, and what it drags in, loads only when that command is asked for.
-app.command("tenfold.cli.up:up", name="up")
-app.command("tenfold.cli.up:down", name="down")
-app.command("tenfold.cli.up:status", name="status")
-app.command("tenfold.cli.load:app", name="load")
-app.command("tenfold.cli.compare:compare", name="compare")
-app.command("tenfold.cli.blackfriday:blackfriday", name="blackfriday")
+# Import strings: a command's module, and what that drags in, loads only when the command is called. The help text
+# stands here too, or `tenfold --help` would have to load them all.
+app.command("tenfold.cli.up:up", name="up", help="Start PostgreSQL (primary, replicas, shards) and Valkey.")
+app.command("tenfold.cli.up:down", name="down", help="Stop what `tenfold up` started.")
+app.command("tenfold.cli.up:status", name="status", help="Show what `tenfold up` started: roles, lag, addresses.")
+app.command("tenfold.cli.load:app", name="load", help="Load-test a service: one run, or its breakpoint.")
+app.command("tenfold.cli.compare:compare", name="compare", help="Say whether result B is better than result A.")
+app.command(
+    "tenfold.cli.blackfriday:blackfriday", name="blackfriday", help="The whole proof on the reference shop."
+)
 
 
 def main() -> None:
-    """Entry point of the console script. A deliberate error is one sentence on stderr and exit code 2, never a trace."""
+    """Entry point of the console script.
+
+    A deliberate error is one sentence on stderr and exit code 2, never a traceback; so is a command line that cannot
+    be understood. SIGINT is exit code 130, as shells have it.
+    """
     try:
-        app()
+        app(exit_on_error=False)
+    except CycloptsError:
+        sys.exit(2)  # cyclopts has printed what it expected
     except TenfoldError as error:
         print(f"tenfold: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("tenfold: interrupted", file=sys.stderr)
+        sys.exit(130)

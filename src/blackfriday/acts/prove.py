@@ -1,0 +1,82 @@
+"""The prove act: the same rate before and after, then ten times the rate that broke the first shop."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from blackfriday.acts.measure import hold
+from blackfriday.acts.ownreads import OwnReads
+from blackfriday.acts.plan import Plan
+from blackfriday.acts.stage import Stage
+from blackfriday.journeys import BROWSE
+from blackfriday.shop import Shop
+from blackfriday.story import SameRate, TenTimes
+from blackfriday.view import View
+from tenfold.load import CompareOptions, RunResult, compare
+
+SHARE: Final = 0.7  # of the baseline's breakpoint: a rate at which it is well, so that the gain is not that of a queue
+TEN: Final = 10.0
+
+
+async def same_rate(
+    stage: Stage, baseline: Shop, tuned: Shop, breakpoint: float, plan: Plan, view: View, seed: int
+) -> tuple[SameRate, RunResult, RunResult]:
+    """Before, after, before, after …: both shops stand, one of them is loaded at a time, by the same arrivals."""
+    rate = SHARE * breakpoint
+    before: list[RunResult] = []
+    after: list[RunResult] = []
+    for block in range(plan.blocks):
+        for shop, results, label in ((baseline, before, "before"), (tuned, after, "after")):
+            results.append(
+                await hold(
+                    stage.scenario(shop), rate, plan.block_seconds, plan.warmup, seed + block, view, f"{label}, block {block + 1}"
+                )
+            )
+    options = CompareOptions(steps=BROWSE, quantiles=("p95",), force=True)
+    found = compare(before, after, options)
+    p95 = found.metrics[0]
+    return (
+        SameRate(
+            rate=rate,
+            step="browsing",
+            before=math.inf if p95.a is None else p95.a,
+            after=math.inf if p95.b is None else p95.b,
+            low=math.nan if p95.low is None else p95.low,
+            high=math.inf if p95.high is None else p95.high,
+            verdict=p95.outcome,
+            samples=sum(found.samples),
+        ),
+        before[0],
+        after[0],
+    )
+
+
+async def ten_times(
+    stage: Stage, tuned: Shop, breakpoint: float, plan: Plan, view: View, seed: int
+) -> tuple[TenTimes, RunResult, OwnReads]:
+    """Ten times the breakpoint for the whole of `Plan.hold_seconds`, while other buyers check what they wrote."""
+    rate = TEN * breakpoint
+    before = await tuned.stats()
+    async with OwnReads(tuned.url) as reads:
+        result = await hold(
+            stage.scenario(tuned), rate, plan.hold_seconds, plan.warmup, seed, view, f"{rate:.0f}/s for {plan.hold_seconds:.0f} s"
+        )
+    after = await tuned.stats()
+    totals = result.totals
+    held = not result.invalid and all(objective.passed for objective in result.objectives)
+    return (
+        TenTimes(
+            rate=rate,
+            seconds=result.measured,
+            p95=totals.latency(0.95),
+            errors=totals.error_share,
+            held=held and result.measured >= plan.hold_seconds - 0.5,
+            invalid=tuple(result.invalid),
+            requests=totals.attempts,
+            reads=after["requests"] - before["requests"],
+            loads=after["origin_requests"] - before["origin_requests"],
+        ),
+        result,
+        reads,
+    )

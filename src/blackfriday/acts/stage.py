@@ -1,0 +1,158 @@
+"""The stage on which the acts play: real servers, a seeded database, a payment service, and shops that come and go."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Final
+
+from blackfriday.domain import Scale, apply_indexes, drop_indexes, load, reset_orders
+from blackfriday.journeys import acknowledged
+from blackfriday.settings import Rung, Variant
+from blackfriday.shop import PaymentProcess, Shop
+from blackfriday.view import View
+from tenfold.load import Objective, Scenario, Validity, load_scenario
+from tenfold.servers import Topology
+
+if TYPE_CHECKING:
+    import asyncpg
+
+SLO: Final = (Objective(p95="100ms", errors="0.1%"),)
+SLO_TEXT: Final = "p95 < 100 ms, errors < 0.1 %"
+LIMIT: Final = 0.100
+# Client, shop and servers share this machine's cores, so the client is late more often than one on a machine of its own.
+# Its lateness is part of every corrected latency: it can only make a shop look worse than it is, never better.
+VALIDITY: Final = Validity(share=0.5)
+REPLICAS: Final = 2
+WORKERS: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A rung of the ladder: what runs, and what it adds to the rung before."""
+
+    key: str
+    title: str
+    change: str
+    variant: Variant
+    rung: Rung = "shapes"
+    workers: int = 1
+
+
+LADDER: Final = (
+    Step("draft", "draft", "relations loaded one by one (N+1)", "draft"),
+    Step("baseline", "baseline", "eager loading, as a good tutorial has it", "baseline"),
+    Step("shapes", "+ query shapes", "one statement a page, keyset pages, finished bytes", "tuned", "shapes"),
+    Step("indexes", "+ indexes", "keyset, covering and trigram indexes", "tuned", "indexes"),
+    Step("cache", "+ cache", "memory and Valkey, coalesced, invalidated by tag", "tuned", "cache"),
+    Step("replicas", "+ replicas, workers", f"reads on replicas, {WORKERS} workers", "tuned", "replicas", WORKERS),
+)
+TUNED: Final = LADDER[-1]
+
+
+def step(key: str) -> Step:
+    """The rung of that key."""
+    return next(found for found in LADDER if found.key == key)
+
+
+class Stage:
+    """Owns everything that runs besides the load. ``async with Stage(view) as stage``; nothing outlives the block."""
+
+    def __init__(self, view: View, scale: Scale | None = None) -> None:
+        self._view = view
+        self._scale = scale or Scale()
+        self._stack = AsyncExitStack()
+        self.servers: Topology
+        self.connection: asyncpg.Connection
+        self.orders: Path
+        self.seeded: dict[str, int] = {}
+        self._payment: PaymentProcess
+
+    async def __aenter__(self) -> Stage:
+        import asyncpg
+
+        try:
+            with self._view.bar("PostgreSQL and Valkey") as bar:
+                self.servers = await self._stack.enter_async_context(Topology(replicas=REPLICAS, shards=0))
+                bar.update(1.0, f"primary, {REPLICAS} replicas, Valkey")
+            self.orders = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="blackfriday-orders-")))
+            self._payment = await self._stack.enter_async_context(PaymentProcess())
+            self.connection = await asyncpg.connect(self.servers.primary.url, timeout=10)
+            self._stack.push_async_callback(self.connection.close, timeout=5)
+            with self._view.bar("the catalogue") as bar:
+                self.seeded = await load(self.connection, self._scale)
+                bar.update(1.0, f"{self.seeded['product']:,} products, {self.seeded['review']:,} reviews")
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    @asynccontextmanager
+    async def shop(self, which: Step, *, beside: bool = False) -> AsyncIterator[Shop]:
+        """The shop of a rung, ready and warm.
+
+        It finds its shelves full, no orders, an empty Valkey and the indexes of its rung. ``beside`` another open shop
+        it takes everything as it is, the other one's indexes included.
+        """
+        if not beside:
+            await self.reset()
+            if which.variant == "tuned" and which.rung != "shapes":
+                await apply_indexes(self.connection)
+            else:
+                await drop_indexes(self.connection)
+        async with Shop(
+            variant=which.variant,
+            rung=which.rung,
+            workers=which.workers,
+            database=self.servers.primary.url,
+            replicas=[replica.url for replica in self.servers.replicas],
+            valkey=self.servers.valkey.url,
+            payment=self._payment.url,
+        ) as shop:
+            yield shop
+
+    async def reset(self) -> None:
+        """A full shop without orders, and an empty Valkey."""
+        from redis.asyncio import Redis
+
+        await reset_orders(self.connection)
+        async with Redis.from_url(self.servers.valkey.url) as valkey:
+            await valkey.flushall()
+        for file in self.orders.iterdir():
+            file.unlink()
+        for replica in self.servers.replicas:
+            await replica.caught_up(within="10s")
+
+    def scenario(self, shop: Shop) -> Scenario:
+        """The journeys, against that shop."""
+        return load_scenario("blackfriday.journeys", target=shop.url)
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Journeys write the orders that were acknowledged into `orders` while the block runs."""
+        before = os.environ.get(ORDERS)
+        os.environ[ORDERS] = str(self.orders / "orders")
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[ORDERS]
+            else:
+                os.environ[ORDERS] = before
+
+    def acknowledged(self) -> list[int]:
+        """The ids of the orders that were acknowledged since the last reset, one entry each time."""
+        return acknowledged(self.orders / "orders")
+
+
+ORDERS: Final = "BLACKFRIDAY_ORDERS"

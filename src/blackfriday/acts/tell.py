@@ -1,0 +1,128 @@
+"""The whole story: measure, find, fix, prove, check."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from time import monotonic
+
+from msgspec import structs
+
+from blackfriday.acts.find import find, forget
+from blackfriday.acts.measure import breakpoint_of, hold
+from blackfriday.acts.ownreads import OwnReads
+from blackfriday.acts.plan import Plan
+from blackfriday.acts.prove import same_rate, ten_times
+from blackfriday.acts.stage import LADDER, SLO_TEXT, TUNED, Stage, Step, step
+from blackfriday.domain import Scale, audit
+from blackfriday.journeys import ZIPF
+from blackfriday.promises import promises
+from blackfriday.shop import Shop
+from blackfriday.story import Integrity, Probe, RungOutcome, Story
+from blackfriday.view import View
+from tenfold.load import describe_environment
+
+
+def blank(plan: Plan, seed: int) -> Story:
+    """A story in which nothing has happened yet."""
+    return Story(
+        quick=plan.quick,
+        seed=seed,
+        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        environment=describe_environment(),
+        slo=SLO_TEXT,
+        zipf=ZIPF,
+    )
+
+
+async def tell(story: Story, plan: Plan, view: View, scale: Scale | None = None) -> None:
+    """Play every act and write what is found into ``story``, which is worth reading also when this was cancelled.
+
+    Raises what the acts raise: servers that do not start, a shop that does not come up. ``stopped_because`` then says so.
+    """
+    began = monotonic()
+    try:
+        view.act("set the stage", "real servers, started from nothing")
+        async with Stage(view, scale) as stage, stage.recording():
+            await _play(story, plan, view, stage)
+    except asyncio.CancelledError:
+        story.stopped_because = "interrupted"
+        raise
+    except BaseException as error:
+        story.stopped_because = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        story.seconds = monotonic() - began
+        story.promises = promises(story)
+
+
+async def _play(story: Story, plan: Plan, view: View, stage: Stage) -> None:
+    baseline = step("baseline")
+    async with stage.shop(baseline) as shop:
+        view.act("measure", f"the highest rate at which the baseline holds {story.slo}")
+        outcome = await breakpoint_of(stage, baseline, shop, plan, view, story.seed)
+        story.integrity["baseline"] = await _integrity(stage)
+        broke_at = outcome.rate or 0.0
+        view.act("find", "where the time goes, as PostgreSQL counts it")
+        await forget(stage)
+        seconds = 3.0 if plan.quick else 6.0
+        run = await hold(stage.scenario(shop), max(1.0, 0.7 * broke_at), seconds, 0.0, story.seed, view, "watching PostgreSQL")
+        story.evidence = await find(stage, shop, run)
+        view.evidence(story.evidence)
+
+    view.act("fix", "one rung after the other, the same journeys each time")
+    fixed = 2 * broke_at if plan.quick else None
+    for rung in LADDER:
+        if rung.key == baseline.key:
+            story.rungs.append(outcome)
+            if fixed is not None:
+                async with stage.shop(rung) as shop:
+                    story.rungs[-1] = structs.replace(outcome, fixed=await _at(stage, shop, rung, fixed, plan, view, story.seed))
+            continue
+        async with stage.shop(rung) as shop:
+            if fixed is None:
+                story.rungs.append(await breakpoint_of(stage, rung, shop, plan, view, story.seed))
+            else:
+                probe = await _at(stage, shop, rung, fixed, plan, view, story.seed)
+                story.rungs.append(RungOutcome(rung.key, rung.title, rung.change, None, fixed=probe))
+    view.ladder(story.rungs, fixed)
+    if not broke_at:
+        view.say(f"  The baseline holds the objective at no rate on this machine ({outcome.why}); there is nothing to multiply.")
+        return
+
+    view.act("prove", "the same rate before and after, then ten times the rate that broke the baseline")
+    async with stage.shop(TUNED) as after:
+        async with stage.shop(baseline, beside=True) as before:
+            found = await same_rate(stage, before, after, broke_at, plan, view, story.seed)
+            story.same_rate, story.before_run, story.after_run = found
+            view.same_rate(story.same_rate)
+    async with stage.shop(TUNED) as after:
+        story.ten_times, story.ten_times_run, reads = await ten_times(stage, after, broke_at, plan, view, story.seed)
+        view.ten_times(story.ten_times)
+        view.act("check", "orders and stock, against what the customers were told")
+        story.integrity["tuned"] = await _integrity(stage, reads)
+        view.integrity(story.integrity)
+
+
+async def _at(stage: Stage, shop: Shop, rung: Step, rate: float, plan: Plan, view: View, seed: int) -> Probe:
+    """One rung at the rate at which a quick run tries every rung."""
+    result = await hold(stage.scenario(shop), rate, plan.fixed_seconds, plan.warmup, seed, view, rung.title, decide=True)
+    passed = not result.invalid and all(objective.passed for objective in result.objectives)
+    return Probe(rate, result.totals.latency(0.95), passed)
+
+
+async def _integrity(stage: Stage, reads: OwnReads | None = None) -> Integrity:
+    """The audit of everything since the last reset, when nothing is in flight any more."""
+    told = stage.acknowledged() + (reads.orders if reads else [])
+    found = await audit(stage.connection, told)
+    return Integrity(
+        acknowledged=found.acknowledged,
+        stored=found.stored,
+        lost=len(found.lost),
+        oversold=len(found.oversold),
+        negative_stock=len(found.negative),
+        miscounted=len(found.miscounted),
+        duplicates=len(found.duplicates),
+        own_reads=reads.reads if reads else 0,
+        stale_own_reads=reads.stale if reads else 0,
+    )

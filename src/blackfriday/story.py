@@ -1,0 +1,152 @@
+"""What the proof found out: plain data that the console, report.json and report.html all show."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct, field
+
+from tenfold.load import RunResult
+
+
+class Probe(Struct, frozen=True):
+    """One rate that was tried."""
+
+    rate: float
+    p95: float  # seconds; infinite when more than 5 % of the requests failed
+    held: bool
+
+
+class RungOutcome(Struct, frozen=True):
+    """One rung of the ladder, measured."""
+
+    key: str
+    title: str
+    change: str
+    rate: float | None  # the highest rate that held the SLO; None when only the fixed rate was tried
+    failing: float | None = None  # the lowest rate that missed it
+    why: str = ""  # why the search stopped
+    probes: tuple[Probe, ...] = ()
+    fixed: Probe | None = None  # the one rate that every rung is tried at in a quick run
+
+
+class Statement(Struct, frozen=True):
+    """A row of pg_stat_statements, divided by the requests that caused it."""
+
+    text: str
+    calls_per_request: float
+    mean: float  # seconds
+    share: float  # of the database's time
+
+
+class Endpoint(Struct, frozen=True):
+    """Statements that one request of this kind sends, counted by the server, for each variant asked."""
+
+    name: str
+    statements: dict[str, float]
+
+
+class Finding(Struct, frozen=True):
+    """What a reader should see in the evidence, and the rung that acts on it."""
+
+    what: str
+    evidence: str
+    rung: str
+
+
+class Evidence(Struct, frozen=True):
+    """The find act: where the time of the baseline goes."""
+
+    requests: int
+    statements: tuple[Statement, ...]
+    endpoints: tuple[Endpoint, ...]
+    findings: tuple[Finding, ...]
+
+
+class SameRate(Struct, frozen=True):
+    """The same journeys at the same rate, before and after, in interleaved blocks."""
+
+    rate: float
+    step: str
+    before: float  # p95 in seconds
+    after: float
+    low: float  # 95 % interval of the change as a share of `before`
+    high: float
+    verdict: str
+    samples: int
+
+    @property
+    def reduction(self) -> float:
+        return 1 - self.after / self.before if self.before else 0.0
+
+
+class TenTimes(Struct, frozen=True):
+    """Ten times the baseline's breakpoint, held."""
+
+    rate: float
+    seconds: float
+    p95: float
+    errors: float  # share
+    held: bool
+    invalid: tuple[str, ...]
+    requests: int
+    reads: int  # requests that a cache may answer
+    loads: int  # of these, how many went to the database
+
+
+class Integrity(Struct, frozen=True):
+    """Acknowledged against stored, sold against stock, read against written."""
+
+    acknowledged: int
+    stored: int
+    lost: int
+    oversold: int
+    negative_stock: int
+    miscounted: int  # products whose stock is not what there was minus what was sold
+    duplicates: int
+    own_reads: int
+    stale_own_reads: int
+
+
+class Promise(Struct, frozen=True):
+    """A row of the table at the end."""
+
+    promise: str
+    target: str
+    measured: str
+    kept: bool | None  # None: not measured
+
+
+class Story(Struct):
+    """The whole run, in the order in which it was told. What was not reached is None."""
+
+    quick: bool
+    seed: int
+    started_at: str
+    environment: dict[str, Any]
+    slo: str
+    zipf: float
+    rungs: list[RungOutcome] = field(default_factory=list)
+    evidence: Evidence | None = None
+    same_rate: SameRate | None = None
+    ten_times: TenTimes | None = None
+    integrity: dict[str, Integrity] = field(default_factory=dict)
+    promises: list[Promise] = field(default_factory=list)
+    seconds: float = 0.0
+    stopped_because: str | None = None
+    ten_times_run: RunResult | None = None
+    before_run: RunResult | None = None
+    after_run: RunResult | None = None
+
+    def rung(self, key: str) -> RungOutcome | None:
+        return next((rung for rung in self.rungs if rung.key == key), None)
+
+    @property
+    def kept(self) -> bool:
+        """True when the run is whole and every promise that was measured is kept."""
+        measured = [promise.kept for promise in self.promises if promise.kept is not None]
+        return self.stopped_because is None and bool(measured) and all(measured)
+
+    def to_json(self) -> bytes:
+        return msgspec.json.format(msgspec.json.encode(self), indent=1)
