@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import signal
 import socket
@@ -16,6 +17,7 @@ from typing import IO
 POLL = 0.02
 STOP_PATIENCE = 5.0
 SHOWN = 20
+PR_SET_PDEATHSIG = 1  # prctl(2); kept over execve(2)
 
 
 class NotReady(RuntimeError):
@@ -126,8 +128,10 @@ class Child:
 
 
 def python(*arguments: str) -> list[str]:
-    """The command for this interpreter."""
-    return [sys.executable, *arguments]
+    """The command that runs this interpreter as a process which does not outlive this one, even if it is
+    killed.
+    """
+    return [sys.executable, "-m", "blackfriday.processes", str(os.getpid()), sys.executable, *arguments]
 
 
 def import_path() -> dict[str, str]:
@@ -135,3 +139,18 @@ def import_path() -> dict[str, str]:
     here = str(Path(__file__).resolve().parent.parent)
     old = os.environ.get("PYTHONPATH")
     return {"PYTHONPATH": f"{old}{os.pathsep}{here}" if old else here}
+
+
+def become(owner: int, command: Sequence[str]) -> None:
+    """Replace this process by ``command``, to be terminated when ``owner`` dies. Where the system cannot
+    tell a child of its parent's death (anything but Linux), a killed owner leaves it running.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != owner:  # it died before it could be watched
+            return
+    os.execv(command[0], command)
+
+
+if __name__ == "__main__":
+    become(int(sys.argv[1]), sys.argv[2:])

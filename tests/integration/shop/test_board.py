@@ -11,10 +11,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 import pytest_asyncio
-from tenfold.servers import Valkey
 
 from blackfriday.tuned import board as boards
 from blackfriday.tuned.board import StockBoard
+from tenfold.servers import Valkey
 
 
 class Primary:

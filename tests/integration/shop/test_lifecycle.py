@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from typing import Any
 
 import pytest
 
-from blackfriday.processes import NotReady, answers, free_port
+from blackfriday.processes import NotReady, answers, free_port, import_path
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -99,3 +100,26 @@ async def test_options_out_of_range_are_refused(world: Any) -> None:
         world.shop(workers=0)
     with pytest.raises(ValueError, match="warm must be from 0"):
         world.shop(warm=-1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
+async def test_a_killed_owner_takes_the_shop_along(world: Any) -> None:
+    code = (
+        "import asyncio; from blackfriday import Shop\n"
+        "async def main():\n"
+        f"    async with Shop(variant='tuned', rung='shapes', database={world.database!r}) as shop:\n"
+        "        print(shop.pid, flush=True); await asyncio.Event().wait()\n"
+        "asyncio.run(main())"
+    )
+    owner = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, env={**os.environ, **import_path()}, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        assert owner.stdout is not None
+        async with asyncio.timeout(40):
+            leader = int(await owner.stdout.readline())
+        assert len(group(leader)) >= 2
+    finally:
+        owner.kill()
+        await owner.wait()
+    assert await gone(leader)
