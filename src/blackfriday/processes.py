@@ -141,7 +141,7 @@ def import_path() -> dict[str, str]:
     return {"PYTHONPATH": f"{old}{os.pathsep}{here}" if old else here}
 
 
-def become(owner: int, command: Sequence[str]) -> None:
+def become(owner: int, command: list[str]) -> None:
     """Replace this process by ``command``, to be terminated when ``owner`` dies. Where the system cannot
     tell a child of its parent's death (anything but Linux), a killed owner leaves it running.
     """

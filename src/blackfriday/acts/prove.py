@@ -33,7 +33,7 @@ async def same_rate(
                     stage.scenario(shop), rate, plan.block_seconds, plan.warmup, seed + block, view, f"{label}, block {block + 1}"
                 )
             )
-    options = CompareOptions(quantiles=("p95",), force=True)
+    options = CompareOptions(steps=BROWSE, quantiles=("p95",), force=True)
     found = compare(before, after, options)
     p95 = found.metrics[0]
     return (

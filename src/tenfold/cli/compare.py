@@ -21,6 +21,7 @@ def compare(
     *results: Path,
     margin: str = "5%",
     error_margin: str = "0.1%",
+    step: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     strict: bool = False,
     force: bool = False,
     json: Annotated[bool, Parameter(name="--json")] = False,
@@ -37,6 +38,8 @@ def compare(
         Relative difference of a latency that does not matter.
     error_margin
         Difference of the share of errors that does not matter, in percentage points.
+    step
+        Compare the samples of this step alone; may be given several times.
     strict
         Exit with 1 where the verdict is inconclusive.
     force
@@ -55,6 +58,7 @@ def compare(
     options = CompareOptions(
         margin=units.share(margin, "--margin"),
         error_margin=units.share(error_margin, "--error-margin"),
+        steps=step,
         force=force,
     )
     runs = [RunResult.load(path) for path in results]

@@ -43,7 +43,8 @@ _MIN_ERRORS: Final = 5
 class CompareOptions:
     """``margin``: relative difference of a latency that does not matter (5 %). ``error_margin``: the same for
     the share of errors, absolute (0.1 percentage points). ``confidence`` (95 %) holds for the whole table.
-    ``force`` turns refusals (another scenario, another schedule, an invalid run) into warnings.
+    ``steps`` narrows the comparison to the samples of these steps; none means all. ``force`` turns refusals (another
+    scenario, another schedule, an invalid run) into warnings.
     """
 
     margin: float = 0.05
@@ -52,6 +53,7 @@ class CompareOptions:
     resamples: int = 4000
     seed: int = 1
     quantiles: tuple[str, ...] = ("p50", "p95", "p99")
+    steps: tuple[str, ...] = ()
     force: bool = False
 
     def __post_init__(self) -> None:
@@ -114,7 +116,7 @@ def compare(a: Runs, b: Runs, options: CompareOptions | None = None) -> Comparis
     warnings = check_comparable(sides[0], sides[1], force=chosen.force)
     import numpy as np
 
-    seconds = [[measured_seconds(run) for run in side] for side in sides]
+    seconds = [[measured_seconds(run, chosen.steps) for run in side] for side in sides]
     middles, tables = bootstrap.tabulate([run for side in seconds for run in side])
     split = len(sides[0])
     parts = tables[:split], tables[split:]
@@ -149,10 +151,16 @@ def compare(a: Runs, b: Runs, options: CompareOptions | None = None) -> Comparis
     )
 
 
-def measured_seconds(run: RunResult) -> list[Interval]:
-    """The whole seconds of a run after its warm-up, without the last, incomplete one."""
+def measured_seconds(run: RunResult, steps: Sequence[str] = ()) -> list[Interval]:
+    """The whole seconds of a run after its warm-up, without the last, incomplete one.
+
+    ``steps`` narrows them to the samples of these steps. Raises `MisuseError` for a step that the run does not have.
+    """
     end = min(run.elapsed, run.duration) if run.duration else run.elapsed
-    return [second for second in run.intervals if second.at >= run.warmup and second.at + 1 <= end + 1e-9]
+    whole = [second for second in run.intervals if second.at >= run.warmup and second.at + 1 <= end + 1e-9]
+    for name in steps:
+        run.named(name)
+    return [second.only(steps) for second in whole] if steps else whole
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,7 @@ class Recorder:
         start, warm_until = self._start, self._warm_until
         # Keyed by name for the measured part and the warm-up: two lists each, corrected and uncorrected.
         good: tuple[dict[str, tuple[list[int], list[int]]], ...] = ({}, {})
-        seconds: dict[int, list[int]] = {}
+        seconds: dict[tuple[int, str], list[int]] = {}
         last = int(taken[0][1] - start)
         interval = self._interval(last)
         for name, intended, sent, answered, kind in taken:
@@ -79,10 +79,11 @@ class Recorder:
                     lists = good[warm][name] = ([], [])
                 lists[0].append(corrected)
                 lists[1].append(int((answered - sent) * 1e6))
-                if second in seconds:
-                    seconds[second].append(corrected)
+                key = (second, name)
+                if key in seconds:
+                    seconds[key].append(corrected)
                 else:
-                    seconds[second] = [corrected]
+                    seconds[key] = [corrected]
             else:
                 self._failed(name, warm, interval, kind, corrected)
         for warm in (False, True):
@@ -91,8 +92,13 @@ class Recorder:
                 counts.attempts += len(corrected_all)
                 counts.corrected.record_many(corrected_all)
                 counts.uncorrected.record_many(uncorrected_all)
-        for second, values in seconds.items():
-            self._interval(second).corrected.record_many(values)
+        for (second, name), values in seconds.items():
+            interval = self._interval(second)
+            interval.corrected.record_many(values)
+            histogram = interval.steps.get(name)
+            if histogram is None:
+                histogram = interval.steps[name] = Histogram()
+            histogram.record_many(values)
 
     def in_flight(self, now: float, count: int) -> None:
         """Note how many journeys are under way at ``now``."""
@@ -118,6 +124,7 @@ class Recorder:
         counts.failed.record(corrected)
         interval.errors += 1
         interval.kinds[kind] = interval.kinds.get(kind, 0) + 1
+        interval.step_errors[name] = interval.step_errors.get(name, 0) + 1
 
     def _admit(self, name: str) -> str:
         if len(self._names) >= MAX_NAMES:

@@ -9,7 +9,7 @@ docs/concepts/coordinated-omission.md).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -70,9 +70,9 @@ class StepResult(Counts, kw_only=True):
 class Interval(msgspec.Struct, kw_only=True):
     """One second of the run, warm-up included.
 
-    ``intended``, ``errors``, ``kinds`` and ``corrected`` count under the second in which the sample was
+    ``intended``, ``errors``, ``kinds``, ``corrected`` and ``steps`` count under the second in which the sample was
     *intended*, ``sent`` and ``answered`` under the one in which that happened. ``corrected`` holds the good
-    samples of all steps.
+    samples of all steps, ``steps`` and ``step_errors`` the same for each step.
     """
 
     at: int
@@ -84,6 +84,17 @@ class Interval(msgspec.Struct, kw_only=True):
     in_flight_max: int = 0
     kinds: dict[str, int] = msgspec.field(default_factory=dict)
     corrected: Histogram = msgspec.field(default_factory=Histogram)
+    steps: dict[str, Histogram] = msgspec.field(default_factory=dict)
+    step_errors: dict[str, int] = msgspec.field(default_factory=dict)
+
+    def only(self, names: Sequence[str]) -> Interval:
+        """The samples of these steps alone: ``errors``, ``corrected`` and ``intended`` of a new interval."""
+        found = Interval(at=self.at, errors=sum(self.step_errors.get(name, 0) for name in names))
+        for name in names:
+            if name in self.steps:
+                found.corrected.merge(self.steps[name])
+        found.intended = found.corrected.count + found.errors
+        return found
 
     def add(self, other: Interval) -> None:
         """Add the same second of another process. In-flight maxima add up, which is an upper bound."""
@@ -95,6 +106,13 @@ class Interval(msgspec.Struct, kw_only=True):
         for kind, n in other.kinds.items():
             self.kinds[kind] = self.kinds.get(kind, 0) + n
         self.corrected.merge(other.corrected)
+        for name, n in other.step_errors.items():
+            self.step_errors[name] = self.step_errors.get(name, 0) + n
+        for name, histogram in other.steps.items():
+            known = self.steps.get(name)
+            if known is None:
+                self.steps[name] = known = Histogram()
+            known.merge(histogram)
 
 
 class Spread(msgspec.Struct, kw_only=True, frozen=True):

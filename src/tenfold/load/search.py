@@ -40,8 +40,8 @@ class SearchOptions:
     ``start`` is the first rate, ``factor`` (2) the step of the climb and of the descent where ``start``
     itself fails; ``floor`` (a sixteenth of start) and ``ceiling`` (5,000) bound both. ``precision`` (5 %) is
     the width of the final bracket. A probe has at least ``samples`` (1,000) arrivals and lasts at least
-    ``min_seconds`` (3), since a queue needs time to grow. ``budget`` (none) bounds the whole; a probe that
-    would end after it is not begun, except the first.
+    ``min_seconds`` (3), since a queue needs time to grow; ``max_seconds`` (none) cuts the samples of a probe at a
+    low rate. ``budget`` (none) bounds the whole; a probe that would end after it is not begun, except the first.
     """
 
     start: float = 20.0
@@ -51,6 +51,7 @@ class SearchOptions:
     precision: float = 0.05
     samples: int = 1000
     min_seconds: float = 3.0
+    max_seconds: float = math.inf
     budget: float = math.inf
     max_probes: int = 100
 
@@ -67,6 +68,10 @@ class SearchOptions:
             raise MisuseError(f"breakpoint precision: expected 0.001 … 0.5, got {self.precision!r}")
         if self.samples < 1 or self.max_probes < 1 or self.min_seconds <= 0 or self.budget <= 0:
             raise MisuseError("breakpoint: expected samples, max_probes, min_seconds and budget above 0")
+        if self.max_seconds < self.min_seconds:
+            raise MisuseError(
+                f"breakpoint max_seconds: expected at least min_seconds ({self.min_seconds:g}), got {self.max_seconds!r}"
+            )
 
     @property
     def lowest(self) -> float:
@@ -74,7 +79,7 @@ class SearchOptions:
 
     def seconds(self, rate: float) -> float:
         """How long a probe at ``rate`` lasts, ramp-in not counted."""
-        return max(self.min_seconds, self.samples / rate)
+        return min(self.max_seconds, max(self.min_seconds, self.samples / rate))
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
