@@ -63,7 +63,7 @@ class Console(View):
         self._console = console or RichConsole(highlight=False)
 
     def act(self, name: str, purpose: str) -> None:
-        self._console.print(f"\n[bold]{name}[/bold]  [dim]{purpose}[/dim]")
+        self._console.print(f"\n[bold]{name}[/bold]  [dim]{purpose}[/dim]", soft_wrap=True)
 
     @contextmanager
     def bar(self, label: str) -> Iterator[Bar]:
@@ -112,6 +112,9 @@ class Console(View):
 
     def ladder(self, rungs: list[RungOutcome], fixed_rate: float | None) -> None:
         head, rows = cells(rungs, fixed_rate)
+        if self._console.width < _WIDE:
+            at = head.index(ADDS)
+            head, rows = head[:at] + head[at + 1 :], [row[:at] + row[at + 1 :] for row in rows]
         table = self._table("the ladder", head[0])
         for name in head[1:]:
             table.add_column(name, justify="left" if name == ADDS else "right")
@@ -169,6 +172,7 @@ class _Last(Bar):
 
 
 ADDS = "what it adds"
+_WIDE = 120
 
 
 def cells(rungs: Sequence[RungOutcome], fixed_rate: float | None) -> tuple[list[str], list[list[str]]]:

@@ -31,7 +31,7 @@ from tenfold.load import (
 )
 
 STAIR: Final = 1.0
-STAIRS: Final = tuple(4.0 * 1.35**n for n in range(24))  # 4/s to 4,000/s in 24 s; most shops are done long before
+STAIRS: Final = tuple(8.0 * 1.5**n for n in range(16))  # 8/s to 3,500/s in 16 s; most shops are done long before
 CEILING: Final = 8000.0
 OPTIONS: Final = RunOptions(validity=VALIDITY, connections=32, drain=5.0)
 

@@ -69,6 +69,10 @@ async def _play(story: Story, plan: Plan, view: View, stage: Stage) -> None:
         run = await hold(stage.scenario(shop), max(1.0, 0.7 * broke_at), seconds, 0.0, story.seed, view, "watching PostgreSQL")
         story.evidence = await find(stage, shop, run)
         view.evidence(story.evidence)
+    if not broke_at:
+        story.rungs.append(outcome)
+        view.say(f"  The baseline holds the objective at no rate ({outcome.why}): there is nothing to multiply by ten.")
+        return
 
     view.act("fix", "one rung after the other, the same journeys each time")
     fixed = 2 * broke_at if plan.quick else None
@@ -87,9 +91,6 @@ async def _play(story: Story, plan: Plan, view: View, stage: Stage) -> None:
                 tried = await probe(stage.scenario(shop), fixed, plan.fixed_seconds, story.seed, view, rung.title)
                 story.rungs.append(RungOutcome(rung.key, rung.title, rung.change, None, fixed=tried))
     view.ladder(story.rungs, fixed)
-    if not broke_at:
-        view.say(f"  The baseline holds the objective at no rate on this machine ({outcome.why}); there is nothing to multiply.")
-        return
 
     view.act("prove", "the same rate before and after, then ten times the rate that broke the baseline")
     async with stage.shop(TUNED) as after:
