@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
+import signal
 import subprocess
 import time
 from collections.abc import Coroutine, Mapping, Sequence
@@ -75,7 +76,7 @@ async def run_tool(
     finally:
         child = await task if child is None else child
         if child.poll() is None:
-            child.kill()
+            os.killpg(child.pid, signal.SIGKILL)  # it leads its own group, and initdb has children
             await finish(asyncio.to_thread(child.wait))
     if child.returncode != 0:
         raise died(name, child.returncode, output, folder)

@@ -267,6 +267,8 @@ class Server(ABC):
                 await asyncio.sleep(POLL)
         except BaseException:
             if child.poll() is None:
+                if identity is not None:
+                    await finish(asyncio.to_thread(process.signal_tree, identity, signal.SIGKILL))
                 child.kill()
                 await finish(asyncio.to_thread(child.wait))
             raise

@@ -125,8 +125,8 @@ async def file_lock(path: Path) -> AsyncIterator[None]:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise ServersTimeoutError(
-                        f"another process was expected to finish the PostgreSQL template within "
-                        f"{format_duration(_WITHIN)} and did not: end the one that holds {path}"
+                        f"another process was expected to free {path} within "
+                        f"{format_duration(_WITHIN)} and did not: end the one that holds it"
                     ) from None
             await asyncio.sleep(POLL)
         yield

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -115,7 +117,7 @@ async def test_an_exception_in_the_body_leaves_nothing() -> None:
     assert [identify(pid) for pid in pids] == [None, None]
 
 
-@pytest.mark.parametrize("after", [0.0, 0.02, 0.1, 0.3, 0.6, 1.2])
+@pytest.mark.parametrize("after", [0.0, 0.02, 0.2, 0.6])
 async def test_cancellation_at_any_moment_of_the_start_leaves_nothing(state: Path, after: float) -> None:
     async def work() -> None:
         async with Topology(replicas=1, valkey=True):
@@ -166,3 +168,22 @@ def test_sigint_while_up_starts_leaves_nothing(state: Path) -> None:
     assert child.returncode != 0
     assert until(lambda: list(runs.iterdir()) == [])
     assert [info.argv for info in table().values() if any(str(runs) in word for word in info.argv)] == []
+
+
+def test_two_makers_of_the_first_template_do_not_harm_each_other() -> None:
+    """Two processes on an empty state folder at once; what a third has left half made is removed."""
+    folder = Path(tempfile.mkdtemp(prefix="tenfold-race-"))
+    folder.chmod(0o755)
+    leftover = folder / "tmp" / "999999999-1-abc"  # a pid beyond the kernel's highest
+    leftover.mkdir(parents=True)
+    code = "import asyncio\nfrom tenfold.servers import Postgres\n"
+    code += "async def main():\n    async with Postgres(): pass\nasyncio.run(main())"
+    environment = {**os.environ, "TENFOLD_STATE": str(folder)}
+    try:
+        makers = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(2)]
+        assert [maker.wait(60) for maker in makers] == [0, 0]
+        assert len([place for place in (folder / "templates").iterdir() if place.is_dir()]) == 1
+        assert list((folder / "tmp").iterdir()) == []
+        assert list((folder / "runs").iterdir()) == []
+    finally:
+        shutil.rmtree(folder)

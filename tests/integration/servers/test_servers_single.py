@@ -133,13 +133,14 @@ async def test_the_loop_is_not_held_up_while_a_server_starts() -> None:
 
 
 def plain_python(environment: dict[str, str]) -> str:
-    """A Python that an account without rights can run with this project; root's own may be out of its reach."""
+    """A Python that an account without rights can run; root's own may be out of its reach."""
     minor = f"python{sys.version_info.major}.{sys.version_info.minor}"
     for program in (sys.executable, f"/usr/bin/{minor}", f"/usr/local/bin/{minor}"):
         try:
             probe = subprocess.run(
-                [program, "-B", "-c", "import asyncpg, tenfold.servers.topology"], env=environment, user=65534,
-                group=65534, extra_groups=[], cwd="/", capture_output=True, timeout=30, check=False,
+                [program, "-B", "-c", "import asyncpg, tenfold.servers.topology"], env=environment,
+                user=65534, group=65534, extra_groups=[], cwd="/",
+                capture_output=True, timeout=30, check=False,
             )  # fmt: skip
         except OSError:
             continue
@@ -169,8 +170,9 @@ async def test_it_works_without_root() -> None:
         environment.pop("XDG_STATE_HOME", None)
         environment["PYTHONPATH"] = os.pathsep.join(entry for entry in sys.path if entry)
         child = await asyncio.to_thread(
-            subprocess.run, [plain_python(environment), "-B", "-c", code], env=environment, user=65534, group=65534,
-            extra_groups=[], cwd="/", capture_output=True, text=True, timeout=60, check=False,
+            subprocess.run, [plain_python(environment), "-B", "-c", code], env=environment,
+            user=65534, group=65534, extra_groups=[], cwd="/",
+            capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         assert child.stderr == ""
         assert child.stdout.split() == ["65534", "None", str(home / ".local/state/tenfold"), "1"]

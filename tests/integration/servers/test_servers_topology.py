@@ -12,7 +12,8 @@ import time
 import pytest
 
 from tenfold._core.errors import MisuseError
-from tenfold.servers import Postgres, ServersTimeoutError, Topology
+from tenfold.servers import Postgres, ServersTimeoutError, Topology, replication
+from tenfold.servers.locate import Binaries
 
 
 def tenfold(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -138,13 +139,22 @@ def test_up_status_down() -> None:
     assert tenfold("down").stdout == "tenfold: nothing was up\n"
 
 
-async def test_a_data_folder_that_parted_too_long_ago_is_copied_anew() -> None:
+async def test_a_data_folder_that_parted_too_long_ago_is_copied_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    copied: list[Postgres] = []
+    make_replica = replication.make_replica
+
+    async def watched(primary: Postgres, replica: Postgres, binaries: Binaries) -> None:
+        copied.append(replica)
+        await make_replica(primary, replica, binaries)
+
     async with Topology(replicas=1, settings={"wal_keep_size": "0", "min_wal_size": "32MB"}) as t:
         old: Postgres = t.primary
         await old.fetchval("CREATE TABLE t AS SELECT 1 AS i")
         await t.replicas[0].caught_up()
         await old.kill()
         await t.promote(t.replicas[0])
+        monkeypatch.setattr(replication, "make_replica", watched)
         await t.rejoin(old)
+        assert copied == [old]  # the rewind was not possible
         await old.caught_up()
         assert await old.fetchval("SELECT i FROM t") == 1
