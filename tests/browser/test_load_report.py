@@ -32,7 +32,7 @@ def dom_of(page: Path, profile: Path, *flags: str) -> tuple[str, str]:
         "--disable-background-networking", f"--user-data-dir={profile}", "--enable-logging=stderr",
         "--virtual-time-budget=10000", "--window-size=1280,2400", *flags, "--dump-dom", page.as_uri(),
     ]  # fmt: skip
-    # A session of its own: chromium starts helpers, and on a time-out all of them have to go.
+    # A process group of its own: chromium starts helpers, and on a time-out all of them have to go.
     with subprocess.Popen(
         line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as child:

@@ -68,27 +68,30 @@ def compare(
 
 
 def _show(found: Comparison) -> None:
+    from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     console = Console()
-    table = Table(
-        "metric", title=f"B against A, {found.confidence:.0%} for the whole table", title_justify="left"
+    limits = ", ".join(dict.fromkeys(f"± {_change(line, line.margin).lstrip('+')}" for line in found.metrics))
+    console.print(
+        f"B against A, {found.confidence:.0%} for the whole table, margin {limits}", highlight=False
     )
-    for name in ("A", "B", "difference", "interval", "margin"):
-        table.add_column(name, justify="right")
-    table.add_column("verdict")
-    table.add_column("note")
+    table = Table("metric", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("A", "B", "difference", "interval"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
     for line in found.metrics:
+        unknown = line.low is None and line.high is None
+        ends = "-" if unknown else f"{_change(line, line.low)} … {_change(line, line.high)}"
+        change = "-" if unknown and line.difference is None else _change(line, line.difference)
         verdict = Text(line.outcome, style=_COLOURS[line.outcome])
-        spread = f"{_change(line, line.low)} … {_change(line, line.high)}"
-        ends = "-" if line.low is None and line.high is None else spread
-        table.add_row(
-            line.name, _value(line, line.a), _value(line, line.b), _change(line, line.difference), ends,
-            f"± {_change(line, line.margin).lstrip('+')}", verdict, line.note,
-        )  # fmt: skip
+        table.add_row(line.name, _value(line, line.a), _value(line, line.b), change, ends, verdict)
     console.print(table)
+    for note in dict.fromkeys(line.note for line in found.metrics if line.note):
+        named = ", ".join(line.name for line in found.metrics if line.note == note)
+        console.print(f"{named}: {note}", highlight=False)
     runs = " and ".join(f"{n} run{'s' if n > 1 else ''}" for n in found.runs)
     samples = " and ".join(f"{n:,}" for n in found.samples)
     console.print(f"{runs}, {samples} samples", highlight=False)
@@ -110,10 +113,10 @@ def _sentence(found: Comparison) -> str:
 def _value(line: Metric, value: float | None) -> str:
     if line.name == "errors":
         return "-" if value is None else f"{value:.3%}"
-    return "-" if value is None else units.format_duration(value)
+    return "failed" if value is None else units.format_duration(value)
 
 
 def _change(line: Metric, value: float | None) -> str:
     if value is None:
         return "∞"
-    return f"{value * 100:+.3f} pp" if line.name == "errors" else f"{value:+.1%}"
+    return f"{value * 100:+.2f} pp" if line.name == "errors" else f"{value:+.1%}"

@@ -56,9 +56,9 @@ def spectrum(result: RunResult) -> Figure:
                            "line": {"width": 3}},
             }
         )  # fmt: skip
-    # The 50th percentile of the faster view against the slowest sample of all: freezes need the logarithm.
-    values = [y for trace in traces[:2] for y in trace["y"] if y]
-    tall = bool(values) and max(values) / max(min(values), 1e-3) > 50
+    # From the median on, where one looks: a freeze spans decades and needs the logarithm.
+    values = [y for trace in traces[:2] for x, y in zip(trace["x"], trace["y"], strict=True) if y and x >= 2]
+    tall = bool(values) and max(values) / min(values) > 30
     most = max(100.0, float(totals.attempts))
     ticks = [q for q in _NINES if 1 / (1 - q) <= most * 1.01]
     layout = _layout("percentile", "latency, ms")
@@ -137,7 +137,10 @@ def errors(result: RunResult) -> Figure:
     rest = [s.errors - sum(s.kinds.get(kind, 0) for kind in named) for s in seconds]
     if any(rest):
         traces.append(_bars(at, rest, "other", "var(--grey)"))
-    return {"data": traces, "layout": _time_layout(result, "errors") | {"barmode": "stack", "bargap": 0.1}}
+    layout = _time_layout(result, "errors") | {"barmode": "stack", "bargap": 0.1}
+    if max((second.errors for second in seconds), default=0) <= 5:
+        layout["yaxis"]["dtick"] = 1  # there is no half error
+    return {"data": traces, "layout": layout}
 
 
 def breakpoint(found: SearchResult) -> Figure:

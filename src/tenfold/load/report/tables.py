@@ -7,8 +7,10 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
+from tenfold._core.errors import MisuseError
 from tenfold._core.units import format_duration, format_size
 from tenfold.load.result import ClientHealth, Counts, ObjectiveResult, RunResult
+from tenfold.load.schedule import KINDS, Replay, from_dict
 from tenfold.load.search import SearchResult
 from tenfold.load.slo import QUANTILES
 
@@ -28,12 +30,18 @@ def subtitle(result: RunResult) -> str:
 
 def schedule_words(schedule: dict[str, Any]) -> str:
     """A schedule's dictionary in words, without making the schedule (a log to replay may be gone)."""
+    kind = str(schedule.get("kind", ""))
+    if kind in KINDS and kind != Replay.kind:
+        try:
+            return from_dict(schedule).describe()
+        except MisuseError:
+            pass  # written by hand or by another version: say what stands there
     rest = ", ".join(
         f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in schedule.items()
         if name != "kind"
     )
-    return f"{schedule.get('kind', 'unknown schedule')} ({rest})" if rest else str(schedule.get("kind", ""))
+    return f"{kind or 'schedule'} ({rest})" if rest else kind
 
 
 def cards(result: RunResult) -> str:

@@ -188,3 +188,11 @@ def test_building_blocks_stand_alone(make_run: MakeRun, tmp_path: Path) -> None:
         report.save(html, tmp_path / "none" / "report.html")
     with pytest.raises(ValueError, match="JSON compliant"):
         page("NaN", [Section("x", figure={"data": [{"y": [float("nan")]}], "layout": {}})])
+
+
+def test_a_figure_cannot_end_its_script_element() -> None:
+    """Figures escape their names; a foreign figure that does not must not break out either."""
+    figure = {"data": [{"name": "</script><script>alert(1)</script>"}], "layout": {}}
+    seen = parsed(page("Foreign", [Section("x", figure=figure)]))
+    assert sum(tag == "script" for tag, _ in seen.tags) == 2
+    assert "\\u003c/script\\u003e" in "".join(seen.text)
