@@ -4,6 +4,10 @@ The first lines of a scenario file are ``from tenfold.load import feed, journey,
 whoever drives runs from code takes `run`, `find_breakpoint` and the schedules.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from tenfold.load import feed
 from tenfold.load.breakpoint import ProbeProgress, find_breakpoint
 from tenfold.load.compare import CompareOptions, Comparison, Metric, compare
@@ -18,9 +22,13 @@ from tenfold.load.search import Probe, SearchOptions, SearchResult
 from tenfold.load.slo import Objective, Validity, Verdict, load_objectives, verdict
 from tenfold.load.step import check, step
 
+if TYPE_CHECKING:
+    from tenfold.load.answer import Answer
+    from tenfold.load.user import User
+
 __all__ = [  # noqa: RUF022 - grouped by what they are for
     # scenario files
-    "journey", "step", "check", "target", "feed", "Journey", "RequestFailed",
+    "journey", "step", "check", "target", "feed", "Journey", "RequestFailed", "User", "Answer",
     # schedules
     "Schedule", "Constant", "Poisson", "Ramp", "Steps", "Spike", "Soak", "Replay",
     # running
@@ -35,3 +43,16 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     # errors
     "LoadError", "TargetDownError", "WorkerError",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """`User` and `Answer` are for annotations in scenario files; loaded when asked for."""
+    if name == "User":
+        from tenfold.load.user import User
+
+        return User
+    if name == "Answer":
+        from tenfold.load.answer import Answer
+
+        return Answer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

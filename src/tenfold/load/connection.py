@@ -78,12 +78,10 @@ class Connection(asyncio.Protocol):
                 self.user = None
                 self.served += 1
                 pool.requests += 1
+                pool.idle.append(self)
+                resume(user, answer)
                 if pool.waiting:
-                    resume(user, answer)
-                    pool.serve(self)
-                else:
-                    pool.idle.append(self)
-                    resume(user, answer)
+                    pool.serve()
                 return
         self._read_on(data)
 

@@ -3,7 +3,8 @@
 All journeys of a process share the pool, as users behind a proxy share the proxy's connections. A request
 takes the connection used last (the warmest); where none is idle, one is opened up to ``limit``, and beyond
 that requests wait while their intended time counts on. Whichever comes first, the new connection or a
-returned one, serves the request that waited longest.
+returned one, serves the request that waited longest; only a journey that goes straight on to its next request
+keeps the connection that it has, as a browser would.
 
 Deadlines are looked at in one coarse sweep (`Pool.sweep`, every 20 ms) instead of a timer a request: a sweep
 over 1,000 connections costs 40 µs, a thousand timers cost a thousand insertions into a heap for nothing.
@@ -62,7 +63,8 @@ class Pool:
         default = port == (443 if scheme == "https" else 80)
         self.authority = shown if default else f"{shown}:{port}"
         self.fields = f" HTTP/1.1\r\nHost: {self.authority}\r\nUser-Agent: {user_agent}\r\nAccept: */*\r\n"
-        self.plain = self.fields + "\r\n"
+        self.wires: dict[tuple[str, str], bytes] = {}
+        """Requests without fields or body of their own, by method and path."""
 
     async def warm(self, count: int) -> None:
         """Open ``count`` connections before the run. Raises `OSError` or `ssl.SSLError` where the target is
@@ -124,15 +126,12 @@ class Pool:
         else:
             self.idle.append(connection)
 
-    def serve(self, connection: Connection) -> None:
-        """As `put`, handing over at once. Only for callbacks of the loop, where no journey is running."""
-        while self.waiting and connection.open:
+    def serve(self) -> None:
+        """Idle connections to those who wait, at once. For callbacks of the loop only: no journey runs there."""
+        while self.waiting and self.idle:
             user = self.waiting.popleft().user
             if user._engine.alive(user):
-                resume(user, connection)
-                return
-        if connection.open:
-            self.idle.append(connection)
+                resume(user, self.idle.pop())
 
     def give(self, connection: Connection) -> None:
         """Hand over in the next turn of the loop, so that no journey runs inside another one's resumption."""

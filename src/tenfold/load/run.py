@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import secrets
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 
 from tenfold import __version__
 from tenfold._core import units
@@ -23,7 +23,7 @@ from tenfold.load.result import RunResult
 from tenfold.load.scenario import Scenario
 from tenfold.load.schedule import Schedule
 from tenfold.load.slo import DEFAULT_VALIDITY, Objective, Validity, judge
-from tenfold.load.watch import Watch
+from tenfold.load.watch import INTERRUPTED, Watch
 
 MAX_RATE: Final = 20_000.0
 MAX_DURATION: Final = 3600.0
@@ -138,22 +138,24 @@ async def execute(
         planned=_planned(schedule, seed),
         environment=environment.describe(),
     )
+    reason, early = INTERRUPTED, False
     try:
-        await _start(children, scenario, schedule, result, options)
-        start = monotonic() + 0.1
-        result.started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        for child in children:
-            child.say(Go(start))
-        watch = Watch(children, merged, result, start, units.duration(options.drain))
-        await watch.until_the_end(interrupted, on_progress, stop_early)
-        result.elapsed = max(0.0, monotonic() - start)
+        if await _unless(interrupted, _start(children, scenario, schedule, result, options)):
+            start = monotonic() + 0.1
+            result.started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
+            for child in children:
+                child.say(Go(start))
+            watch = Watch(children, merged, result, start, units.duration(options.drain))
+            await watch.until_the_end(interrupted, on_progress, stop_early)
+            reason, early = watch.reason, watch.early
+            result.elapsed = max(0.0, monotonic() - start)
     finally:
         if options.handle_sigint:
             loop.remove_signal_handler(signal.SIGINT)
         await asyncio.shield(asyncio.gather(*(child.close() for child in children)))
-    unfinished = _conclude(result, merged, children, watch.reason)
+    unfinished = _conclude(result, merged, children, reason)
     judge(result, objectives, options.validity)
-    return Outcome(result, unfinished, watch.early, interrupted.is_set())
+    return Outcome(result, unfinished, early, reason == INTERRUPTED)
 
 
 def _check(schedule: Schedule, warmup: float, processes: int, options: RunOptions) -> None:
@@ -186,6 +188,22 @@ def _planned(schedule: Schedule, seed: int) -> int:
     if estimate > _EXACT_UP_TO:
         return estimate
     return sum(len(chunk) for chunk in schedule.arrivals(seed))
+
+
+async def _unless(interrupted: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Do the work; False where the interruption came first, and then the work is cancelled."""
+    doing = asyncio.ensure_future(work)
+    stop = asyncio.ensure_future(interrupted.wait())
+    try:
+        await asyncio.wait({doing, stop}, return_when=asyncio.FIRST_COMPLETED)
+        if doing.done():
+            await doing
+            return True
+        return False
+    finally:
+        for task in (doing, stop):
+            task.cancel()
+        await asyncio.gather(doing, stop, return_exceptions=True)
 
 
 async def _start(

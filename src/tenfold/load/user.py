@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from tenfold.load.pool import Pool
 
 _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})  # RFC 9110, 9.2.2
+_BODILESS: Final = frozenset({"GET", "HEAD", "OPTIONS", "DELETE", "TRACE"})
+_WIRES: Final = 10_000
 _SAFE: Final = "/?#[]@!$&'()*+,;=:%-._~"
 _FIELD: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
@@ -136,9 +138,7 @@ class User:
         opened = self._step
         current = opened if opened is not None else engine.implicit(self, method, url)
         if headers is None and json is None and data is None and self._jar is None and url[:1] == "/":
-            if not (url.isascii() and url.isprintable()) or " " in url:
-                url = quote(url, safe=_SAFE)
-            wire = f"{method} {url}{pool.plain}".encode()
+            wire = pool.wires.get((method, url)) or _remember(pool, method, url)
         else:
             pool, url, wire = self._compose(method, url, headers, json, data)
         now = monotonic()
@@ -200,11 +200,9 @@ class User:
                 raise MisuseError(f'request: expected a path such as "/items" or a whole URL, got {url!r}')
             pool = self._engine.pool_for(url)
             url = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        if not method.isascii() or not method.isalpha():
-            raise MisuseError(f'request: expected a method such as "GET", got {method!r}')
         url = quote(url, safe=_SAFE)
         body, kind = _body(json, data)
-        fields = f"{method} {url}{pool.fields}"
+        fields = _checked(method, url, pool.fields).decode()
         given = {name.lower() for name in headers} if headers is not None else ()
         if body is not None or method in ("POST", "PUT", "PATCH"):
             body = body or b""
@@ -245,6 +243,24 @@ class User:
 
     def __repr__(self) -> str:
         return f"User({self._journey}, arrival {self._index})"
+
+
+def _remember(pool: Pool, method: str, url: str) -> bytes:
+    """The bytes of a request without fields or body of its own, kept for the next time."""
+    if method not in _BODILESS:
+        return _checked(method, url, f"{pool.fields}Content-Length: 0\r\n\r\n")
+    if len(pool.wires) >= _WIRES:
+        pool.wires.clear()
+    wire = pool.wires[method, url] = _checked(method, url, f"{pool.fields}\r\n")
+    return wire
+
+
+def _checked(method: str, url: str, rest: str) -> bytes:
+    if not method.isascii() or not method.isalpha():
+        raise MisuseError(f'request: expected a method such as "GET", got {method!r}')
+    if not (url.isascii() and url.isprintable()) or " " in url:
+        url = quote(url, safe=_SAFE)
+    return f"{method} {url}{rest}".encode()
 
 
 def _body(json: Any, data: Any) -> tuple[bytes | None, str]:

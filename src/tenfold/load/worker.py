@@ -43,24 +43,42 @@ class _Orders(asyncio.Protocol):
         self._on_end()
 
 
+class _Out(asyncio.BaseProtocol):
+    """Knows when the last word has left."""
+
+    def __init__(self) -> None:
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+
 class _Worker:
     def __init__(self, out: int) -> None:
         self._out = out
         self._spec: asyncio.Future[Spec] = asyncio.get_running_loop().create_future()
         self._go: asyncio.Future[Go] = asyncio.get_running_loop().create_future()
         self._stop: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        self._orphaned: Callable[[], None] = lambda: os._exit(3)
         self._writer: asyncio.WriteTransport
 
     async def main(self) -> None:
         loop = asyncio.get_running_loop()
-        transport, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, os.fdopen(self._out, "wb", 0))
+        transport, out = await loop.connect_write_pipe(_Out, os.fdopen(self._out, "wb", 0))
         self._writer = transport
-        reader, _ = await loop.connect_read_pipe(lambda: _Orders(self._take, self._orphaned), sys.stdin)
+        reader, _ = await loop.connect_read_pipe(
+            lambda: _Orders(self._take, lambda: self._orphaned()), sys.stdin
+        )
         try:
             await self._work(await self._spec)
         finally:
-            reader.close()
             self._writer.close()
+            # A parent that stopped reading closes stdin too, and that ends the wait.
+            async with asyncio.timeout(10):
+                await out.closed
+            self._orphaned = lambda: None
+            reader.close()
 
     def _take(self, order: frames.Order) -> None:
         if isinstance(order, Spec):
@@ -71,9 +89,6 @@ class _Worker:
             self._stop.set_result(order.drain)
             if not self._go.done():
                 self._go.cancel()
-
-    def _orphaned(self) -> None:
-        os._exit(3)
 
     def _say(self, word: frames.Word) -> None:
         self._writer.write(frames.pack(word))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
+import ssl
 import subprocess
 import sys
 from pathlib import Path
@@ -332,6 +334,62 @@ async def test_sigint_saves_a_partial_result_and_leaves_nothing_running(
     assert not any(alive(client["pid"]) for client in saved["clients"])
     assert saved["steps"][0]["attempts"] >= 20
     assert saved["steps"][0]["errors"] == {}
+
+
+async def test_sigint_before_the_start_ends_the_wait(scenario_file: Any, serve: Any, raw: Any) -> None:
+    server = await serve(raw(OK))
+    body = f"""
+    import os, signal, time
+    if os.getpid() != {os.getpid()}:
+        os.kill(os.getppid(), signal.SIGINT)
+        time.sleep(20)
+    @journey
+    async def one(user): ...
+    """
+    began = monotonic()
+    options = RunOptions(handle_sigint=True)
+    result = await run(load_scenario(scenario_file(server.url, body)), Constant(10, 1), options=options)
+    assert monotonic() - began < 8
+    assert (result.complete, result.stopped_because, result.started) == (False, "interrupted", 0)
+    assert children_of(os.getpid()) == []
+
+
+async def test_tls_is_verified_unless_the_scenario_says_otherwise(
+    scenario_file: Any, raw: Any, tmp_path: Path
+) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is not installed")
+    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
+    await asyncio.to_thread(
+        subprocess.run,
+        [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+         "-keyout", str(key), "-out", str(cert)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(cert, key)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(OK)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context)
+    url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    try:
+        path = scenario_file(url, ONE)
+        with pytest.raises(TargetDownError, match=r"TLS handshake .* failed"):
+            await run(load_scenario(path), Constant(20, 0.5))
+        path.write_text(path.read_text().replace(f"target({url!r})", f"target({url!r}, verify=False)"))
+        result = await run(load_scenario(path), Constant(20, 0.5))
+    finally:
+        server.close()
+    assert result.totals.errors == {}
+    assert result.totals.attempts == 10
 
 
 def test_errors_are_one_family() -> None:
