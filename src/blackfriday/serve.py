@@ -24,7 +24,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--replica", action="append", default=[], help="URL; may be given several times")
     parser.add_argument("--valkey", default="", help="URL, such as redis://127.0.0.1:6379/0")
     parser.add_argument("--payment", default="", help="URL; without it a payment service is started")
-    parser.add_argument("--warm", type=int, default=25_000, help="products loaded into the cache first")
+    parser.add_argument("--warm", type=int, default=40_000, help="products loaded into the cache first")
     parser.add_argument("--seed", action="store_true", help="fill the database anew; what is in it is lost")
     return parser.parse_args(words)
 

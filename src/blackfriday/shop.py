@@ -88,7 +88,7 @@ class Shop:
         valkey: str = "",
         payment: str = "",
         port: int = 0,
-        warm: int = 25_000,
+        warm: int = 40_000,
         within: float = 30.0,
     ) -> None:
         if not 1 <= workers <= 64:

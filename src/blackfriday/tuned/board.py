@@ -34,7 +34,7 @@ from blackfriday.tuned.wire import Wire, pack
 LOG = "blackfriday:sales"
 LOG_LENGTH = 10_000
 READ_AT_ONCE = 1_000
-PATIENCE = 0.5
+PATIENCE = 1.0
 BACK_OFF = 1.0
 UNTOLD = 10_000
 
@@ -56,6 +56,7 @@ class StockBoard:
         self._load = load
         self._wire: Wire | None = None
         self._lost = asyncio.Event()
+        self._popular: list[int] = []
         self._figures: Stocks = {}
         self._loading: dict[int, asyncio.Task[Stocks]] = {}
         self._next: asyncio.Future[bool] | None = None
@@ -69,11 +70,16 @@ class StockBoard:
         state = "valid" if self._wire is not None else "bypassed"
         return f"<StockBoard {state}, {len(self._figures)} figures, {len(self._untold)} sales untold>"
 
-    async def open(self) -> None:
-        """Connect to Valkey and stay connected; one that is away now is used when it is back."""
+    async def open(self, popular: Iterable[int] = ()) -> None:
+        """Connect to Valkey and stay connected; one that is away now is used when it is back.
+
+        The figures of ``popular`` products are loaded by one statement, now and after each reconnection.
+        """
+        self._popular = list(popular)
         if self._valkey:
             with suppress(OSError, TimeoutError, hiredis.HiredisError):
                 await self._connect()
+                await self._refill()
             self._keeper = asyncio.create_task(self._keep(), name="stock board")
 
     async def aclose(self) -> None:
@@ -130,13 +136,6 @@ class StockBoard:
             self._untold.clear()
             self._all_untold = True
 
-    async def warm(self, numbers: list[int]) -> None:
-        """Load these figures now."""
-        if numbers and await self._validate():
-            missing = [number for number in numbers if number not in self._figures]
-            if missing:
-                await self._fill(numbers, missing)
-
     # -- the log
 
     async def _validate(self) -> bool:
@@ -185,7 +184,10 @@ class StockBoard:
         entries = reply[0][1]
         self._stand_at(entries[-1][0].decode())
         if len(entries) >= READ_AT_ONCE or any(fields[1] == b"*" for _, fields in entries):
-            self._forget_all()  # too far behind to know what was missed
+            # All is void, or this worker is too far behind to know what is.
+            self._forget_all()
+            if self._popular:
+                self._begin(self._popular)
         else:
             for _, fields in entries:
                 self._forget(map(int, fields[1].split()))
@@ -209,14 +211,17 @@ class StockBoard:
                 tasks.add(self._loading[number])
         found = {number: self._figures[number] for number in numbers if number in self._figures}
         if mine:
-            task = asyncio.create_task(self._load(mine))
-            for number in mine:
-                self._loading[number] = task
-            task.add_done_callback(lambda done: self._store(mine, done))
-            tasks.add(task)
+            tasks.add(self._begin(mine))
         for task in tasks:
             found.update(await asyncio.shield(task))
         return found
+
+    def _begin(self, numbers: list[int]) -> asyncio.Task[Stocks]:
+        task = asyncio.create_task(self._load(numbers))
+        for number in numbers:
+            self._loading[number] = task
+        task.add_done_callback(lambda done: self._store(numbers, done))
+        return task
 
     def _store(self, numbers: list[int], task: asyncio.Task[Stocks]) -> None:
         failed = task.cancelled() or task.exception() is not None
@@ -244,6 +249,12 @@ class StockBoard:
             raise
         self._wire = wire
 
+    async def _refill(self) -> None:
+        """Load at once what would else be loaded a page at a time; if that fails, it is."""
+        missing = [number for number in self._popular if number not in self._figures]
+        if missing:
+            await asyncio.wait({self._begin(missing)})
+
     async def _keep(self) -> None:
         while True:
             if self._wire is not None:
@@ -252,5 +263,6 @@ class StockBoard:
                 self._forget_all()
             try:
                 await self._connect()
+                await self._refill()
             except (OSError, TimeoutError, hiredis.HiredisError):
                 await asyncio.sleep(BACK_OFF)

@@ -21,6 +21,7 @@ from blackfriday.tuned.origin import Origin
 from tenfold.cache import Cache
 
 DOCUMENT_TTL = "1h"
+PATIENCE = "150ms"  # a busy machine is late now and then; a document from PostgreSQL would be later still
 FIGURES = 100_000  # stock figures that each worker takes over when it starts: one statement, a few megabytes
 WARM_BATCH = 500
 WARM_TOGETHER = 4
@@ -32,7 +33,7 @@ class CachedCatalogue(Catalogue):
     def __init__(self, origin: Origin, counters: Counters, valkey: str) -> None:
         super().__init__(origin, counters)
         self.cache = cache = Cache(
-            "shop", redis=valkey or None, max_items=100_000, ttl=DOCUMENT_TTL, jitter=0.1
+            "shop", redis=valkey or None, max_items=100_000, ttl=DOCUMENT_TTL, timeout=PATIENCE
         )
 
         @cache(tags=["catalog"])
@@ -58,10 +59,9 @@ class CachedCatalogue(Catalogue):
     async def open(self) -> None:
         """Connect to Valkey; without an answer the shop starts all the same, and slower."""
         await self.cache.__aenter__()
-        await self.board.open()
         before = self.counters.own("stock_loads")
         popular = await self.origin.fetch(sql.POPULAR, FIGURES)
-        await self.board.warm([row["id"] for row in popular])
+        await self.board.open(row["id"] for row in popular)
         self.counters.add("warm_loads", self.counters.own("stock_loads") - before)
 
     async def load_stocks(self, numbers: list[int]) -> Stocks:

@@ -11,6 +11,8 @@ from urllib.parse import unquote, urlsplit
 
 import hiredis
 
+LATE = 0.05  # a timer later than this says more about this process than about Valkey
+
 
 class Wire(asyncio.Protocol):
     """A connection that answers commands in the order they were sent.
@@ -62,7 +64,7 @@ class Wire(asyncio.Protocol):
         self._waiting.append(future)
         self._transport.write(command)
         if self._watch is None:
-            self._watch = loop.call_later(self._patience, self._look, self._answered)
+            self._arm()
         return future
 
     def close(self) -> None:
@@ -70,14 +72,24 @@ class Wire(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def _look(self, answered: int) -> None:
+    def _arm(self) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time() + self._patience
+        self._watch = loop.call_at(due, self._look, self._answered, due)
+
+    def _look(self, answered: int, due: float) -> None:
+        """Give up if nothing came although somebody was there to take it.
+
+        Timers run before sockets are read. In a loop that was late, the answer may be lying there: then
+        Valkey is not the one to blame, and gets its whole time again.
+        """
         self._watch = None
         if self._waiting:
-            if answered == self._answered:
+            late = asyncio.get_running_loop().time() - due
+            if answered == self._answered and late < LATE:
                 self.close()
             else:
-                loop = asyncio.get_running_loop()
-                self._watch = loop.call_later(self._patience, self._look, self._answered)
+                self._arm()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the event loop."""

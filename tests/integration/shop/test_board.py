@@ -169,3 +169,23 @@ async def test_without_a_valkey_the_primary_is_asked_each_time() -> None:
         await board.tell([1])
         await board.stocks([1])
         assert primary.loads == [[1], [1]]
+
+
+async def test_popular_figures_come_by_one_statement_at_the_start_and_whenever_all_is_void(
+    valkey: Valkey,
+) -> None:
+    primary = Primary()
+    one, other = StockBoard(valkey.url, primary.load), StockBoard(valkey.url, primary.load)
+    try:
+        for board in (one, other):
+            await board.open([1, 2, 3])
+        assert primary.loads == [[1, 2, 3]] * 2
+        primary.stock = {1: 7, 2: 8, 3: 9}
+        await one.tell_all()
+        for _ in range(3):
+            for number in (1, 2, 3):
+                assert (await other.stocks([number]))[number] == primary.stock[number]
+        assert primary.loads[2:] == [[1, 2, 3]]
+    finally:
+        await one.aclose()
+        await other.aclose()
