@@ -14,13 +14,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from tenfold import TenfoldError
+
 POLL = 0.02
 STOP_PATIENCE = 5.0
 SHOWN = 20
 PR_SET_PDEATHSIG = 1  # prctl(2); kept over execve(2)
 
 
-class NotReady(RuntimeError):
+class NotReady(TenfoldError):
     """A child process ended, or did not answer in time; the message says which and shows its last words."""
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
 from blackfriday.story import Evidence, Integrity, RungOutcome, SameRate, Story
 from blackfriday.view import cells, verdict
+from tenfold import MisuseError
 from tenfold.load.report import Badge, Figure, Section, figures, page, save, tables
 
 _COLOURS = ("var(--grey)", "var(--red)", "var(--orange)", "var(--violet)", "var(--teal)", "var(--blue)")
@@ -16,6 +18,10 @@ _COLOURS = ("var(--grey)", "var(--red)", "var(--orange)", "var(--violet)", "var(
 def write(story: Story, folder: Path) -> list[Path]:
     """Write both files and return their paths. Raises `tenfold`'s misuse error where the folder cannot be written."""
     paths = [folder / "report.html", folder / "report.json"]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MisuseError(f"--out: expected a folder that can be made, got {folder}: {error.strerror}") from error
     save(render(story), paths[0])
     save(story.to_json().decode(), paths[1])
     return paths
@@ -143,7 +149,7 @@ def _probes(rungs: Sequence[RungOutcome]) -> Figure:
             "mode": "markers",
             "name": escape(rung.title),
             "x": [probe.rate for probe in rung.probes],
-            "y": [probe.p95 * 1e3 for probe in rung.probes],
+            "y": [probe.p95 * 1e3 if math.isfinite(probe.p95) else None for probe in rung.probes],
             "marker": {
                 "color": _COLOURS[at % len(_COLOURS)],
                 "size": 9,

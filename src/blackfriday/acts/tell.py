@@ -93,11 +93,10 @@ async def _play(story: Story, plan: Plan, view: View, stage: Stage) -> None:
     view.ladder(story.rungs, fixed)
 
     view.act("prove", "the same rate before and after, then ten times the rate that broke the baseline")
-    async with stage.shop(TUNED) as after:
-        async with stage.shop(baseline, beside=True) as before:
-            found = await same_rate(stage, before, after, broke_at, plan, view, story.seed)
-            story.same_rate, story.before_run, story.after_run = found
-            view.same_rate(story.same_rate)
+    async with stage.shop(TUNED) as after, stage.shop(baseline, beside=True) as before:
+        found = await same_rate(stage, before, after, broke_at, plan, view, story.seed)
+        story.same_rate, story.before_run, story.after_run = found
+        view.same_rate(story.same_rate)
     async with stage.shop(TUNED) as after:
         story.ten_times, story.ten_times_run, reads = await ten_times(stage, after, broke_at, plan, view, story.seed)
         view.ten_times(story.ten_times)

@@ -42,15 +42,17 @@ def blackfriday(
     plan = QUICK if quick else FULL
     story = blank(plan, seed)
     view = Console()
-    code = asyncio.run(_interruptible(story, plan, view))
-    from blackfriday.report import write
+    try:
+        code = asyncio.run(_interruptible(story, plan, view))
+    finally:
+        from blackfriday.report import write
 
-    for path in write(story, out):
-        view.say(f"  wrote {path}")
-    view.promises(story)
-    if story.stopped_because:
-        view.say(f"  The story stops here: {story.stopped_because}")
-    sys.exit(code if code else 0 if story.kept else 1)
+        view.promises(story)
+        if story.stopped_because:
+            view.say(f"  The story stops here: {story.stopped_because}")
+        for path in write(story, out):
+            view.say(f"  wrote {path}")
+    sys.exit(code or (0 if story.kept else 1))
 
 
 async def _interruptible(story: Story, plan: Plan, view: View) -> int:
