@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -103,7 +104,7 @@ async def test_options_out_of_range_are_refused(world: Any) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
-async def test_a_killed_owner_takes_the_shop_along(world: Any) -> None:
+async def test_a_killed_owner_takes_the_shop_along(world: Any, tmp_path: Path) -> None:
     code = (
         "import asyncio; from blackfriday import Shop\n"
         "async def main():\n"
@@ -111,8 +112,10 @@ async def test_a_killed_owner_takes_the_shop_along(world: Any) -> None:
         "        print(shop.pid, flush=True); await asyncio.Event().wait()\n"
         "asyncio.run(main())"
     )
+    # The folder of its counters is left behind, which is all that a killed owner leaves.
+    environment = {**os.environ, **import_path(), "TMPDIR": str(tmp_path)}
     owner = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", code, env={**os.environ, **import_path()}, stdout=asyncio.subprocess.PIPE
+        sys.executable, "-c", code, env=environment, stdout=asyncio.subprocess.PIPE
     )
     try:
         assert owner.stdout is not None
