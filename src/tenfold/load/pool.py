@@ -127,7 +127,7 @@ class Pool:
             self.idle.append(connection)
 
     def serve(self) -> None:
-        """Idle connections to those who wait, at once. For callbacks of the loop only: no journey runs there."""
+        """Idle connections to those who wait, at once; for callbacks of the loop, where no journey runs."""
         while self.waiting and self.idle:
             user = self.waiting.popleft().user
             if user._engine.alive(user):
