@@ -149,4 +149,13 @@ class Story(Struct):
         return self.stopped_because is None and bool(measured) and all(measured)
 
     def to_json(self) -> bytes:
-        return msgspec.json.format(msgspec.json.encode(self), indent=1)
+        """Every number of the story; infinite and unknown ones are null. The runs are as `tenfold.load` writes them."""
+        return msgspec.json.format(msgspec.json.encode(self, enc_hook=_encode), indent=1)
+
+
+def _encode(value: object) -> object:
+    """A histogram of a run: the one kind of object in a story that msgspec does not know."""
+    sparse = getattr(value, "to_sparse", None)
+    if sparse is None:
+        raise NotImplementedError(f"a {type(value).__name__} in a story")
+    return sparse()

@@ -1,4 +1,4 @@
-"""The prove act: the same rate before and after, then ten times the rate that broke the first shop."""
+"""The prove act: ten times the rate that broke the first shop; and the same rate before and after."""
 
 from __future__ import annotations
 
