@@ -32,8 +32,7 @@ def main() -> int:
         "bench": options.name,
         "quick": options.quick,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": environment.describe()
-        | {"node": platform.machine(), "cpus_allowed": len(os.sched_getaffinity(0))},
+        "machine": environment.describe() | {"node": platform.machine(), "cpus_allowed": len(os.sched_getaffinity(0))},
     }
     if options.save:
         (HERE / "results" / f"{options.name}.json").write_text(json.dumps(found, indent=2) + "\n")

@@ -82,9 +82,7 @@ def free_port() -> int:
 @contextlib.contextmanager
 def started(command: list[str], port: int, cpu: int | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """The process, listening, on core ``cpu``; stopped and reaped at the end."""
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
-    )
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
     try:
         if cpu is not None:
             os.sched_setaffinity(process.pid, {cpu})
@@ -94,11 +92,7 @@ def started(command: list[str], port: int, cpu: int | None = None) -> Iterator[s
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     break
             if process.poll() is not None or time.monotonic() > until:
-                said = (
-                    process.stderr.read().decode(errors="replace")
-                    if process.stderr and process.poll()
-                    else ""
-                )
+                said = process.stderr.read().decode(errors="replace") if process.stderr and process.poll() else ""
                 raise RuntimeError(f"{command[0]} did not listen on port {port}: {said[-500:]}")
             time.sleep(0.02)
         yield process

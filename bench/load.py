@@ -116,9 +116,7 @@ async def _tenfold(url: str, seconds: float) -> float:
             ),
         )
     if result.totals.failures or not result.complete:
-        raise RuntimeError(
-            f"the run against {url} had errors: {result.totals.errors} {result.stopped_because}"
-        )
+        raise RuntimeError(f"the run against {url} had errors: {result.totals.errors} {result.stopped_because}")
     health = result.clients[0]
     if result.named("/a").corrected.quantile(0.5) < 100_000:
         raise RuntimeError(f"the client kept up with its schedule, so it was not saturated: {result.totals}")
@@ -171,9 +169,7 @@ async def _truth(rounds: int) -> dict[str, Any]:
 
             tasks: list[asyncio.Task[None]] = []
 
-            def at_two(
-                progress: Progress, tasks: list[asyncio.Task[None]] = tasks, go: Any = freeze_once
-            ) -> None:
+            def at_two(progress: Progress, tasks: list[asyncio.Task[None]] = tasks, go: Any = freeze_once) -> None:
                 if progress.elapsed >= 2.0 and not tasks:
                     tasks.append(asyncio.ensure_future(go()))
 

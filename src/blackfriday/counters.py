@@ -48,9 +48,7 @@ class Counters:
         self._folder = Path(folder or self._temporary.name)  # type: ignore[union-attr]
         self._folder.mkdir(parents=True, exist_ok=True)
         size = WIDTH * len(NAMES)
-        descriptor, self._file = tempfile.mkstemp(
-            prefix=f"{os.getpid()}-", suffix=".counters", dir=self._folder
-        )
+        descriptor, self._file = tempfile.mkstemp(prefix=f"{os.getpid()}-", suffix=".counters", dir=self._folder)
         try:
             os.ftruncate(descriptor, size)
             self._map = mmap.mmap(descriptor, size)

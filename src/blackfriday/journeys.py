@@ -71,9 +71,7 @@ def acknowledged(path: str | os.PathLike[str]) -> list[int]:
     prefix = Path(path)
     ids: list[int] = []
     for file in sorted(prefix.parent.glob(f"{prefix.name}.*.jsonl")):
-        ids.extend(
-            int(line) for line in file.read_text("ascii").splitlines(keepends=True) if line.endswith("\n")
-        )
+        ids.extend(int(line) for line in file.read_text("ascii").splitlines(keepends=True) if line.endswith("\n"))
     return ids
 
 

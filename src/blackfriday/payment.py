@@ -142,9 +142,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--median", type=float, default=0.025, help="seconds")
     parser.add_argument("--failures", type=float, default=0.01, help="share of attempts answered 503")
-    parser.add_argument(
-        "--hangs", type=float, default=0.002, help="share of attempts that take a second more"
-    )
+    parser.add_argument("--hangs", type=float, default=0.002, help="share of attempts that take a second more")
     given = parser.parse_args()
     behaviour = Behaviour(seed=given.seed, median=given.median, failures=given.failures, hangs=given.hangs)
     service: Any = PaymentService(behaviour)

@@ -93,9 +93,7 @@ class Child:
                         raise NotReady(f"{self.name} ended while starting: {self.words()}")
                     await asyncio.sleep(POLL)
         except TimeoutError:
-            raise NotReady(
-                f"{self.name} did not answer /health within {within:g} s: {self.words()}"
-            ) from None
+            raise NotReady(f"{self.name} did not answer /health within {within:g} s: {self.words()}") from None
 
     def words(self) -> str:
         """The last lines that the process wrote."""

@@ -62,7 +62,10 @@ def _ten_times(story: Story) -> Promise:
 
 
 def _hit_rate(story: Story) -> Promise:
-    promise, target = "hit rate above 90 %", f"1 - origin loads / reads, counted at the origin, Zipf {story.zipf:g}, warmed"
+    promise, target = (
+        "hit rate above 90 %",
+        f"1 - origin loads / reads, counted at the origin, Zipf {story.zipf:g}, warmed",
+    )
     found = story.ten_times
     if found is None or not found.reads:
         return Promise(promise, target, "not measured", None)
@@ -79,5 +82,7 @@ def _nothing_lost(story: Story) -> Promise:
         f"{found.lost} of {found.acknowledged:,} orders lost, {found.oversold} products oversold, "
         f"{found.stale_own_reads} of {found.own_reads:,} own reads stale; faults during the peak not measured"
     )
-    bad = found.lost + found.oversold + found.negative_stock + found.miscounted + found.duplicates + found.stale_own_reads
+    bad = (
+        found.lost + found.oversold + found.negative_stock + found.miscounted + found.duplicates + found.stale_own_reads
+    )
     return Promise(promise, target, measured, bad == 0 and found.acknowledged > 0)

@@ -59,7 +59,7 @@ def sections(story: Story) -> list[Section]:
             Section(
                 "p95 against rate",
                 figure=_probes(story.rungs),
-                note="Every probe of every search. Filled: the SLO held. A probe whose verdict was certain was ended early.",
+                note="Every probe of every search. Filled: the SLO held. A probe ended early once its verdict was certain.",
                 wide=True,
                 height=420,
             )
@@ -86,7 +86,10 @@ def sections(story: Story) -> list[Section]:
             Section("In flight", figure=figures.in_flight(run)),
             Section("Client health", html=tables.clients(run), wide=True),
         ]
-    facts = [(name, str(value)) for name, value in {**story.environment, "seed": story.seed, "Zipf exponent": story.zipf}.items()]
+    facts = [
+        (name, str(value))
+        for name, value in {**story.environment, "seed": story.seed, "Zipf exponent": story.zipf}.items()
+    ]
     made.append(Section("Environment", html=_table(("fact", "value"), facts), wide=True))
     return made
 
@@ -106,13 +109,16 @@ def _evidence(found: Evidence) -> list[Section]:
     names = list(found.endpoints[0].statements) if found.endpoints else []
     endpoints = [(one.name, *(f"{one.statements[name]:.1f}" for name in names)) for one in found.endpoints]
     top = [
-        (row.text, f"{row.share:.0%}", f"{row.mean * 1e3:.2f} ms", f"{row.calls_per_request:.2f}") for row in found.statements
+        (row.text, f"{row.share:.0%}", f"{row.mean * 1e3:.2f} ms", f"{row.calls_per_request:.2f}")
+        for row in found.statements
     ]
     seen = [(finding.what, finding.evidence, finding.rung) for finding in found.findings]
     return [
         Section("Findings", html=_table(("finding", "evidence", "rung"), seen), wide=True),
         Section("Statements one request sends", html=_table(("request", *names), endpoints)),
-        Section("Statements of the baseline", html=_table(("statement", "share", "mean", "calls/request"), top), wide=True),
+        Section(
+            "Statements of the baseline", html=_table(("statement", "share", "mean", "calls/request"), top), wide=True
+        ),
     ]
 
 

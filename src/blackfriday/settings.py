@@ -49,9 +49,7 @@ class Settings:
         if self.rung not in RUNGS:
             raise ValueError(f"rung must be one of {', '.join(RUNGS)}, got {self.rung!r}")
         if not self.database:
-            raise ValueError(
-                "database must be the URL of a PostgreSQL, got nothing: pass --database or database="
-            )
+            raise ValueError("database must be the URL of a PostgreSQL, got nothing: pass --database or database=")
 
     def includes(self, rung: Rung) -> bool:
         """Whether the tuned variant runs with ``rung``, being at it or above it."""

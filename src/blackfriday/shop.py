@@ -192,9 +192,7 @@ class Shop:
         async with asyncio.timeout(within):
             reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
             try:
-                head = (
-                    f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close"
-                )
+                head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close"
                 writer.write(f"{head}\r\n\r\n".encode())
                 answer = await reader.read()
             finally:

@@ -19,9 +19,7 @@ from tenfold.load.slo import Objective, judge
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NASTY = "<img src=x onerror=\"document.title='broken'\"><script>document.title='broken'</script>"
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no chromium found: the report was NOT looked at by a browser"
-)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium found: the report was NOT looked at by a browser")
 
 
 def dom_of(page: Path, profile: Path, *flags: str) -> tuple[str, str]:
@@ -67,9 +65,7 @@ def report_path(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("scheme", [1, 0], ids=["light", "dark"])
-def test_every_figure_is_drawn_and_nothing_is_executed(
-    report_path: Path, tmp_path: Path, scheme: int
-) -> None:
+def test_every_figure_is_drawn_and_nothing_is_executed(report_path: Path, tmp_path: Path, scheme: int) -> None:
     dom, log = dom_of(report_path, tmp_path / "profile", f"--blink-settings=preferredColorScheme={scheme}")
     drawn = re.search(r'data-drawn="(\d+)"', dom)
     assert drawn, log

@@ -65,9 +65,7 @@ async def find(stage: Stage, baseline: Shop, run: RunResult) -> Evidence:
     counts = {"baseline": await statements_per_request(stage, baseline)}
     async with stage.shop(step("draft"), beside=True) as draft:
         counts = {"draft": await statements_per_request(stage, draft), **counts}
-    endpoints = tuple(
-        Endpoint(name, {variant: found[name] for variant, found in counts.items()}) for name in ENDPOINTS
-    )
+    endpoints = tuple(Endpoint(name, {variant: found[name] for variant, found in counts.items()}) for name in ENDPOINTS)
     return Evidence(requests, top, endpoints, tuple(findings(top, endpoints)))
 
 
@@ -77,18 +75,38 @@ def findings(top: tuple[Statement, ...], endpoints: tuple[Endpoint, ...]) -> lis
     worst = max(endpoints, key=lambda endpoint: endpoint.statements.get("draft", 0.0), default=None)
     if worst is not None and worst.statements.get("draft", 0.0) > 2 * worst.statements.get("baseline", 0.0):
         draft, eager = worst.statements["draft"], worst.statements["baseline"]
-        found.append(Finding("N+1", f"{worst.name}: {draft:.0f} statements a request, {eager:.0f} when loaded eagerly", "baseline"))
+        found.append(
+            Finding(
+                "N+1", f"{worst.name}: {draft:.0f} statements a request, {eager:.0f} when loaded eagerly", "baseline"
+            )
+        )
     several = max(endpoints, key=lambda endpoint: endpoint.statements.get("baseline", 0.0), default=None)
     if several is not None and several.statements.get("baseline", 0.0) > 1:
         count = several.statements["baseline"]
-        found.append(Finding("several statements a page", f"{several.name}: {count:.0f} where one would do", "+ query shapes"))
+        found.append(
+            Finding("several statements a page", f"{several.name}: {count:.0f} where one would do", "+ query shapes")
+        )
     for row in top:
         text = row.text.lower()
         if "ilike" in text and row.share >= 0.05:
-            found.append(Finding("search reads the whole table", f"ILIKE: {row.share:.0%} of the database's time", "+ indexes"))
+            found.append(
+                Finding("search reads the whole table", f"ILIKE: {row.share:.0%} of the database's time", "+ indexes")
+            )
         elif "offset" in text and row.share >= 0.05:
-            found.append(Finding("pages by OFFSET", f"sorts what it then skips: {row.share:.0%} of the database's time", "+ query shapes, + indexes"))
+            found.append(
+                Finding(
+                    "pages by OFFSET",
+                    f"sorts what it then skips: {row.share:.0%} of the database's time",
+                    "+ query shapes, + indexes",
+                )
+            )
     if top:
         calls = sum(row.calls_per_request for row in top)
-        found.append(Finding("the same reads again and again", f"{calls:.1f} of the top statements a request, no answer is kept", "+ cache"))
+        found.append(
+            Finding(
+                "the same reads again and again",
+                f"{calls:.1f} of the top statements a request, no answer is kept",
+                "+ cache",
+            )
+        )
     return found

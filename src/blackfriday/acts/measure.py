@@ -6,6 +6,7 @@ one place where they meet.
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Final
 
@@ -50,7 +51,7 @@ async def neighbourhood(scenario: Scenario, seed: int) -> float:
     )
     slow = [interval.at for interval in result.intervals if _slow(interval)]
     # Two in a row: a single slow second is a cold cache or a neighbour.
-    lost = next((at for at, then in zip(slow, slow[1:], strict=False) if then == at + 1), len(result.intervals) - 1)
+    lost = next((at for at, then in itertools.pairwise(slow) if then == at + 1), len(result.intervals) - 1)
     return STAIRS[max(0, min(lost, len(STAIRS) - 1))]
 
 
@@ -139,7 +140,9 @@ async def hold(
     with view.bar(label) as bar:
 
         def show(progress: Progress) -> None:
-            bar.update(progress.elapsed / progress.planned, f"p95 {progress.p95 * 1e3:.0f} ms, {progress.errors} errors")
+            bar.update(
+                progress.elapsed / progress.planned, f"p95 {progress.p95 * 1e3:.0f} ms, {progress.errors} errors"
+            )
 
         result = await run(
             scenario,

@@ -30,7 +30,13 @@ async def same_rate(
         for shop, results, label in ((baseline, before, "before"), (tuned, after, "after")):
             results.append(
                 await hold(
-                    stage.scenario(shop), rate, plan.block_seconds, plan.warmup, seed + block, view, f"{label}, block {block + 1}"
+                    stage.scenario(shop),
+                    rate,
+                    plan.block_seconds,
+                    plan.warmup,
+                    seed + block,
+                    view,
+                    f"{label}, block {block + 1}",
                 )
             )
     options = CompareOptions(steps=BROWSE, quantiles=("p95",), force=True)
@@ -60,7 +66,13 @@ async def ten_times(
     before = await tuned.stats()
     async with OwnReads(tuned.url) as reads:
         result = await hold(
-            stage.scenario(tuned), rate, plan.hold_seconds, plan.warmup, seed, view, f"{rate:.0f}/s for {plan.hold_seconds:.0f} s"
+            stage.scenario(tuned),
+            rate,
+            plan.hold_seconds,
+            plan.warmup,
+            seed,
+            view,
+            f"{rate:.0f}/s for {plan.hold_seconds:.0f} s",
         )
     after = await tuned.stats()
     totals = result.totals

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 SLO: Final = (Objective(p95="100ms", errors="0.1%"),)
 SLO_TEXT: Final = "p95 < 100 ms, errors < 0.1 %"
 LIMIT: Final = 0.100
-# Client, shop and servers share this machine's cores, so the client is late more often than one on a machine of its own.
-# Its lateness is part of every corrected latency: it can only make a shop look worse than it is, never better.
+# Client, shop and servers share this machine's cores, so the client is late more often than one on a machine of its
+# own. Its lateness is part of every corrected latency: it can only make a shop look worse than it is, never better.
 VALIDITY: Final = Validity(share=0.5)
 REPLICAS: Final = 2
 WORKERS: Final = 2

@@ -38,7 +38,7 @@ def blank(plan: Plan, seed: int) -> Story:
 async def tell(story: Story, plan: Plan, view: View, scale: Scale | None = None) -> None:
     """Play every act and write what is found into ``story``, which is worth reading also when this was cancelled.
 
-    Raises what the acts raise: servers that do not start, a shop that does not come up. ``stopped_because`` then says so.
+    Raises what the acts raise: servers that do not start, a shop that does not come up. ``stopped_because`` says so.
     """
     began = monotonic()
     try:
@@ -67,7 +67,9 @@ async def _play(story: Story, plan: Plan, view: View, stage: Stage) -> None:
         view.act("find", "where the time goes, as PostgreSQL counts it")
         await forget(stage)
         seconds = 3.0 if plan.quick else 6.0
-        run = await hold(stage.scenario(shop), max(1.0, 0.7 * broke_at), seconds, 0.0, story.seed, view, "watching PostgreSQL")
+        run = await hold(
+            stage.scenario(shop), max(1.0, 0.7 * broke_at), seconds, 0.0, story.seed, view, "watching PostgreSQL"
+        )
         story.evidence = await find(stage, shop, run)
         view.evidence(story.evidence)
     if not broke_at:
@@ -99,9 +101,16 @@ async def _play(story: Story, plan: Plan, view: View, stage: Stage) -> None:
 
 
 async def _climb(
-    story: Story, stage: Stage, rung: Step, shop: Shop, plan: Plan, view: View, baseline: RungOutcome, fixed: float | None
+    story: Story,
+    stage: Stage,
+    rung: Step,
+    shop: Shop,
+    plan: Plan,
+    view: View,
+    baseline: RungOutcome,
+    fixed: float | None,
 ) -> RungOutcome:
-    """One rung: its breakpoint, or in a quick run one probe at the rate ``fixed``. The baseline has its breakpoint already."""
+    """One rung: its breakpoint (the baseline's is known already), or in a quick run one probe at the rate ``fixed``."""
     if fixed is None:
         if rung.key == baseline.key:
             return baseline

@@ -89,15 +89,11 @@ async def search(reads: Reads, q: contract.Words) -> contract.SearchResult:
 
 
 @router.post("/cart/items", status_code=201, responses=contract.NOT_FOUND | contract.UNKNOWN)
-async def add_to_cart(
-    added: contract.CartAdd, session: Session, reads: Reads, customer: Buyer
-) -> contract.Cart:
+async def add_to_cart(added: contract.CartAdd, session: Session, reads: Reads, customer: Buyer) -> contract.Cart:
     """Put a product into the cart; answers with the whole cart."""
     if await session.get(Product, added.product_id) is None:
         contract.no_product(added.product_id)
-    statement = insert(CartItem).values(
-        customer_id=customer, product_id=added.product_id, quantity=added.quantity
-    )
+    statement = insert(CartItem).values(customer_id=customer, product_id=added.product_id, quantity=added.quantity)
     await session.execute(
         statement.on_conflict_do_update(
             index_elements=["customer_id", "product_id"],
@@ -115,9 +111,7 @@ async def cart(reads: Reads, customer: Buyer) -> contract.Cart:
 
 
 @router.post("/checkout", status_code=201, responses=contract.CONFLICT | contract.UNKNOWN)
-async def checkout(
-    request: Request, session: Session, customer: Buyer, key: IdempotencyKey
-) -> contract.Receipt:
+async def checkout(request: Request, session: Session, customer: Buyer, key: IdempotencyKey) -> contract.Receipt:
     """Turn the cart into an order; the same Idempotency-Key again answers with the same order."""
     state = request.app.state
     return await make_order(session, state.payments, state.counters, customer, key)

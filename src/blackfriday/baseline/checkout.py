@@ -34,9 +34,7 @@ async def checkout(
     if order is not None:
         return views.receipt(order)
     items = (
-        await session.scalars(
-            select(CartItem).where(CartItem.customer_id == customer).order_by(CartItem.product_id)
-        )
+        await session.scalars(select(CartItem).where(CartItem.customer_id == customer).order_by(CartItem.product_id))
     ).all()
     if not items:
         contract.empty_cart()

@@ -37,9 +37,7 @@ class Catalogue:
         return await self.session.run_sync(lambda _: [view(row) for row in rows])
 
     async def _items(self, statement: Select[Product]) -> list[contract.Item]:
-        statement = statement.options(
-            *self._options(joinedload(Product.category), selectinload(Product.reviews))
-        )
+        statement = statement.options(*self._options(joinedload(Product.category), selectinload(Product.reviews)))
         return await self._render(views.item, (await self.session.scalars(statement)).all())
 
     async def page(
@@ -50,9 +48,7 @@ class Catalogue:
         if kind != sort:
             contract.bad_cursor()
         order = (
-            (Product.created_at.desc(), Product.id.desc())
-            if sort == "newest"
-            else (Product.price_cents, Product.id)
+            (Product.created_at.desc(), Product.id.desc()) if sort == "newest" else (Product.price_cents, Product.id)
         )
         items = await self._items(statement.order_by(*order).offset(offset).limit(limit + 1))
         more = contract.pack(sort, offset + limit) if len(items) > limit else None

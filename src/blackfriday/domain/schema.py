@@ -78,9 +78,7 @@ TUNED_INDEXES = {
     ),
     "product_popular": "CREATE INDEX product_popular ON product (weekly_views DESC, id)",
     "product_name_trigrams": "CREATE INDEX product_name_trigrams ON product USING gin (name gin_trgm_ops)",
-    "review_latest": (
-        "CREATE INDEX review_latest ON review (product_id, written_on DESC, id DESC) INCLUDE (rating)"
-    ),
+    "review_latest": ("CREATE INDEX review_latest ON review (product_id, written_on DESC, id DESC) INCLUDE (rating)"),
 }
 
 
@@ -117,8 +115,7 @@ async def drop_indexes(connection: asyncpg.Connection) -> None:
 async def present_indexes(connection: asyncpg.Connection) -> frozenset[str]:
     """Which of the indexes of the rung ``indexes`` exist now."""
     rows = await connection.fetch(
-        "SELECT indexname FROM pg_indexes "
-        "WHERE schemaname = current_schema() AND indexname = ANY($1::text[])",
+        "SELECT indexname FROM pg_indexes WHERE schemaname = current_schema() AND indexname = ANY($1::text[])",
         list(TUNED_INDEXES),
     )
     return frozenset(row["indexname"] for row in rows)

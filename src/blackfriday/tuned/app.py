@@ -105,9 +105,7 @@ async def checkout(request: Request, customer: Buyer, key: IdempotencyKey) -> Re
     return Json(await till.checkout(customer, key), 201)
 
 
-@router.get(
-    "/orders/{number}", response_model=contract.Order, responses=contract.NOT_FOUND | contract.UNKNOWN
-)
+@router.get("/orders/{number}", response_model=contract.Order, responses=contract.NOT_FOUND | contract.UNKNOWN)
 async def order(request: Request, number: contract.OrderId, customer: Buyer) -> Response:
     """One of the customer's own orders."""
     till: Till = request.app.state.till

@@ -163,9 +163,7 @@ class StockBoard:
             self._asking = False
             shared.set_result(False)
         else:
-            self._wire.send_packed(self._question).add_done_callback(
-                lambda reply: self._answer(shared, reply)
-            )
+            self._wire.send_packed(self._question).add_done_callback(lambda reply: self._answer(shared, reply))
 
     def _answer(self, shared: asyncio.Future[bool], reply: asyncio.Future[object]) -> None:
         good = reply.exception() is None

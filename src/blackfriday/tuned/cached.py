@@ -32,9 +32,7 @@ class CachedCatalogue(Catalogue):
 
     def __init__(self, origin: Origin, counters: Counters, valkey: str) -> None:
         super().__init__(origin, counters)
-        self.cache = cache = Cache(
-            "shop", redis=valkey or None, max_items=100_000, ttl=DOCUMENT_TTL, timeout=PATIENCE
-        )
+        self.cache = cache = Cache("shop", redis=valkey or None, max_items=100_000, ttl=DOCUMENT_TTL, timeout=PATIENCE)
 
         @cache(tags=["catalog"])
         async def listing(sort: str, key: int, number: int, limit: int) -> Shelf:

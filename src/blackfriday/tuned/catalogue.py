@@ -29,9 +29,7 @@ class Catalogue:
     async def open(self) -> None:
         """Prepare; the origin is open."""
 
-    async def load_listing(
-        self, sort: contract.Sort, key: int, number: int, limit: int
-    ) -> tuple[Shelf, Stocks]:
+    async def load_listing(self, sort: contract.Sort, key: int, number: int, limit: int) -> tuple[Shelf, Stocks]:
         """A page of all products."""
         self.counters.add("document_loads")
         if sort == "newest":
@@ -40,9 +38,7 @@ class Catalogue:
             rows = await self.origin.read(sql.CHEAPEST, key, number, limit + 1)
         return documents.page(rows, limit, sort), {row["id"]: row["stock"] for row in rows}
 
-    async def load_category(
-        self, category: int, key: int, number: int, limit: int
-    ) -> tuple[Shelf, Stocks] | None:
+    async def load_category(self, category: int, key: int, number: int, limit: int) -> tuple[Shelf, Stocks] | None:
         """A page of a category; None if there is no such category."""
         self.counters.add("document_loads")
         rows = await self.origin.read(sql.CATEGORY, category, *documents.moment(key, number), limit + 1)

@@ -80,9 +80,7 @@ class Till:
                     try:
                         row = await connection.fetchrow(sql.CHECKOUT, customer, key)
                     finally:
-                        placed = (
-                            row is not None and row["order_id"] is not None and row["wanted"] == row["sold"]
-                        )
+                        placed = row is not None and row["order_id"] is not None and row["wanted"] == row["sold"]
                         await (transaction.commit() if placed else transaction.rollback())
             except asyncpg.DeadlockDetectedError:
                 if attempt == ATTEMPTS:

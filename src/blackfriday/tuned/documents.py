@@ -148,9 +148,7 @@ def moment(key: int, number: int) -> tuple[datetime, int]:
 def cart(rows: Sequence[Row]) -> bytes:
     """The body of a cart's answer."""
     lines = _lines(rows)
-    return orjson.dumps(
-        {"items": lines, "total_cents": sum(line["quantity"] * line["price_cents"] for line in lines)}
-    )
+    return orjson.dumps({"items": lines, "total_cents": sum(line["quantity"] * line["price_cents"] for line in lines)})
 
 
 def order(rows: Sequence[Row]) -> bytes:

@@ -70,9 +70,7 @@ class Subscription(Generic[E]):
             self._hub.failures += 1
             if not self._reported:
                 self._reported = True
-                _log.exception(
-                    "%r failed on %r; further failures of it are only counted", self._handler, event
-                )
+                _log.exception("%r failed on %r; further failures of it are only counted", self._handler, event)
 
     def __enter__(self) -> Subscription[E]:
         return self

@@ -197,9 +197,7 @@ class Histogram:
         bad = any(index < 0 or n < 1 for index, n in made._counts.items())
         empty = made.min is None or made.max is None
         if bad or empty != (made.count == 0):
-            raise MisuseError(
-                "histogram: expected positive counts, indices >= 0 and a minimum and maximum that fit"
-            )
+            raise MisuseError("histogram: expected positive counts, indices >= 0 and a minimum and maximum that fit")
         return made
 
     def _within(self, index: int) -> int:

@@ -45,9 +45,7 @@ class Ewma:
         elif tau is not None and half_life is None:
             seconds = duration(tau, "tau")
         else:
-            raise MisuseError(
-                f"Ewma: give exactly one of half_life and tau, got half_life={half_life!r}, tau={tau!r}"
-            )
+            raise MisuseError(f"Ewma: give exactly one of half_life and tau, got half_life={half_life!r}, tau={tau!r}")
         if seconds == 0:
             raise MisuseError('Ewma: expected a half_life or tau longer than zero, such as "10s", got 0')
         self._tau = seconds

@@ -94,9 +94,7 @@ class Tasks:
         if not self._open or len(self._running) >= self.limit:
             work.close()
             if not self._open:
-                raise TasksClosedError(
-                    f"tasks of {self.name!r}: not open; spawn inside its `async with` block"
-                )
+                raise TasksClosedError(f"tasks of {self.name!r}: not open; spawn inside its `async with` block")
             raise TasksFullError(
                 f"tasks of {self.name!r}: all {self.limit} run; shed the work or raise the limit", self.limit
             )

@@ -52,9 +52,7 @@ def duration(value: Duration, name: str = "duration") -> float:
     if isinstance(value, str):
         if _DURATION.fullmatch(value) is None:
             raise MisuseError(f'{name}: expected a duration such as "250ms", "30s" or "1h30m", got {value!r}')
-        seconds = sum(
-            float(number) * _SECONDS[unit.lower()] for number, unit in _DURATION_PART.findall(value)
-        )
+        seconds = sum(float(number) * _SECONDS[unit.lower()] for number, unit in _DURATION_PART.findall(value))
         return _number(seconds, name, "a duration")
     return _number(value, name, 'a number of seconds or a string such as "30s"')
 

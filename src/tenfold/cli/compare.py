@@ -79,9 +79,7 @@ def _show(found: Comparison) -> None:
 
     console = Console()
     limits = ", ".join(dict.fromkeys(f"± {_change(line, line.margin).lstrip('+')}" for line in found.metrics))
-    console.print(
-        f"B against A, {found.confidence:.0%} for the whole table, margin {limits}", highlight=False
-    )
+    console.print(f"B against A, {found.confidence:.0%} for the whole table, margin {limits}", highlight=False)
     table = Table("metric", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("A", "B", "difference", "interval"):
         table.add_column(name, justify="right", no_wrap=True)

@@ -37,9 +37,7 @@ def show_run(result: RunResult) -> None:
     console = Console()
     shown = (0.5, 0.95, 0.99)
     columns = ("step", "samples", "errors", "p50", "p95", "p99", "max", "naive p99")
-    table = Table(
-        title=f"{result.scenario} against {result.target}, seed {result.seed}", title_justify="left"
-    )
+    table = Table(title=f"{result.scenario} against {result.target}, seed {result.seed}", title_justify="left")
     for name in columns:
         table.add_column(name, justify="left" if name == "step" else "right")
     for name, counts in [(step.name, step) for step in result.steps] + [("all", result.totals)]:

@@ -57,9 +57,7 @@ def down(*, keep: bool = False) -> int:
     from tenfold.servers import background
 
     was_up = asyncio.run(background.down(keep=keep))
-    print(
-        "tenfold: down" + (", data kept" if keep and was_up else "") if was_up else "tenfold: nothing was up"
-    )
+    print("tenfold: down" + (", data kept" if keep and was_up else "") if was_up else "tenfold: nothing was up")
     return 0
 
 

@@ -41,15 +41,11 @@ def read_times(path: Path, *, skip_malformed: bool = False) -> array[float]:
                         f"number of seconds, got {line[:_SHOWN]!r}; skip_malformed=True leaves it out"
                     )
                 if len(plain) + len(stamped) > MAX_ARRIVALS:
-                    raise MisuseError(
-                        f"{path}: expected at most {MAX_ARRIVALS:,} arrivals; cut the log and try again"
-                    )
+                    raise MisuseError(f"{path}: expected at most {MAX_ARRIVALS:,} arrivals; cut the log and try again")
     except OSError as exc:
         raise MisuseError(f"replay: cannot read {path}: {exc.strerror or exc}") from exc
     if plain and stamped:
-        raise MisuseError(
-            f"{path}: expected one kind of line, got {len(plain)} numbers and {len(stamped)} log lines"
-        )
+        raise MisuseError(f"{path}: expected one kind of line, got {len(plain)} numbers and {len(stamped)} log lines")
     if not plain and not stamped:
         raise MisuseError(f"{path}: expected at least one arrival, got none")
     return array("d", sorted(plain)) if plain else _spread(sorted(stamped))

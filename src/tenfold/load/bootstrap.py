@@ -84,9 +84,7 @@ def tabulate(runs: Sequence[Sequence[Interval]]) -> tuple[Floats, list[Seconds]]
     """
     import numpy as np
 
-    used = sorted(
-        {bucket_of(low) for run in runs for second in run for low, _, _ in second.corrected.buckets()}
-    )
+    used = sorted({bucket_of(low) for run in runs for second in run for low, _, _ in second.corrected.buckets()})
     column = {index: at for at, index in enumerate(used)}
     middles = np.array([(bucket_low(index) + bucket_high(index)) / 2 for index in used])
     tables = []

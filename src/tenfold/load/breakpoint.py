@@ -75,9 +75,7 @@ async def find_breakpoint(
     Raises what `run` raises, and `LoadError` where the search was interrupted before the first probe ended.
     """
     if not objectives:
-        raise MisuseError(
-            "breakpoint: expected at least one objective, got none; without one no rate is too high"
-        )
+        raise MisuseError("breakpoint: expected at least one objective, got none; without one no rate is too high")
     chosen = search or SearchOptions(
         start=start,
         ceiling=ceiling,
@@ -161,9 +159,7 @@ def _probe(ask: Ask, outcome: Outcome, objectives: Sequence[Objective], options:
     )
 
 
-def _vote(
-    result: RunResult, early: bool, objectives: Sequence[Objective], options: RunOptions
-) -> tuple[Vote, str]:
+def _vote(result: RunResult, early: bool, objectives: Sequence[Objective], options: RunOptions) -> tuple[Vote, str]:
     judged = msgspec.structs.replace(result)
     asked = list(objectives)
     if early:

@@ -37,17 +37,11 @@ def check_comparable(a: Sequence[RunResult], b: Sequence[RunResult], *, force: b
         ]
     refusals = list(dict.fromkeys(refusals))
     if refusals and not force:
-        raise MisuseError(
-            f"compare: {refusals[0]}; compare runs that differ in one thing only, or pass force"
-        )
+        raise MisuseError(f"compare: {refusals[0]}; compare runs that differ in one thing only, or pass force")
     if len(a) < 3 or len(b) < 3:
-        warnings.append(
-            "fewer than three runs a side: how much runs differ among themselves is not in the intervals"
-        )
+        warnings.append("fewer than three runs a side: how much runs differ among themselves is not in the intervals")
     elif len(a) != len(b):
-        warnings.append(
-            f"{len(a)} runs against {len(b)}: runs are not paired, their differences are not seen"
-        )
+        warnings.append(f"{len(a)} runs against {len(b)}: runs are not paired, their differences are not seen")
     return refusals + list(dict.fromkeys(warnings))
 
 

@@ -59,17 +59,13 @@ class CompareOptions:
     def __post_init__(self) -> None:
         for name in ("margin", "error_margin"):
             if not 0 < getattr(self, name) < 1:
-                raise MisuseError(
-                    f"compare {name}: expected a share between 0 and 1, got {getattr(self, name)!r}"
-                )
+                raise MisuseError(f"compare {name}: expected a share between 0 and 1, got {getattr(self, name)!r}")
         if not 0.5 <= self.confidence < 1:
             raise MisuseError(f"compare confidence: expected 0.5 … 0.999, got {self.confidence!r}")
         if self.resamples < 500:
             raise MisuseError(f"compare resamples: expected at least 500, got {self.resamples!r}")
         if not self.quantiles or set(self.quantiles) - set(QUANTILES):
-            raise MisuseError(
-                f"compare quantiles: expected some of {', '.join(QUANTILES)}, got {self.quantiles!r}"
-            )
+            raise MisuseError(f"compare quantiles: expected some of {', '.join(QUANTILES)}, got {self.quantiles!r}")
 
 
 class Metric(msgspec.Struct, kw_only=True):
@@ -223,9 +219,7 @@ class _Frame:
         elif sum(totals) < _MIN_ERRORS:
             metric.note = f"{sum(totals):.0f} errors are too few to tell"
         else:
-            metric.outcome = _outcome(
-                shares[1] - shares[0], metric.low, metric.high, self.options.error_margin
-            )
+            metric.outcome = _outcome(shares[1] - shares[0], metric.low, metric.high, self.options.error_margin)
         return metric
 
     def _short(self, needed: int) -> str:

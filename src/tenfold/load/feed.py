@@ -112,9 +112,7 @@ def choice(values: Iterable[T], *, weights: Sequence[float] | None = None) -> Fe
     """One of the values at random, by weight where weights are given."""
     held = _values(values, "feed.choice")
     if weights is not None and (len(weights) != len(held) or min(weights) < 0 or sum(weights) <= 0):
-        raise MisuseError(
-            f"feed.choice: expected {len(held)} weights, none negative, not all 0, got {list(weights)!r}"
-        )
+        raise MisuseError(f"feed.choice: expected {len(held)} weights, none negative, not all 0, got {list(weights)!r}")
     return _Choice(held, weights)
 
 

@@ -84,9 +84,7 @@ class Pool:
         else:
             raise error or OSError(f"{self.host} has no address")
         more = min(count, self.limit) - 1
-        for made in await asyncio.gather(
-            *(self._connect(self._address) for _ in range(more)), return_exceptions=True
-        ):
+        for made in await asyncio.gather(*(self._connect(self._address) for _ in range(more)), return_exceptions=True):
             if isinstance(made, Connection):
                 self.put(made)
 
@@ -102,9 +100,7 @@ class Pool:
             )
         return protocol
 
-    def acquire(
-        self, user: User, deadline: float, fresh: bool
-    ) -> Generator[object, Any, Connection | Failure]:
+    def acquire(self, user: User, deadline: float, fresh: bool) -> Generator[object, Any, Connection | Failure]:
         """A connection for ``user``: idle, new, or the next that comes back. ``fresh`` never takes a used
         one.
         """

@@ -164,9 +164,7 @@ def _check(schedule: Schedule, warmup: float, processes: int, options: RunOption
     if not schedule.duration > 0:
         raise MisuseError(f"schedule: expected a duration above 0, got {schedule.duration!r}")
     if warmup >= schedule.duration:
-        raise MisuseError(
-            f"warmup: expected less than the {schedule.duration:g} s of the schedule, got {warmup:g} s"
-        )
+        raise MisuseError(f"warmup: expected less than the {schedule.duration:g} s of the schedule, got {warmup:g} s")
     if options.lift_ceilings:
         return
     if schedule.duration > MAX_DURATION:
@@ -237,8 +235,7 @@ async def _start(
             await asyncio.gather(*starts)
     except TimeoutError:
         raise WorkerError(
-            f"the load processes were not ready within {timeout:g} s; "
-            "look at what the scenario does at import"
+            f"the load processes were not ready within {timeout:g} s; look at what the scenario does at import"
         ) from None
     finally:
         for start in starts:
@@ -264,9 +261,7 @@ def _conclude(result: RunResult, merged: Merged, children: list[LoadProcess], re
     if unfinished:
         result.notes.append(f"{unfinished:,} journeys were under way when the run ended")
     if retries := sum(word.retries for word in words):
-        result.notes.append(
-            f"{retries:,} requests were sent again: a reused connection had been closed by the target"
-        )
+        result.notes.append(f"{retries:,} requests were sent again: a reused connection had been closed by the target")
     for child in children:
         if child.done is not None and child.said:
             result.notes.append(f"load process {child.number} said on stderr: {child.said[-500:]}")

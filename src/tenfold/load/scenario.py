@@ -146,13 +146,9 @@ def load_scenario(source: str | Path | ModuleType, target: str | None = None) ->
         raise MisuseError(f"{name}:1: expected at least one @journey(weight=…) async def, got none")
     said: Target | None = getattr(module, _TARGET, None)
     if said is None and target is None:
-        raise MisuseError(
-            f'{name}:1: expected target("http://…") in the file or a target from the caller, got neither'
-        )
+        raise MisuseError(f'{name}:1: expected target("http://…") in the file or a target from the caller, got neither')
     hosts = frozenset(urlsplit(url).hostname or "" for url in said.urls) if said else frozenset()
-    made = Scenario(
-        name, is_file, journeys, said.urls[0] if said else "", hosts, said.verify if said else True
-    )
+    made = Scenario(name, is_file, journeys, said.urls[0] if said else "", hosts, said.verify if said else True)
     return made.at(target) if target is not None else made
 
 
@@ -171,9 +167,7 @@ def _journeys(module: ModuleType) -> Iterator[Journey]:
     for value in vars(module).values():
         if isinstance(value, Journey):
             if value.name in seen:
-                raise MisuseError(
-                    f"{value.where}: journey: expected names that differ, got {value.name!r} twice"
-                )
+                raise MisuseError(f"{value.where}: journey: expected names that differ, got {value.name!r} twice")
             seen.add(value.name)
             yield value
 
@@ -222,9 +216,7 @@ def _guarded(action: Callable[[], Any], source: str) -> Any:
     except MisuseError:
         raise
     except SyntaxError as error:
-        raise MisuseError(
-            f"{error.filename or source}:{error.lineno or 1}: syntax error: {error.msg}"
-        ) from error
+        raise MisuseError(f"{error.filename or source}:{error.lineno or 1}: syntax error: {error.msg}") from error
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
         own = [frame for frame in frames if frame.filename == source]

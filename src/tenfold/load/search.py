@@ -57,9 +57,7 @@ class SearchOptions:
 
     def __post_init__(self) -> None:
         if not 0 < self.start <= self.ceiling < math.inf:
-            raise MisuseError(
-                f"breakpoint: expected 0 < start <= ceiling, got {self.start!r} and {self.ceiling!r}"
-            )
+            raise MisuseError(f"breakpoint: expected 0 < start <= ceiling, got {self.start!r} and {self.ceiling!r}")
         if not 0 < self.lowest <= self.start:
             raise MisuseError(f"breakpoint floor: expected 0 < floor <= start, got {self.floor!r}")
         if not 1.1 <= self.factor <= 10:
@@ -239,9 +237,7 @@ class BreakpointSearch:
             knee=knee([(probe.rate, probe.p95) for probe in self.probes if probe.vote != "invalid"]),
         )
 
-    def _sentence(
-        self, stopped: Stop, passing: float | None, failing: float | None, client: float | None
-    ) -> str:
+    def _sentence(self, stopped: Stop, passing: float | None, failing: float | None, client: float | None) -> str:
         best = f"{passing:.4g}/s passes" if passing else "no rate passed"
         worst = f", {failing:.4g}/s fails" if failing else ""
         if stopped == "nothing passes":
@@ -285,8 +281,7 @@ def knee(points: Sequence[tuple[float, float | None]]) -> float | None:
         return None
     width = rates[-1] - rates[0]
     depth = [
-        (rate - rates[0]) / width - (height - low) / (high - low)
-        for rate, height in zip(rates, heights, strict=True)
+        (rate - rates[0]) / width - (height - low) / (high - low) for rate, height in zip(rates, heights, strict=True)
     ]
     best = max(range(len(rates)), key=depth.__getitem__)
     return rates[best] if depth[best] >= _KNEE_HEIGHT else None

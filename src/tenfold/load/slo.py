@@ -62,14 +62,10 @@ class Objective:
             )
         for name, _, limit in self.latencies:
             if limit <= 0:
-                raise MisuseError(
-                    f"objective {name}: expected a duration above 0, got {getattr(self, name)!r}"
-                )
+                raise MisuseError(f"objective {name}: expected a duration above 0, got {getattr(self, name)!r}")
         fewest: object = self.min_samples  # a TOML file may bring anything
         if isinstance(fewest, bool) or not isinstance(fewest, int) or fewest < 0:
-            raise MisuseError(
-                f"objective min_samples: expected a whole number >= 0, got {self.min_samples!r}"
-            )
+            raise MisuseError(f"objective min_samples: expected a whole number >= 0, got {self.min_samples!r}")
         if not self.steps or not all(type(name) is str and name for name in self.steps):
             raise MisuseError(f'objective step: expected "*", a name or a list of names, got {self.step!r}')
 
@@ -128,9 +124,7 @@ def reasons_invalid(
     if not result.complete:
         found.append(f"the run is partial: {result.stopped_because or 'it was stopped before its end'}")
     elif result.started < result.planned:
-        found.append(
-            f"the schedule was not sent in full: {result.started:,} of {result.planned:,} arrivals started"
-        )
+        found.append(f"the schedule was not sent in full: {result.started:,} of {result.planned:,} arrivals started")
     if not any(step.attempts for step in result.steps):
         found.append("there is no sample after the warm-up")
     bound = validity.lateness(objectives)
@@ -138,9 +132,7 @@ def reasons_invalid(
     for client in result.clients:
         if client.schedule_slip.p99 > bound:
             slip = units.format_duration(client.schedule_slip.p99)
-            found.append(
-                f"client {client.pid} fell behind its schedule: slip p99 {slip}, at most {shown} allowed"
-            )
+            found.append(f"client {client.pid} fell behind its schedule: slip p99 {slip}, at most {shown} allowed")
         if client.loop_lag.p99 > bound:
             lag = units.format_duration(client.loop_lag.p99)
             found.append(f"the loop of client {client.pid} lagged: p99 {lag}, at most {shown} allowed")
@@ -168,9 +160,7 @@ def evaluate(result: RunResult, objectives: Sequence[Objective]) -> list[Objecti
             for metric, q, limit in objective.latencies:
                 seen = counts.latency(q)
                 passed = n > 0 and seen <= limit
-                note = (
-                    "" if math.isfinite(seen) else "no sample" if not n else "falls among the failed samples"
-                )
+                note = "" if math.isfinite(seen) else "no sample" if not n else "falls among the failed samples"
                 kept = seen if math.isfinite(seen) else None
                 found.append(
                     ObjectiveResult(
@@ -195,9 +185,7 @@ def evaluate(result: RunResult, objectives: Sequence[Objective]) -> list[Objecti
     return found
 
 
-def judge(
-    result: RunResult, objectives: Sequence[Objective] = (), validity: Validity = DEFAULT_VALIDITY
-) -> Verdict:
+def judge(result: RunResult, objectives: Sequence[Objective] = (), validity: Validity = DEFAULT_VALIDITY) -> Verdict:
     """Write ``objectives`` and ``invalid`` of the result and return its verdict."""
     result.objectives = evaluate(result, objectives)
     result.invalid = reasons_invalid(result, objectives, validity)

@@ -43,9 +43,7 @@ class step:  # noqa: N801 - reads as a keyword in scenario files
         if user is None:
             raise MisuseError(f"step({self.name!r}): expected to be inside a running journey")
         if user._step is not None:
-            raise MisuseError(
-                f"step({self.name!r}): expected no open step, got {user._step.name!r}; close it first"
-            )
+            raise MisuseError(f"step({self.name!r}): expected no open step, got {user._step.name!r}; close it first")
         self.user = user
         user._step = self
         first = user._first
@@ -61,9 +59,7 @@ class step:  # noqa: N801 - reads as a keyword in scenario files
         if self.kind is None:
             self.kind = kind
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         user = self.user
         user._step = None
         if kind is not None:

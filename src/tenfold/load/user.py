@@ -217,9 +217,7 @@ class User:
             for name, value in headers.items():
                 text = str(value)
                 if not _FIELD.fullmatch(name) or "\r" in text or "\n" in text:
-                    raise MisuseError(
-                        f"request: expected a header field without line breaks, got {name!r}: {text!r}"
-                    )
+                    raise MisuseError(f"request: expected a header field without line breaks, got {name!r}: {text!r}")
                 fields += f"{name}: {text}\r\n"
         return pool, url, (fields + "\r\n").encode("latin-1", "replace") + (body or b"")
 

@@ -60,19 +60,13 @@ class Watch:
             stop.cancel()
             await asyncio.gather(ends, stop, return_exceptions=True)
 
-    def _decide(
-        self, now: float, interrupted: bool, stop_early: Callable[[Snapshot], str | None] | None
-    ) -> None:
+    def _decide(self, now: float, interrupted: bool, stop_early: Callable[[Snapshot], str | None] | None) -> None:
         drain = _STOP_DRAIN
         if interrupted:
             self.reason = INTERRUPTED
         elif lost := next((child.failure for child in self._children if child.failure), ""):
             self.reason = lost
-        elif (
-            stop_early is not None
-            and now >= self._start
-            and not all(c.ended.is_set() for c in self._children)
-        ):
+        elif stop_early is not None and now >= self._start and not all(c.ended.is_set() for c in self._children):
             self._result.steps = list(self._merged.steps.values())
             self._result.started = sum(self._merged.started)
             self._result.elapsed = now - self._start

@@ -30,9 +30,7 @@ _HEAD: Final = re.compile(
     rb"HTTP/1\.1 ([2-9][0-9][0-9]) [\t\x20-\x7e\x80-\xff]*"
     rb"(?:\r\n[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*)*"
 )
-_FRAMING: Final = re.compile(
-    rb"\r\n(content-length|transfer-encoding|connection|upgrade)[ \t]*:[ \t]*([^\r]*)", re.I
-)
+_FRAMING: Final = re.compile(rb"\r\n(content-length|transfer-encoding|connection|upgrade)[ \t]*:[ \t]*([^\r]*)", re.I)
 _KNOWN_HEADS: Final = 256
 _known: dict[bytes, tuple[int, int]] = {}
 

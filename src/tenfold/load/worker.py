@@ -67,9 +67,7 @@ class _Worker:
         loop = asyncio.get_running_loop()
         transport, out = await loop.connect_write_pipe(_Out, os.fdopen(self._out, "wb", 0))
         self._writer = transport
-        reader, _ = await loop.connect_read_pipe(
-            lambda: _Orders(self._take, lambda: self._orphaned()), sys.stdin
-        )
+        reader, _ = await loop.connect_read_pipe(lambda: _Orders(self._take, lambda: self._orphaned()), sys.stdin)
         try:
             await self._work(await self._spec)
         finally:
@@ -125,9 +123,7 @@ class _Worker:
             return
         except OSError as error:
             reason = error.strerror or str(error)
-            self._say(
-                Refused("target", f"nothing listens at {spec.target} ({reason}); start the service first")
-            )
+            self._say(Refused("target", f"nothing listens at {spec.target} ({reason}); start the service first"))
             return
         self._say(Ready(os.getpid()))
         try:

@@ -55,9 +55,7 @@ class Started:
     servers: list[ServerStatus]
 
 
-async def up(
-    *, replicas: int = 2, shards: int = 2, valkey: bool = True, state: Path | str | None = None
-) -> Started:
+async def up(*, replicas: int = 2, shards: int = 2, valkey: bool = True, state: Path | str | None = None) -> Started:
     """Start the servers and let them go on, or say that they are up, or start those anew that are down.
 
     Raises `MisuseError` when a run with other numbers of servers is up, `ServersError` when one cannot be
@@ -121,9 +119,7 @@ async def status(*, state: Path | str | None = None) -> list[ServerStatus]:
     return [] if found is None else await _look(await _attach(home, found))
 
 
-async def _start(
-    home: Home, replicas: int, shards: int, valkey: bool, state: Path | str | None
-) -> list[ServerStatus]:
+async def _start(home: Home, replicas: int, shards: int, valkey: bool, state: Path | str | None) -> list[ServerStatus]:
     topology = Topology(replicas=replicas, shards=shards, valkey=valkey, state=state)
     await topology.start()
     try:

@@ -89,9 +89,7 @@ class Home:
 
         a copy, made once, if it has to be.
         """
-        if self.account is None or all(
-            reachable(part, self.account) for part in (binaries.program, *binaries.parts)
-        ):
+        if self.account is None or all(reachable(part, self.account) for part in (binaries.program, *binaries.parts)):
             return binaries
         program = binaries.program.resolve()
         mark = f"{program}:{program.stat().st_mtime_ns}".encode()
@@ -152,8 +150,7 @@ def translate(error: OSError, path: Path, doing: str) -> ServersError:
     if "No space left" in text or "quota" in text:
         return DiskFullError(path, error.strerror or "no space left on the device")
     return ServersError(
-        f"{doing} failed at {error.filename or path}: {error.strerror or text}; "
-        f"check rights and {STATE_VARIABLE}"
+        f"{doing} failed at {error.filename or path}: {error.strerror or text}; check rights and {STATE_VARIABLE}"
     )
 
 

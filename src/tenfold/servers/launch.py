@@ -145,11 +145,7 @@ def _popen(
     try:
         # A log is opened here, by the owner of the run, so that it need not be writable for the servers'
         # account.
-        output = (
-            None
-            if log is None
-            else os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        )
+        output = None if log is None else os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         try:
             return subprocess.Popen(
                 words,
@@ -168,9 +164,7 @@ def _popen(
     except OSError as error:
         # ENOEXEC (8) is Linux and others; 86 is EBADARCH of macOS.
         if error.errno in (8, 86):
-            raise WrongArchitectureError(
-                Path(words[0]), f"{platform.system()} {platform.machine()}"
-            ) from error
+            raise WrongArchitectureError(Path(words[0]), f"{platform.system()} {platform.machine()}") from error
         if isinstance(error, FileNotFoundError) and not Path(words[0]).exists():
             raise MissingBinaryError(
                 f"{words[0]} was there a moment ago and is gone: install tenfold[servers] anew",

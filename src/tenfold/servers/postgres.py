@@ -129,8 +129,7 @@ class Postgres(Server):
         """The write-ahead log's position: what a primary has written, or what a replica has applied."""
         return str(
             await self.fetchval(
-                "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()"
-                " ELSE pg_current_wal_lsn() END::text"
+                "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text"
             )
         )
 
@@ -153,14 +152,10 @@ class Postgres(Server):
         await self._on_replica("caught_up")
         if lsn is None:
             if self.upstream is None:
-                raise MisuseError(
-                    f"{self.name}: expected an lsn, because it follows no server of this topology"
-                )
+                raise MisuseError(f"{self.name}: expected an lsn, because it follows no server of this topology")
             lsn = await self.upstream.position()
         limit = duration(within, "within")
-        await self._until(
-            "SELECT pg_last_wal_replay_lsn() >= $1::text::pg_lsn", (lsn,), limit, f"reach {lsn}"
-        )
+        await self._until("SELECT pg_last_wal_replay_lsn() >= $1::text::pg_lsn", (lsn,), limit, f"reach {lsn}")
 
     async def _on_replica(self, operation: str) -> None:
         if not await self.fetchval("SELECT pg_is_in_recovery()"):
@@ -226,8 +221,7 @@ class Postgres(Server):
         signal_file = self.folder / "standby.signal"
         if self.upstream is not None:
             settings["primary_conninfo"] = (
-                f"host={HOST} port={self.upstream.port} user={USER} sslmode=disable "
-                f"application_name={self.name}"
+                f"host={HOST} port={self.upstream.port} user={USER} sslmode=disable application_name={self.name}"
             )
             settings["primary_slot_name"] = self.name
             signal_file.touch(mode=0o600)

@@ -83,9 +83,7 @@ def table() -> dict[int, ProcessInfo]:
             pid, parent, state, *rest = line.split(None, 3)
             words = rest[0].split() if rest else []
             if not state.startswith("Z") and len(words) >= 5:
-                found[int(pid)] = ProcessInfo(
-                    ProcessId(int(pid), " ".join(words[:5])), int(parent), tuple(words[5:])
-                )
+                found[int(pid)] = ProcessInfo(ProcessId(int(pid), " ".join(words[:5])), int(parent), tuple(words[5:]))
         return found
     for entry in os.listdir(_PROC):
         if entry.isdigit():
@@ -126,9 +124,7 @@ def naming(word: str, programs: Iterable[str]) -> list[ProcessInfo]:
     return [
         info
         for info in table().values()
-        if info.argv
-        and info.argv[0].startswith(prefixes)
-        and any(word in argument for argument in info.argv[1:])
+        if info.argv and info.argv[0].startswith(prefixes) and any(word in argument for argument in info.argv[1:])
     ]
 
 
@@ -191,9 +187,7 @@ def _stat(pid: int) -> tuple[int, str] | None:
 
 def _ps(*arguments: str) -> str:
     environment = {"LC_ALL": "C", "PATH": os.environ.get("PATH", os.defpath)}
-    return subprocess.run(
-        ["ps", *arguments], capture_output=True, text=True, env=environment, check=False
-    ).stdout
+    return subprocess.run(["ps", *arguments], capture_output=True, text=True, env=environment, check=False).stdout
 
 
 def last_lines(text: str, count: int = 5) -> str:

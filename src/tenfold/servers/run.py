@@ -126,8 +126,7 @@ class Run:
         # milliseconds.
         source = str(Path(__file__).resolve().parents[2])
         code = (
-            f"import sys; sys.path.insert(0, {source!r}); "
-            "from tenfold.servers.keeper import main; main(sys.argv[1:])"
+            f"import sys; sys.path.insert(0, {source!r}); from tenfold.servers.keeper import main; main(sys.argv[1:])"
         )
         owner = self.manifest["owner"]
         self._keeper = subprocess.Popen(
@@ -152,11 +151,7 @@ def read_manifest(folder: Path) -> Manifest | None:
         manifest = json.loads((folder / MANIFEST).read_text())
     except (OSError, ValueError):
         return None
-    if (
-        not isinstance(manifest, dict)
-        or manifest.get("format") != _FORMAT
-        or manifest.get("token") != folder.name
-    ):
+    if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT or manifest.get("token") != folder.name:
         return None
     return manifest
 

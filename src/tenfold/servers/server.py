@@ -136,9 +136,7 @@ class Server(ABC):
     async def start(self) -> None:
         """Start and wait until it answers. Keeps the port it had before, if it had one."""
         if self.running:
-            raise MisuseError(
-                f"{self.name}: expected a server that is down, it already runs as pid {self.pid}"
-            )
+            raise MisuseError(f"{self.name}: expected a server that is down, it already runs as pid {self.pid}")
         try:
             if self._run is None:
                 await asyncio.to_thread(lambda: self.home)
@@ -303,9 +301,7 @@ class Server(ABC):
         for member in left:
             process.send(member, signal.SIGKILL)
         if left and await asyncio.to_thread(wait):
-            raise ServersTimeoutError(
-                f"{self.name} was expected to end after SIGKILL and did not: its disk may hang"
-            )
+            raise ServersTimeoutError(f"{self.name} was expected to end after SIGKILL and did not: its disk may hang")
         self.reap()
 
     async def _give_up(self) -> None:

@@ -49,9 +49,7 @@ async def _template(home: Home, binaries: Binaries) -> Path:
         return known[0]
     home.templates.mkdir(mode=0o755, exist_ok=True)
     home.templates.chmod(0o755)
-    shown = await run_tool(
-        [binaries.program, "--version"], folder=home.path, account=home.account, within=_WITHIN
-    )
+    shown = await run_tool([binaries.program, "--version"], folder=home.path, account=home.account, within=_WITHIN)
     version = re.search(r"\d+(?:\.\d+)?", shown)
     place = home.templates / f"pg-{version[0] if version else 'unknown'}-{mark}-{_REVISION}"
     async with file_lock(home.templates / f"{mark}.lock"):

@@ -228,6 +228,4 @@ class Topology:
     def _must_hold(self, server: Postgres, servers: list[Postgres], what: str) -> None:
         if server not in servers:
             names = ", ".join(one.name for one in servers) or "there is none"
-            raise MisuseError(
-                f"expected {what} of this topology ({names}), got {server.name} ({server.role})"
-            )
+            raise MisuseError(f"expected {what} of this topology ({names}), got {server.name} ({server.role})")

@@ -140,9 +140,7 @@ class FakeClock:
         """
         if self._runner is None:
             work.close()
-            raise MisuseError(
-                "FakeClock.run: the clock has no loop yet; use it as `with FakeClock() as clock:`"
-            )
+            raise MisuseError("FakeClock.run: the clock has no loop yet; use it as `with FakeClock() as clock:`")
         return self._runner.run(work)
 
     def _make_loop(self) -> VirtualLoop:
@@ -152,9 +150,7 @@ class FakeClock:
     def _in_own_loop(self, what: str) -> VirtualLoop:
         loop = asyncio.get_running_loop()
         if loop is not self._loop or self._loop is None:
-            raise MisuseError(
-                f"{what}: this event loop is not the clock's own; start it with `clock.run(...)`"
-            )
+            raise MisuseError(f"{what}: this event loop is not the clock's own; start it with `clock.run(...)`")
         return self._loop
 
     # The rule (called by the loop when nothing is ready to run)
@@ -217,9 +213,7 @@ def _describe(task: asyncio.Task[Any]) -> str:
     place: Any = task.get_coro()
     name = getattr(place, "__qualname__", repr(place))
     frame = getattr(place, "cr_frame", None)
-    while (inner := getattr(place, "cr_await", None)) is not None and getattr(
-        inner, "cr_frame", None
-    ) is not None:
+    while (inner := getattr(place, "cr_await", None)) is not None and getattr(inner, "cr_frame", None) is not None:
         place, frame = inner, inner.cr_frame
     where = f" at {frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else ""
     return f"{task.get_name()}: {name}{where}"

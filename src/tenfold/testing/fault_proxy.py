@@ -139,9 +139,7 @@ class FaultProxy:
     def throttle(self, per_second: Size, *, direction: Direction = "both") -> None:
         """Let each connection pass at most that many bytes a second: ``"64kB"`` or ``"64kB/s"``."""
         text = per_second.removesuffix("/s") if isinstance(per_second, str) else per_second
-        self._set(
-            direction, bytes_per_second=float(whole_number(size(text, "throttle"), "throttle", least=1))
-        )
+        self._set(direction, bytes_per_second=float(whole_number(size(text, "throttle"), "throttle", least=1)))
 
     def freeze(self, *, direction: Direction = "both") -> None:
         """Let nothing pass, not even an end of stream; connections stay open and new ones are accepted."""
@@ -151,9 +149,7 @@ class FaultProxy:
         """Undo `freeze`; what was held passes now, in order."""
         self._set(direction, frozen=False)
 
-    def corrupt(
-        self, probability: str | float, *, seed: int | None = None, direction: Direction = "both"
-    ) -> None:
+    def corrupt(self, probability: str | float, *, seed: int | None = None, direction: Direction = "both") -> None:
         """Replace each byte by another with that probability (``"0.1%"`` or 0.001).
 
         The same seed (default: the proxy's) hits the same places of the n-th connection.

@@ -44,9 +44,7 @@ class Listener:
     def refuse(self) -> None:
         """Refuse connections from now on; those in the backlog are reset."""
         if self._listening:
-            placeholder = self._bind(
-                self.address[1]
-            )  # before the other lets go: nobody can take the port between
+            placeholder = self._bind(self.address[1])  # before the other lets go: nobody can take the port between
             self.close()
             self._socket = placeholder
 

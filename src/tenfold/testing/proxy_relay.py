@@ -177,9 +177,7 @@ class Relay:
         Then close both.
         """
         ending: Ending = "reset"
-        pumps = asyncio.get_running_loop().create_task(
-            self._pump(), name=f"pumps of connection {self._number}"
-        )
+        pumps = asyncio.get_running_loop().create_task(self._pump(), name=f"pumps of connection {self._number}")
         try:
             await asyncio.wait((pumps, self._stop), return_when=asyncio.FIRST_COMPLETED)
             await _cancelled(pumps)

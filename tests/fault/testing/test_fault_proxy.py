@@ -301,9 +301,7 @@ async def test_cut_after_holds_for_connections_to_come_until_healed(proxy):
 async def test_a_reset_by_the_upstream_reaches_the_client():
     async def slam(reader, writer):
         await reader.read(1)
-        writer.transport.get_extra_info("socket").setsockopt(
-            socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0"
-        )
+        writer.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         writer.transport.abort()
 
     upstream = await asyncio.start_server(slam, "127.0.0.1", 0)

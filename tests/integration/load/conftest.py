@@ -113,9 +113,7 @@ def drive() -> Callable[..., Awaitable[Driven]]:
         schedule = schedule or Constant(100, 0.05)
         journey = Journey(function, "j", 1.0, "here")  # type: ignore[arg-type]
         scenario = Scenario("test", False, (journey,), target, hosts)
-        engine = Engine(
-            scenario, schedule, seed=1, warmup=warmup, timeout=timeout, max_connections=max_connections
-        )
+        engine = Engine(scenario, schedule, seed=1, warmup=warmup, timeout=timeout, max_connections=max_connections)
         try:
             await engine.prepare(1)
             await engine.run(monotonic() + 0.02, drain)

@@ -71,9 +71,7 @@ async def test_connection_close_is_honoured(serve: Any, drive: Any, raw: Any) ->
     assert driven.health.connections_opened >= 5
 
 
-@pytest.mark.parametrize(
-    "head", [b"204 No Content\r\n\r\n", b"304 Not Modified\r\nContent-Length: 9\r\n\r\n"]
-)
+@pytest.mark.parametrize("head", [b"204 No Content\r\n\r\n", b"304 Not Modified\r\nContent-Length: 9\r\n\r\n"])
 async def test_answers_without_a_body(head: bytes, serve: Any, drive: Any, raw: Any) -> None:
     server = await serve(raw(b"HTTP/1.1 " + head))
 
@@ -123,9 +121,7 @@ async def test_bad_answers_are_errors_by_kind(name: str, serve: Any, drive: Any,
     assert driven.total.corrected.count == 0
 
 
-async def test_a_byte_too_many_closes_the_connection_and_not_the_answer(
-    serve: Any, drive: Any, raw: Any
-) -> None:
+async def test_a_byte_too_many_closes_the_connection_and_not_the_answer(serve: Any, drive: Any, raw: Any) -> None:
     server = await serve(raw(OK + b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"))
     driven = await drive(get, server.url)
     assert driven.total.errors == {}

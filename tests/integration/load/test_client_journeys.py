@@ -105,12 +105,7 @@ async def test_cookies_come_back_to_the_path_they_are_for(serve: Any, drive: Any
 
     driven = await drive(journey, server.url, Constant(10, 0.01))
     assert driven.total.errors == {}
-    cookies = [
-        line.partition(b": ")[2]
-        for head in server.heads
-        for line in head.split(b"\r\n")
-        if b"Cookie: " in line
-    ]
+    cookies = [line.partition(b": ")[2] for head in server.heads for line in head.split(b"\r\n") if b"Cookie: " in line]
     assert cookies == [b"sid=1; old=3", b"sid=1", b"deep=2; sid=1"]
     assert seen == [2]
 

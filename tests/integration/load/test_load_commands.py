@@ -80,9 +80,7 @@ async def test_run_prints_json_and_compares_with_a_baseline(path: Path, tmp_path
         (("--rate", 10, "--duration", "1s", "--slo", "none.toml"), "slo: cannot read none.toml"),
     ],
 )
-async def test_misuse_is_one_sentence_and_two(
-    arguments: tuple[object, ...], sentence: str, path: Path
-) -> None:
+async def test_misuse_is_one_sentence_and_two(arguments: tuple[object, ...], sentence: str, path: Path) -> None:
     code, out, err = await tenfold("load", "run", path, *arguments)
     assert (code, out) == (2, "")
     assert err.startswith("tenfold: ")

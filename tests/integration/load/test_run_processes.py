@@ -57,9 +57,7 @@ def children_of(pid: int) -> list[int]:
     return [int(child) for child in listed.read_text().split()] if listed.exists() else []
 
 
-async def test_two_processes_share_the_schedule_and_the_seed_decides(
-    serve: Any, raw: Any, scenario_file: Any
-) -> None:
+async def test_two_processes_share_the_schedule_and_the_seed_decides(serve: Any, raw: Any, scenario_file: Any) -> None:
     server = await serve(raw(OK))
     path = scenario_file(
         server.url,
@@ -115,9 +113,7 @@ async def test_two_processes_share_the_schedule_and_the_seed_decides(
     assert result.from_json(result.to_json()) == result
 
 
-async def test_a_dead_target_is_one_sentence_before_the_start(
-    scenario_file: Any, unused_tcp_port: int
-) -> None:
+async def test_a_dead_target_is_one_sentence_before_the_start(scenario_file: Any, unused_tcp_port: int) -> None:
     url = f"http://127.0.0.1:{unused_tcp_port}"
     began = monotonic()
     with pytest.raises(TargetDownError, match=f"nothing listens at {url} .*start the service first"):
@@ -163,9 +159,7 @@ async def test_a_target_that_never_answers_ends_in_time(serve: Any, scenario_fil
     assert [line.passed for line in result.objectives] == [False]
 
 
-async def test_a_process_that_is_killed_leaves_a_partial_result(
-    serve: Any, raw: Any, scenario_file: Any
-) -> None:
+async def test_a_process_that_is_killed_leaves_a_partial_result(serve: Any, raw: Any, scenario_file: Any) -> None:
     server = await serve(raw(OK))
     path = scenario_file(
         server.url,
@@ -254,9 +248,7 @@ async def test_nonsense_and_ceilings_are_refused(serve: Any, raw: Any, scenario_
     assert server.connections == 0
 
 
-async def test_an_arrival_rate_of_which_nothing_comes_is_invalid(
-    serve: Any, raw: Any, scenario_file: Any
-) -> None:
+async def test_an_arrival_rate_of_which_nothing_comes_is_invalid(serve: Any, raw: Any, scenario_file: Any) -> None:
     server = await serve(raw(OK))
     path = scenario_file(server.url, "@journey\nasync def idle(user): ...\n")
     result = await run(load_scenario(path), Constant(20, 0.5))
@@ -354,9 +346,7 @@ async def test_sigint_before_the_start_ends_the_wait(scenario_file: Any, serve: 
     assert children_of(os.getpid()) == []
 
 
-async def test_tls_is_verified_unless_the_scenario_says_otherwise(
-    scenario_file: Any, raw: Any, tmp_path: Path
-) -> None:
+async def test_tls_is_verified_unless_the_scenario_says_otherwise(scenario_file: Any, raw: Any, tmp_path: Path) -> None:
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("openssl is not installed")

@@ -25,9 +25,7 @@ def tenfold(*arguments: str) -> subprocess.CompletedProcess[str]:
 async def test_it_starts_replicates_and_lags_on_demand() -> None:
     began = time.monotonic()
     async with Topology(replicas=2, shards=2, valkey=True) as t:
-        assert (
-            time.monotonic() - began < 10 + 5
-        )  # the promise is 10 s warm; this may be the start that runs initdb
+        assert time.monotonic() - began < 10 + 5  # the promise is 10 s warm; this may be the start that runs initdb
         urls = {server.url for server in t.servers}
         assert len(urls) == 6
         await t.primary.fetchval("CREATE TABLE t (i int)")

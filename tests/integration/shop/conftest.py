@@ -11,11 +11,11 @@ from typing import Any
 import asyncpg
 import httpx2
 import pytest_asyncio
-from tenfold.servers import Topology
 
 from blackfriday.domain import Scale, apply_indexes, load, reset_orders
 from blackfriday.payment import Behaviour
 from blackfriday.shop import PaymentProcess, Shop
+from tenfold.servers import Topology
 
 SCALE = Scale(products=1000, customers=200)
 KINDS: dict[str, dict[str, Any]] = {

@@ -107,9 +107,7 @@ async def test_many_at_once_share_questions_and_loads_and_one_that_leaves_hurts_
         assert primary.loads == [[1, 2]]
 
 
-async def test_a_worker_far_behind_forgets_everything(
-    valkey: Valkey, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_worker_far_behind_forgets_everything(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(boards, "READ_AT_ONCE", 5)
     primary = Primary()
     async with worker(valkey.url, primary) as one, worker(valkey.url, primary) as other:

@@ -66,10 +66,7 @@ async def test_a_listing_shows_every_product_exactly_once(world: Any) -> None:
     for kind in ("baseline", "shapes", "cache"):
         for sort in ("newest", "price"):
             async with world.client(kind) as client:
-                bodies = [
-                    json.loads(body)
-                    for *_, body in await pages(client, f"/products?sort={sort}&limit=100", 20)
-                ]
+                bodies = [json.loads(body) for *_, body in await pages(client, f"/products?sort={sort}&limit=100", 20)]
             numbers = [item["id"] for page in bodies for item in page["items"]]
             assert sorted(numbers) == list(range(1, 1001)), (kind, sort)
 

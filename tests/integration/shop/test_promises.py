@@ -32,9 +32,7 @@ async def fill_carts(world: Any, kind: str, customers: list[int], products: list
 
 async def shelve(world: Any, product: int, stock: int) -> None:
     """Put exactly so much on the shelf, and let all workers know."""
-    await world.connection.execute(
-        "UPDATE product SET stock = $2, initial_stock = $2 WHERE id = $1", product, stock
-    )
+    await world.connection.execute("UPDATE product SET stock = $2, initial_stock = $2 WHERE id = $1", product, stock)
     async with world.client("cache") as client:
         await client.post("/internal/clear")
 
@@ -99,8 +97,7 @@ async def test_the_baseline_loses_an_update_when_two_buy_at_once(world: Any) -> 
 
 async def waiting_for_locks(connection: asyncpg.Connection) -> int:
     waiting: int = await connection.fetchval(
-        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
-        "AND datname = current_database()"
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
     )
     return waiting
 
@@ -179,9 +176,7 @@ async def pending(shop: Any, key: str) -> None:
 async def test_the_shop_serves_and_sells_without_its_valkey(world: Any) -> None:
     async with world.shop(variant="tuned", rung="cache", valkey="redis://127.0.0.1:1/0", warm=10) as shop:
         headers = {"X-Customer": "13", "Idempotency-Key": "without-valkey"}
-        async with httpx2.AsyncClient(
-            base_url=shop.url, headers=headers, timeout=20, trust_env=False
-        ) as client:
+        async with httpx2.AsyncClient(base_url=shop.url, headers=headers, timeout=20, trust_env=False) as client:
             before = (await client.get("/products/3")).json()["stock"]
             await client.post("/cart/items", json={"product_id": 3})
             assert (await client.post("/checkout")).status_code == 201

@@ -7,11 +7,7 @@ from tenfold._core.units import duration, format_duration, format_size, rate, sh
 PARSERS = (duration, size, share, rate)
 
 
-@given(
-    st.one_of(
-        st.text(max_size=20), st.from_regex(r"[0-9.]{0,6} ?[a-zA-Zµμſ%/]{0,4}"), st.floats(), st.integers()
-    )
-)
+@given(st.one_of(st.text(max_size=20), st.from_regex(r"[0-9.]{0,6} ?[a-zA-Zµμſ%/]{0,4}"), st.floats(), st.integers()))
 def test_a_parser_gives_a_finite_number_that_is_not_negative_or_refuses(value):
     for parse in PARSERS:
         try:
@@ -21,9 +17,7 @@ def test_a_parser_gives_a_finite_number_that_is_not_negative_or_refuses(value):
         assert 0 <= number < float("inf")
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 999), st.sampled_from(["ms", "s", "m", "h"])), min_size=1, max_size=4)
-)
+@given(st.lists(st.tuples(st.integers(0, 999), st.sampled_from(["ms", "s", "m", "h"])), min_size=1, max_size=4))
 def test_a_duration_is_the_sum_of_its_parts(parts):
     whole = "".join(f"{number}{unit}" for number, unit in parts)
     assert abs(duration(whole) - sum(duration(f"{number}{unit}") for number, unit in parts)) < 1e-6

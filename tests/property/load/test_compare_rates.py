@@ -16,9 +16,7 @@ PAIRS = 60
 FAST = CompareOptions(resamples=1000)
 
 
-def drawn(
-    seed: int, *, shift: float = 1.0, likeness: float = 0.3, rate: int = 60, seconds: int = 30
-) -> RunResult:
+def drawn(seed: int, *, shift: float = 1.0, likeness: float = 0.3, rate: int = 60, seconds: int = 30) -> RunResult:
     """Lognormal latencies whose median follows a first-order autoregression from second to second."""
     draw = random.Random(seed)
     level = draw.gauss(0, 1)
@@ -28,9 +26,7 @@ def drawn(
         median = 20_000 * shift * math.exp(0.1 * level)
         values = [round(draw.lognormvariate(0, 0.4) * median) for _ in range(rate)]
         intervals.append(Interval(at=at, intended=rate, corrected=Histogram(values)))
-    return RunResult(
-        scenario="s", target="t", schedule={}, duration=seconds, elapsed=seconds, intervals=intervals
-    )
+    return RunResult(scenario="s", target="t", schedule={}, duration=seconds, elapsed=seconds, intervals=intervals)
 
 
 @pytest.mark.parametrize("likeness", [0.0, 0.4])

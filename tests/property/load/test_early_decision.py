@@ -10,9 +10,7 @@ from tenfold.load.result import Counts, RunResult, StepResult
 from tenfold.load.slo import Objective, certainly_missed, evaluate
 
 # None is a failed sample. Values crowd around the limit of 1,000 µs and inside one bucket of it.
-outcomes = st.lists(
-    st.one_of(st.none(), st.integers(0, 3000), st.integers(990, 1010)), min_size=1, max_size=120
-)
+outcomes = st.lists(st.one_of(st.none(), st.integers(0, 3000), st.integers(990, 1010)), min_size=1, max_size=120)
 objectives = st.builds(
     Objective,
     p50=st.sampled_from([None, 0.001]),
@@ -36,9 +34,7 @@ def missed(values: list[int | None], objective: Objective) -> bool:
 
 @settings(deadline=None, max_examples=200)
 @given(outcomes, objectives, st.integers(0, 20))
-def test_certain_is_certain_and_the_end_is_exact(
-    values: list[int | None], objective: Objective, spare: int
-) -> None:
+def test_certain_is_certain_and_the_end_is_exact(values: list[int | None], objective: Objective, spare: int) -> None:
     at_most = len(values) + spare  # an upper bound that need not be reached
     verdict = missed(values, objective)
     for n in range(1, len(values) + 1):

@@ -21,9 +21,7 @@ schedules = st.one_of(
     st.builds(Ramp, st.floats(0, 200), rates, spans, poisson=st.booleans()),
     st.builds(Ramp, rates, st.just(0.0), spans, poisson=st.booleans()),
     st.builds(Steps, st.lists(st.one_of(st.just(0.0), rates), min_size=1, max_size=4).filter(any), spans),
-    st.builds(
-        lambda base, peak, span: Spike(base, peak, span, rise=span / 20), st.floats(0, 50), rates, spans
-    ),
+    st.builds(lambda base, peak, span: Spike(base, peak, span, rise=span / 20), st.floats(0, 50), rates, spans),
 )
 
 

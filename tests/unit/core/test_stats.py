@@ -52,9 +52,7 @@ def test_a_clock_reading_from_the_past_counts_as_now():
     assert mean.value(0.0) == pytest.approx(2.0)
 
 
-@pytest.mark.parametrize(
-    "arguments", [{}, {"tau": 1, "half_life": 1}, {"tau": 0}, {"half_life": "0s"}, {"tau": -1}]
-)
+@pytest.mark.parametrize("arguments", [{}, {"tau": 1, "half_life": 1}, {"tau": 0}, {"half_life": "0s"}, {"tau": -1}])
 def test_an_average_without_a_sensible_pace_is_refused(arguments):
     with pytest.raises(MisuseError):
         Ewma(**arguments)

@@ -39,9 +39,7 @@ def test_every_public_name_exists() -> None:
 def test_the_package_is_light_for_the_keeper() -> None:
     code = "import sys, tenfold.servers.keeper as k\n"
     code += "print(sorted({'asyncio', 'asyncpg', 'redis'} & set(sys.modules)))"
-    shown = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
-    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
     assert shown.stdout == "[]\n"
 
 

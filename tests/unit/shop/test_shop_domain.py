@@ -117,9 +117,7 @@ def test_a_rendered_shelf_is_the_json_of_the_contract(count: int) -> None:
 
 
 def test_settings_survive_the_environment() -> None:
-    told = Settings(
-        variant="tuned", rung="cache", database="postgresql://x/y", replicas=("a", "b"), valkey="redis://z"
-    )
+    told = Settings(variant="tuned", rung="cache", database="postgresql://x/y", replicas=("a", "b"), valkey="redis://z")
     assert Settings.from_environment(told.to_environment()) == told
     assert [rung for rung in RUNGS if told.includes(rung)] == ["shapes", "indexes", "cache"]
     assert not Settings(variant="baseline", database="x").includes("shapes")
@@ -143,9 +141,7 @@ def test_counters_of_several_processes_are_summed_also_of_dead_ones(tmp_path: ob
         f"import os; from blackfriday.counters import Counters; c = Counters({str(tmp_path)!r}); "
         "c.add('requests', 41); os._exit(9)"
     )
-    died = subprocess.run(
-        [sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}, timeout=60, check=False
-    )
+    died = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}, timeout=60, check=False)
     mine.add("requests")
     try:
         assert died.returncode == 9

@@ -34,7 +34,9 @@ def whole() -> Story:
     story = blank(QUICK, seed=7)
     story.rungs = [
         RungOutcome("draft", "draft", "N+1", 10.0),
-        RungOutcome("baseline", "baseline", "eager", 100.0, probes=(Probe(100.0, 0.08, True), Probe(130.0, math.inf, False))),
+        RungOutcome(
+            "baseline", "baseline", "eager", 100.0, probes=(Probe(100.0, 0.08, True), Probe(130.0, math.inf, False))
+        ),
         RungOutcome("replicas", "+ replicas", "two workers", 2500.0, fixed=Probe(200.0, 0.004, True)),
     ]
     story.evidence = Evidence(
@@ -115,7 +117,10 @@ def test_findings_point_at_the_rung_that_acts_on_them() -> None:
         Statement("SELECT … LIMIT $1 OFFSET $2", 0.5, 0.01, 0.4),
         Statement("SELECT review …", 0.9, 0.0003, 0.02),
     )
-    endpoints = (Endpoint("product", {"draft": 12.0, "baseline": 4.0}), Endpoint("listing", {"draft": 42.0, "baseline": 2.0}))
+    endpoints = (
+        Endpoint("product", {"draft": 12.0, "baseline": 4.0}),
+        Endpoint("listing", {"draft": 42.0, "baseline": 2.0}),
+    )
     found = {finding.what: finding for finding in findings(top, endpoints)}
     assert "42 statements a request, 2 when loaded eagerly" in found["N+1"].evidence
     assert found["search reads the whole table"].rung == "+ indexes"

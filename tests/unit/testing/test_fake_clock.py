@@ -338,9 +338,7 @@ def test_a_child_process_is_waited_for(clock):
     async def main():
         code = "import time; time.sleep(0.3); print('done')"
         async with asyncio.timeout(5):
-            child = await asyncio.create_subprocess_exec(
-                sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE
-            )
+            child = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
             out, _ = await child.communicate()
         return out, child.returncode
 

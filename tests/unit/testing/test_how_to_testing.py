@@ -17,8 +17,7 @@ def test_every_block_of_the_how_to_passes(tmp_path):
     for number, block in enumerate(blocks):
         (tmp_path / f"test_block_{number}.py").write_text(block, encoding="utf-8")
     (tmp_path / "pytest.ini").write_text(
-        "[pytest]\nasyncio_mode = auto\nfilterwarnings = error\n"
-        "asyncio_default_fixture_loop_scope = function\n",
+        "[pytest]\nasyncio_mode = auto\nfilterwarnings = error\nasyncio_default_fixture_loop_scope = function\n",
         encoding="utf-8",
     )
     done = subprocess.run(

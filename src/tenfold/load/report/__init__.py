@@ -37,9 +37,7 @@ def render(result: RunResult, title: str | None = None) -> str:
     return page(name, run_sections(result), badge=badge(result), subtitle=tables.subtitle(result))
 
 
-def render_breakpoint(
-    found: SearchResult, title: str = "Breakpoint", runs: tuple[RunResult, ...] = ()
-) -> str:
+def render_breakpoint(found: SearchResult, title: str = "Breakpoint", runs: tuple[RunResult, ...] = ()) -> str:
     """The page of a search: rate against p95, every probe, and the full sections of ``runs`` where given."""
     sections = [
         Section("Latency against rate", figure=figures.breakpoint(found), wide=True),

@@ -193,9 +193,7 @@ def ladder(rungs: Mapping[str, float | None], unit: str = "requests a second") -
     return {"data": [bar], "layout": layout}
 
 
-def _spectrum_line(
-    counts: Counts, name: str, colour: str, width: float, dash: str = "solid"
-) -> dict[str, Any]:
+def _spectrum_line(counts: Counts, name: str, colour: str, width: float, dash: str = "solid") -> dict[str, Any]:
     n = counts.attempts
     qs: list[float] = []
     if n:
@@ -213,9 +211,7 @@ def _spectrum_line(
     }  # fmt: skip
 
 
-def _line(
-    x: Sequence[float], y: Sequence[float | None], name: str, colour: str, dash: str = "solid"
-) -> dict[str, Any]:
+def _line(x: Sequence[float], y: Sequence[float | None], name: str, colour: str, dash: str = "solid") -> dict[str, Any]:
     return {
         "type": "scatter", "mode": "lines", "name": name, "x": list(x), "y": list(y), "connectgaps": False,
         "line": {"color": colour, "width": 2, "dash": dash}, "hovertemplate": "%{y:.4g}",

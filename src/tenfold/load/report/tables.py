@@ -75,9 +75,7 @@ def objectives(result: RunResult) -> str:
     rows = []
     for line in result.objectives:
         verdict = '<span class="good">held</span>' if line.passed else '<span class="bad">missed</span>'
-        rows.append(
-            [line.step, line.metric, _limit(line, line.limit), _seen(line), f"{line.samples:,}", Raw(verdict)]
-        )
+        rows.append([line.step, line.metric, _limit(line, line.limit), _seen(line), f"{line.samples:,}", Raw(verdict)])
     return table(("step", "metric", "limit", "seen", "samples", "verdict"), rows)
 
 
@@ -100,14 +98,8 @@ def errors(result: RunResult) -> str:
         [step.name, kind, f"{n:,}", f"{n / step.attempts:.3%}" if step.attempts else "-"]
         for n, step, kind in sorted(found, key=lambda item: -item[0])
     ]
-    made = (
-        table(("step", "kind", "samples", "share"), rows, text=2)
-        if rows
-        else "<p>No error after the warm-up.</p>"
-    )
-    traces = "".join(
-        f"<h3>{escape(kind)}</h3><pre>{escape(text)}</pre>" for kind, text in result.tracebacks.items()
-    )
+    made = table(("step", "kind", "samples", "share"), rows, text=2) if rows else "<p>No error after the warm-up.</p>"
+    traces = "".join(f"<h3>{escape(kind)}</h3><pre>{escape(text)}</pre>" for kind, text in result.tracebacks.items())
     return made + traces
 
 

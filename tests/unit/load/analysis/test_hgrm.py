@@ -11,9 +11,7 @@ import pytest
 from tenfold._core.errors import MisuseError
 from tenfold.load.histogram import Histogram, hgrm, save_hgrm
 
-ROW = re.compile(
-    r" *(?P<value>\d+\.\d{3}) (?P<share>[01]\.\d{12}) +(?P<count>\d+)(?: +(?P<inverse>\d+\.\d{2}))?"
-)
+ROW = re.compile(r" *(?P<value>\d+\.\d{3}) (?P<share>[01]\.\d{12}) +(?P<count>\d+)(?: +(?P<inverse>\d+\.\d{2}))?")
 
 
 def parse(text: str) -> list[tuple[float, float, int, float | None]]:

@@ -18,10 +18,7 @@ def test_an_empty_histogram_says_so() -> None:
 
 
 def test_the_repr_tells_what_a_person_asks_for() -> None:
-    assert (
-        repr(Histogram([100] * 98 + [200, 5000]))
-        == "Histogram(100 samples, p50=100µs, p99=200µs, max=5000µs)"
-    )
+    assert repr(Histogram([100] * 98 + [200, 5000])) == "Histogram(100 samples, p50=100µs, p99=200µs, max=5000µs)"
 
 
 def test_a_quantile_among_the_failures_is_infinite() -> None:

@@ -47,9 +47,7 @@ def parsed(html: str) -> Tags:
         ([Objective(p95="1ms")], True, "invalid run"),
     ],
 )
-def test_the_header_carries_the_verdict(
-    make_run: MakeRun, objectives: list[Objective], spoil: bool, word: str
-) -> None:
+def test_the_header_carries_the_verdict(make_run: MakeRun, objectives: list[Objective], spoil: bool, word: str) -> None:
     run = make_run()
     if spoil:
         run.clients[0].cpu_share = 0.99
@@ -72,9 +70,7 @@ def test_every_string_from_outside_is_inert(make_run: MakeRun) -> None:
     run.invalid = [NASTY]
     seen = parsed(report.render(run, NASTY))
     assert sum(tag == "script" for tag, _ in seen.tags) == 2  # plotly and the figures
-    assert not [
-        tag for tag, attrs in seen.tags if tag == "img" or any(name.startswith("on") for name in attrs)
-    ]
+    assert not [tag for tag, attrs in seen.tags if tag == "img" or any(name.startswith("on") for name in attrs)]
     assert NASTY in seen.text  # shown as text, not lost
 
 
@@ -140,9 +136,7 @@ def test_errors_are_stacked_and_rare_kinds_are_put_together(make_run: MakeRun) -
 
 def test_a_long_run_is_folded_without_losing_a_sample(make_run: MakeRun) -> None:
     run = make_run()
-    run.intervals = [
-        Interval(at=at, intended=10, sent=10, answered=10, in_flight_max=at % 7) for at in range(7200)
-    ]
+    run.intervals = [Interval(at=at, intended=10, sent=10, answered=10, in_flight_max=at % 7) for at in range(7200)]
     figure = figures.rates(run)
     assert len(figure["data"][0]["x"]) == 600
     assert set(figure["data"][0]["y"]) == {10}

@@ -101,9 +101,7 @@ def test_a_verdict_is_certain_as_soon_as_it_is_and_not_before() -> None:
     fifty = Counts(attempts=50, corrected=Histogram([200_000] * 50))
     assert certainly_missed(objective, fifty, at_most=1000) == ""
     more = Counts(attempts=51, corrected=Histogram([200_000] * 51))
-    assert certainly_missed(objective, more, at_most=1000).startswith(
-        "p95: 51 of 1,000 samples are over 100 ms"
-    )
+    assert certainly_missed(objective, more, at_most=1000).startswith("p95: 51 of 1,000 samples are over 100 ms")
     failed = Counts(attempts=11, errors={"timeout": 11})
     assert certainly_missed(objective, failed, at_most=1000).startswith("errors: 11 of 1,000")
 

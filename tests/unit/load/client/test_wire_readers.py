@@ -72,9 +72,7 @@ def test_both_readers_agree_on_random_damage() -> None:
         assert done, bytes(raw)
         assert strict.failure is None, bytes(raw)
         assert strict.answer is not None
-        assert (fast.status, fast.body, strict.keep) == (strict.answer.status, strict.answer.body, True), (
-            bytes(raw)
-        )
+        assert (fast.status, fast.body, strict.keep) == (strict.answer.status, strict.answer.body, True), bytes(raw)
         agreed += 1
     assert agreed > 500
 
