@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 NAMES = (
-    "requests",  # to what may be cached: listings, categories, products, searches
+    "requests",  # to what may be cached: listings, categories, products, searches; the baseline counts all reads
     "document_loads",  # statements sent to PostgreSQL for their documents, warming included
     "stock_loads",  # statements sent to PostgreSQL for their stock alone
     "warm_loads",  # of all these statements, those sent to warm the cache

@@ -59,7 +59,7 @@ def sections(story: Story) -> list[Section]:
             Section(
                 "p95 against rate",
                 figure=_probes(story.rungs),
-                note="Every probe of every search. Filled: the SLO held. A probe ended early once its verdict was certain.",
+                note="Every probe of every search. Filled: the SLO held. Probes end early once their verdict is sure.",
                 wide=True,
                 height=420,
             )
@@ -138,7 +138,8 @@ def _integrity(found: dict[str, Integrity]) -> str:
     head = ("shop", "acknowledged", "stored", "lost", "oversold", "stock < 0", "miscounted", "twice", "stale own reads")
     rows = [
         (
-            name, one.acknowledged, one.stored, one.lost, one.oversold, one.negative_stock, one.miscounted, one.duplicates,
+            name, one.acknowledged, one.stored, one.lost, one.oversold, one.negative_stock, one.miscounted,
+            one.duplicates,
             f"{one.stale_own_reads} of {one.own_reads}" if one.own_reads else "not measured",
         )
         for name, one in found.items()

@@ -139,28 +139,12 @@ class Console(View):
 
     def integrity(self, found: dict[str, Integrity]) -> None:
         table = self._table("orders and stock after the load", "shop")
-        for name in (
-            "acknowledged",
-            "stored",
-            "lost",
-            "oversold",
-            "stock < 0",
-            "miscounted",
-            "twice",
-            "stale own reads",
-        ):
+        for name in ("told", "stored", "lost", "twice", "oversold", "wrong stock", "stale own reads"):
             table.add_column(name, justify="right")
         for name, row in found.items():
-            stale = f"{row.stale_own_reads} of {row.own_reads}" if row.own_reads else "not measured"
-            numbers = (
-                row.acknowledged,
-                row.stored,
-                row.lost,
-                row.oversold,
-                row.negative_stock,
-                row.miscounted,
-                row.duplicates,
-            )
+            stale = f"{row.stale_own_reads} of {row.own_reads}" if row.own_reads else "-"
+            wrong = row.negative_stock + row.miscounted
+            numbers = (row.acknowledged, row.stored, row.lost, row.duplicates, row.oversold, wrong)
             table.add_row(name, *(f"{number:,}" for number in numbers), stale)
         self._console.print(table)
 

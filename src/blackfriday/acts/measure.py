@@ -6,8 +6,9 @@ one place where they meet.
 
 from __future__ import annotations
 
-import itertools
 import math
+from itertools import pairwise
+from time import monotonic
 from typing import Final
 
 from blackfriday.acts.plan import Plan
@@ -32,7 +33,8 @@ from tenfold.load import (
 )
 
 STAIR: Final = 1.0
-STAIRS: Final = tuple(8.0 * 1.5**n for n in range(16))  # 8/s to 3,500/s in 16 s; most shops are done long before
+STAIRS: Final = tuple(8.0 * 1.6**n for n in range(14))  # 8/s to 3,600/s in 14 s; most shops are done long before
+START: Final = 0.45  # a queue that takes seconds to grow is not seen in one: the answer lies below the lost stair
 CEILING: Final = 8000.0
 OPTIONS: Final = RunOptions(validity=VALIDITY, connections=32, drain=5.0)
 
@@ -42,17 +44,11 @@ async def neighbourhood(scenario: Scenario, seed: int) -> float:
 
     One second is far too short for a verdict; it is enough to know where to look for one.
     """
-    result = await run(
-        scenario,
-        Steps(STAIRS, STAIR, poisson=True),
-        seed=seed,
-        stop_early=_lost,
-        options=OPTIONS,
-    )
+    result = await run(scenario, Steps(STAIRS, STAIR, poisson=True), seed=seed, stop_early=_lost, options=OPTIONS)
     slow = [interval.at for interval in result.intervals if _slow(interval)]
     # Two in a row: a single slow second is a cold cache or a neighbour.
-    lost = next((at for at, then in itertools.pairwise(slow) if then == at + 1), len(result.intervals) - 1)
-    return STAIRS[max(0, min(lost, len(STAIRS) - 1))]
+    lost = next((at for at, then in pairwise(slow) if then == at + 1), len(result.intervals) - 1)
+    return START * STAIRS[max(0, min(lost, len(STAIRS) - 1))]
 
 
 def _slow(interval: Interval) -> bool:
@@ -60,9 +56,9 @@ def _slow(interval: Interval) -> bool:
 
 
 def _lost(so_far: Snapshot) -> str | None:
-    # Half a second's worth of journeys under way: the queue grows, the stair is lost.
+    """A third of a second's worth of journeys under way: the queue grows, the stair is lost."""
     at = min(int(so_far.result.elapsed / STAIR), len(STAIRS) - 1)
-    return "the stair is lost" if so_far.in_flight > 10 + STAIRS[at] / 2 else None
+    return "the stair is lost" if so_far.in_flight > 10 + STAIRS[at] / 3 else None
 
 
 async def breakpoint_of(
@@ -70,10 +66,11 @@ async def breakpoint_of(
 ) -> RungOutcome:
     """The highest rate at which ``shop`` holds the objective, in requests a second."""
     scenario = stage.scenario(shop)
+    began = monotonic()
     with view.bar(which.title) as bar:
         if start is None:
             bar.update(0.0, "looking for the neighbourhood")
-            start = 0.7 * await neighbourhood(scenario, seed)
+            start = await neighbourhood(scenario, seed)
 
         def show(progress: ProbeProgress) -> None:
             tried = ", ".join(f"{_requests(probe.rate):.0f} {probe.vote}" for probe in progress.probes[-3:])
@@ -92,7 +89,7 @@ async def breakpoint_of(
                 samples=plan.search_samples,
                 min_seconds=3.0,
                 max_seconds=plan.probe_seconds,
-                budget=plan.search_budget,
+                budget=max(1.0, plan.search_budget - (monotonic() - began)),
             ),
             on_progress=show,
             options=OPTIONS,
@@ -117,19 +114,26 @@ def _requests(journeys: float) -> float:
 
 
 async def probe(scenario: Scenario, rate: float, seconds: float, seed: int, view: View, label: str) -> Probe:
-    """One rate, tried once; ended early when it is certain that the objective is missed."""
+    """One rate of requests a second, tried once and not for long; left where the queue grows without end."""
     journeys = rate / REQUESTS_PER_JOURNEY
+
+    def hopeless(so_far: Snapshot) -> str | None:
+        return "the queue grows" if so_far.in_flight > 20 + journeys else None
+
     with view.bar(label) as bar:
-        found = await find_breakpoint(
+        warmup = 1.0
+        result = await run(
             scenario,
-            objectives=SLO,
+            Poisson(journeys, warmup + seconds),
+            warmup=warmup,
             seed=seed,
-            search=SearchOptions(start=journeys, ceiling=journeys, samples=1, min_seconds=seconds, max_probes=1),
+            objectives=SLO,
+            stop_early=hopeless,
             options=OPTIONS,
         )
-        only = found.probes[0]
-        tried = Probe(rate, math.inf if only.p95 is None else only.p95, only.vote == "pass")
-        bar.update(1.0, f"p95 {tried.p95 * 1e3:.1f} ms at {rate:.0f}/s: {only.vote}")
+        held = result.complete and all(objective.passed for objective in result.objectives)
+        tried = Probe(rate, result.totals.latency(0.95), held)
+        bar.update(1.0, f"p95 {tried.p95 * 1e3:.1f} ms at {rate:.0f}/s{'' if held else ', missed'}")
     return tried
 
 

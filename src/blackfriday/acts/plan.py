@@ -12,7 +12,7 @@ class Plan:
 
     quick: bool
     search_budget: float
-    """For the search of one breakpoint, after its neighbourhood is known."""
+    """For the search of one breakpoint, finding its neighbourhood included."""
     search_samples: int
     """Arrivals a probe; the 95th percentile of fewer than a thousand is noisy."""
     probe_seconds: float
@@ -25,29 +25,34 @@ class Plan:
     """Blocks of before and of after, each, interleaved."""
     hold_seconds: float
     warmup: float
+    """Before each block and before the long run."""
+    warm: int
+    """Products that the caches are warmed with, the most viewed first."""
 
 
 FULL: Final = Plan(
     quick=False,
-    search_budget=38.0,
+    search_budget=48.0,
     search_samples=1000,
     probe_seconds=15.0,
-    precision=0.07,
+    precision=0.08,
     fixed_seconds=0.0,
-    block_seconds=12.0,
-    blocks=2,
+    block_seconds=8.0,
+    blocks=3,
     hold_seconds=30.0,
     warmup=3.0,
+    warm=40_000,
 )
 QUICK: Final = Plan(
     quick=True,
-    search_budget=22.0,
+    search_budget=24.0,
     search_samples=700,
-    probe_seconds=9.0,
-    precision=0.15,
+    probe_seconds=7.0,
+    precision=0.2,
     fixed_seconds=3.0,
     block_seconds=6.0,
     blocks=2,
     hold_seconds=30.0,
-    warmup=2.0,
+    warmup=1.0,
+    warm=40_000,
 )

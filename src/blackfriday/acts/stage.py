@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -98,28 +99,35 @@ class Stage:
         await self._stack.aclose()
 
     @asynccontextmanager
-    async def shop(self, which: Step, *, beside: bool = False) -> AsyncIterator[Shop]:
-        """The shop of a rung, ready and warm.
+    async def shops(self, *keys: str, indexes: bool, warm: int = 0) -> AsyncIterator[dict[str, Shop]]:
+        """The shops of these rungs, ready and warm, side by side; they are loaded one after the other.
 
-        It finds its shelves full, no orders, an empty Valkey and the indexes of its rung. ``beside`` another open shop
-        it takes everything as it is, the other one's indexes included.
+        They find full shelves, no orders, an empty Valkey, and the tuned indexes if ``indexes``. ``warm`` is how many
+        products the caches are warmed with. Each has a Valkey database of its own, or they would share what they cache.
         """
-        if not beside:
-            await self.reset()
-            if which.variant == "tuned" and which.rung != "shapes":
-                await apply_indexes(self.connection)
-            else:
-                await drop_indexes(self.connection)
-        async with Shop(
-            variant=which.variant,
-            rung=which.rung,
-            workers=which.workers,
-            database=self.servers.primary.url,
-            replicas=[replica.url for replica in self.servers.replicas],
-            valkey=self.servers.valkey.url,
-            payment=self._payment.url,
-        ) as shop:
-            yield shop
+        await self.reset()
+        await (apply_indexes if indexes else drop_indexes)(self.connection)
+        address = self.servers.valkey.url.removesuffix("/0")
+        async with AsyncExitStack() as stack:
+            opened = [
+                Shop(
+                    variant=which.variant,
+                    rung=which.rung,
+                    workers=which.workers,
+                    database=self.servers.primary.url,
+                    replicas=[replica.url for replica in self.servers.replicas],
+                    valkey=f"{address}/{number}",
+                    payment=self._payment.url,
+                    warm=warm,
+                )
+                for number, which in enumerate(map(step, keys))
+            ]
+            with self._view.bar("shops") as bar:
+                async with asyncio.TaskGroup() as starting:
+                    for shop in opened:
+                        starting.create_task(stack.enter_async_context(shop))
+                bar.update(1.0, ", ".join(step(key).title for key in keys))
+            yield dict(zip(keys, opened, strict=True))
 
     async def reset(self) -> None:
         """A full shop without orders, and an empty Valkey."""

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
+from functools import partial
 from time import monotonic
 
 from msgspec import structs
 
 from blackfriday.acts.find import find, forget
-from blackfriday.acts.measure import breakpoint_of, hold, probe
+from blackfriday.acts.measure import breakpoint_of, probe
 from blackfriday.acts.ownreads import OwnReads
 from blackfriday.acts.plan import Plan
-from blackfriday.acts.prove import same_rate, ten_times
-from blackfriday.acts.stage import LADDER, SLO_TEXT, TUNED, Stage, Step, step
+from blackfriday.acts.prove import SHARE, same_rate, ten_times
+from blackfriday.acts.stage import SLO_TEXT, TUNED, Stage, step
 from blackfriday.domain import Scale, audit
 from blackfriday.journeys import ZIPF
 from blackfriday.promises import promises
 from blackfriday.shop import Shop
-from blackfriday.story import Integrity, RungOutcome, Story
+from blackfriday.story import Integrity, Probe, RungOutcome, Story
 from blackfriday.view import View
 from tenfold.load import describe_environment
 
@@ -58,67 +59,71 @@ async def tell(story: Story, plan: Plan, view: View, scale: Scale | None = None)
 
 
 async def _play(story: Story, plan: Plan, view: View, stage: Stage) -> None:
-    baseline = step("baseline")
-    async with stage.shop(baseline) as shop:
+    async with stage.shops("baseline", "draft", "shapes", indexes=False) as shops:
         view.act("measure", f"the highest rate at which the baseline holds {story.slo}")
-        outcome = await breakpoint_of(stage, baseline, shop, plan, view, story.seed)
-        story.integrity["baseline"] = await _integrity(stage)
-        broke_at = outcome.rate or 0.0
-        view.act("find", "where the time goes, as PostgreSQL counts it")
         await forget(stage)
-        seconds = 3.0 if plan.quick else 6.0
-        run = await hold(
-            stage.scenario(shop), max(1.0, 0.7 * broke_at), seconds, 0.0, story.seed, view, "watching PostgreSQL"
-        )
-        story.evidence = await find(stage, shop, run)
+        baseline = await breakpoint_of(stage, step("baseline"), shops["baseline"], plan, view, story.seed)
+        story.integrity["baseline"] = await _integrity(stage)
+        view.act("find", "where the time goes, as PostgreSQL counts it")
+        story.evidence = await find(stage, shops["baseline"], shops["draft"])
         view.evidence(story.evidence)
-    if not broke_at:
-        story.rungs.append(outcome)
-        view.say(f"  The baseline holds the objective at no rate ({outcome.why}): there is nothing to multiply by ten.")
-        return
+        if not baseline.rate:
+            story.rungs.append(baseline)
+            view.say(f"  The baseline holds the objective at no rate: {baseline.why}. There is nothing to multiply.")
+            return
+        view.act("fix", "one rung after the other, the same journeys each time")
+        climb = partial(_climb, story, stage, plan, view, SHARE * baseline.rate)
+        await climb("draft", shops)
+        story.rungs.append(baseline)
+        await climb("shapes", shops)
 
-    view.act("fix", "one rung after the other, the same journeys each time")
-    fixed = 2 * broke_at if plan.quick else None
-    for rung in LADDER[:-1]:
-        async with stage.shop(rung) as shop:
-            story.rungs.append(await _climb(story, stage, rung, shop, plan, view, outcome, fixed))
-
-    # The last rung stays for the proof, so its numbers come from the very processes that the ladder shows.
-    async with stage.shop(TUNED) as after:
-        story.rungs.append(await _climb(story, stage, TUNED, after, plan, view, outcome, fixed))
-        view.ladder(story.rungs, fixed)
+    async with stage.shops("indexes", "cache", "replicas", "baseline", indexes=True, warm=plan.warm) as shops:
+        await climb("indexes", shops)
+        await climb("cache", shops)
+        if not plan.quick:
+            await climb("replicas", shops)
         view.act("prove", "ten times the rate that broke the baseline; then the same rate before and after")
-        story.ten_times, story.ten_times_run, reads = await ten_times(stage, after, broke_at, plan, view, story.seed)
+        tuned = shops[TUNED.key]
+        found = await ten_times(stage, tuned, baseline.rate, plan, view, story.seed)
+        story.ten_times, story.ten_times_run, reads = found
         view.ten_times(story.ten_times)
-        # Before the baseline shares the database again, with its read-then-write of the stock.
+        # Now, before the baseline sells from the same shelves, with its read-then-write of the stock.
         story.integrity["tuned"] = await _integrity(stage, reads)
-        async with stage.shop(baseline, beside=True) as before:
-            found = await same_rate(stage, before, after, broke_at, plan, view, story.seed)
-            story.same_rate, story.before_run, story.after_run = found
-            view.same_rate(story.same_rate)
+        pair = await same_rate(stage, shops["baseline"], tuned, baseline.rate, plan, view, story.seed)
+        story.same_rate, story.before_run, story.after_run = pair
+        view.same_rate(story.same_rate)
+    if plan.quick:
+        _compare_at_one_rate(story)
+    view.ladder(story.rungs, story.same_rate.rate if plan.quick else None)
     view.act("check", "orders and stock, against what the customers were told")
     view.integrity(story.integrity)
 
 
 async def _climb(
-    story: Story,
-    stage: Stage,
-    rung: Step,
-    shop: Shop,
-    plan: Plan,
-    view: View,
-    baseline: RungOutcome,
-    fixed: float | None,
-) -> RungOutcome:
-    """One rung: its breakpoint (the baseline's is known already), or in a quick run one probe at the rate ``fixed``."""
-    if fixed is None:
-        if rung.key == baseline.key:
-            return baseline
-        return await breakpoint_of(stage, rung, shop, plan, view, story.seed)
-    tried = await probe(stage.scenario(shop), fixed, plan.fixed_seconds, story.seed, view, rung.title)
-    if rung.key == baseline.key:
-        return structs.replace(baseline, fixed=tried)
-    return RungOutcome(rung.key, rung.title, rung.change, None, fixed=tried)
+    story: Story, stage: Stage, plan: Plan, view: View, fixed: float, key: str, shops: dict[str, Shop]
+) -> None:
+    """One rung: its breakpoint, or in a quick run what it does at the rate ``fixed``."""
+    rung, shop = step(key), shops[key]
+    if plan.quick:
+        tried = await probe(stage.scenario(shop), fixed, plan.fixed_seconds, story.seed, view, rung.title)
+        outcome = RungOutcome(rung.key, rung.title, rung.change, None, fixed=tried)
+    else:
+        outcome = await breakpoint_of(stage, rung, shop, plan, view, story.seed)
+    story.rungs.append(outcome)
+
+
+def _compare_at_one_rate(story: Story) -> None:
+    """A quick run tries its rungs at the rate of the prove act, which has the numbers of baseline and last rung."""
+    for key, run in (("baseline", story.before_run), (TUNED.key, story.after_run)):
+        assert run is not None
+        assert story.same_rate is not None
+        held = not run.invalid and all(objective.passed for objective in run.objectives)
+        tried = Probe(story.same_rate.rate, run.totals.latency(0.95), held)
+        known = story.rung(key)
+        if known is None:
+            story.rungs.append(RungOutcome(key, TUNED.title, TUNED.change, None, fixed=tried))
+        else:
+            story.rungs[story.rungs.index(known)] = structs.replace(known, fixed=tried)
 
 
 async def _integrity(stage: Stage, reads: OwnReads | None = None) -> Integrity:

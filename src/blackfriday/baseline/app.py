@@ -35,8 +35,9 @@ async def session(request: Request) -> AsyncIterator[AsyncSession]:
 Session = Annotated[AsyncSession, Depends(session)]
 
 
-def catalogue(request: Request, session: Session) -> Catalogue:
+async def catalogue(request: Request, session: Session) -> Catalogue:
     """The reads of this request."""
+    request.app.state.counters.add("requests")
     return Catalogue(session, eager=request.app.state.eager)
 
 

@@ -156,7 +156,7 @@ CONFLICT: dict[int | str, dict[str, Any]] = {409: {"model": Problem}}
 UNKNOWN: dict[int | str, dict[str, Any]] = {401: {"model": Problem}}
 
 
-def customer_id(header: CustomerHeader = None, cookie: CustomerCookie = None) -> int:
+async def customer_id(header: CustomerHeader = None, cookie: CustomerCookie = None) -> int:
     """The customer named by the header ``X-Customer``, else by the cookie ``customer``; 401 without
     either.
     """

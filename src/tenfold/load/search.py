@@ -68,7 +68,7 @@ class SearchOptions:
             raise MisuseError("breakpoint: expected samples, max_probes, min_seconds and budget above 0")
         if self.max_seconds < self.min_seconds:
             raise MisuseError(
-                f"breakpoint max_seconds: expected at least min_seconds ({self.min_seconds:g}), got {self.max_seconds!r}"
+                f"breakpoint max_seconds: expected min_seconds ({self.min_seconds:g}) or more, got {self.max_seconds!r}"
             )
 
     @property
