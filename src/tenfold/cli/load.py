@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,6 +47,7 @@ def run(
     baseline: Path | None = None,
     out: Path | None = None,
     report: Path | None = None,
+    hdr: Path | None = None,
     timeout: str = "10s",
     drain: str = "10s",
     max_connections: int = 1000,
@@ -96,6 +98,8 @@ def run(
         Where the result goes, as JSON; also that of a run that was interrupted.
     report
         Where the HTML report goes.
+    hdr
+        Where the corrected latencies of all steps go as a percentile distribution that HdrHistogram's plotters read.
     timeout
         How long a request may take.
     drain
@@ -121,7 +125,8 @@ def run(
             f"{before.schedule}"
         )
     if report is not None:
-        _renderer()
+        _need_plotly()
+    _writable(out=out, report=report, hdr=hdr)
     options = _options(timeout, drain, max_connections, lift_ceilings)
     with _line() as show:
         result = asyncio.run(
@@ -134,7 +139,13 @@ def run(
     if out is not None:
         result.save(out)
     if report is not None:
-        report.write_text(_renderer()(result), encoding="utf-8")
+        from tenfold.load.report import render, save
+
+        save(render(result), report)
+    if hdr is not None:
+        from tenfold.load.histogram import save_hgrm
+
+        save_hgrm(result.totals.corrected, hdr)
     if json:
         print(result.to_json().decode())
     else:
@@ -157,6 +168,7 @@ def breakpoint_(
     seed: int = 1,
     target: str | None = None,
     out: Path | None = None,
+    report: Path | None = None,
     timeout: str = "10s",
     max_connections: int = 1000,
     json: Annotated[bool, Parameter(name="--json")] = False,
@@ -190,6 +202,8 @@ def breakpoint_(
         Base URL instead of the file's.
     out
         Where the answer goes, as JSON.
+    report
+        Where the HTML report goes.
     timeout
         How long a request may take.
     max_connections
@@ -204,6 +218,9 @@ def breakpoint_(
     from tenfold.load import find_breakpoint, load_objectives, load_scenario
 
     options = _options(timeout, "10s", max_connections, lift_ceilings)
+    if report is not None:
+        _need_plotly()
+    _writable(out=out, report=report)
     with _line() as show:
         found = asyncio.run(
             find_breakpoint(
@@ -217,6 +234,10 @@ def breakpoint_(
     text = msgspec.json.format(msgspec.json.encode(found), indent=2)
     if out is not None:
         out.write_bytes(text)
+    if report is not None:
+        from tenfold.load.report import render_breakpoint, save
+
+        save(render_breakpoint(found, f"Breakpoint: {scenario.stem}"), report)
     if json:
         print(text.decode())
     else:
@@ -260,13 +281,21 @@ def _options(timeout: str, drain: str, max_connections: int, lift: bool) -> RunO
     )
 
 
-def _renderer() -> Callable[[RunResult], str]:
-    # Seen before the run, not after it.
+# What would lose the result of a run is said before the run.
+
+
+def _need_plotly() -> None:
     if importlib.util.find_spec("plotly") is None:
         raise MisuseError("--report: expected plotly, which is not installed; install tenfold[load]")
-    from tenfold.load.report import render
 
-    return render
+
+def _writable(**files: Path | None) -> None:
+    for name, path in files.items():
+        if path is None:
+            continue
+        folder = path.parent
+        if path.is_dir() or not folder.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
+            raise MisuseError(f"--{name}: expected a file that can be written in a folder that exists, got {path}")
 
 
 @contextlib.contextmanager

@@ -30,6 +30,7 @@ Vote = Literal["pass", "fail", "invalid"]
 Stop = Literal["precision", "ceiling", "budget", "client saturated", "nothing passes", "probe limit"]
 
 _KNEE_POINTS: Final = 5
+_PATIENCE: Final = 2.0
 _KNEE_HEIGHT: Final = 0.2
 
 
@@ -41,7 +42,8 @@ class SearchOptions:
     itself fails; ``floor`` (a sixteenth of start) and ``ceiling`` (5,000) bound both. ``precision`` (5 %) is
     the width of the final bracket. A probe has at least ``samples`` (1,000) arrivals and lasts at least
     ``min_seconds`` (3), since a queue needs time to grow; ``max_seconds`` (none) cuts the samples of a probe at a
-    low rate. ``budget`` (none) bounds the whole; a probe that would end after it is not begun, except the first.
+    low rate. ``budget`` (none) bounds the whole: a probe that would end after it is not begun, except the first; and while no
+    rate has passed yet the search may take twice as long, because zero is no answer.
     """
 
     start: float = 20.0
@@ -137,7 +139,9 @@ class BreakpointSearch:
             return None
         chosen = self._choose()
         if isinstance(chosen, Ask):
-            if self.probes and elapsed + chosen.seconds > self.options.budget:
+            passing, _, _ = self.bracket
+            allowed = self.options.budget * (1 if passing else _PATIENCE)
+            if self.probes and elapsed + chosen.seconds > allowed:
                 self._stopped = "budget"
             elif len(self.probes) >= self.options.max_probes:
                 self._stopped = "probe limit"
@@ -200,14 +204,13 @@ class BreakpointSearch:
                 return "ceiling" if self._settled(passing) else self._ask(passing, "confirm the ceiling")
             return self._ask(min(passing * options.factor, options.ceiling), "climb")
         top = min(rate for rate in (failing, client) if rate is not None)
+        if passing is None and top > options.lowest:
+            # What failed is settled later, if it turns out to be an end of the bracket.
+            return self._ask(max(top / options.factor, options.lowest), "descend")
         if not self._settled(top) and not self._bisecting(top):
             return self._ask(top, "confirm the failure")
         if passing is None:
-            if not self._settled(top):
-                return self._ask(top, "confirm the failure")
-            if top <= options.lowest:
-                return "client saturated" if top == client else "nothing passes"
-            return self._ask(max(top / options.factor, options.lowest), "descend")
+            return "client saturated" if top == client else "nothing passes"
         if top / passing > 1 + options.precision:
             return self._ask(math.sqrt(passing * top), "bisect")
         for end in (top, passing):
