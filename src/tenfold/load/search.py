@@ -42,8 +42,8 @@ class SearchOptions:
     itself fails; ``floor`` (a sixteenth of start) and ``ceiling`` (5,000) bound both. ``precision`` (5 %) is
     the width of the final bracket. A probe has at least ``samples`` (1,000) arrivals and lasts at least
     ``min_seconds`` (3), since a queue needs time to grow; ``max_seconds`` (none) cuts the samples of a probe at a
-    low rate. ``budget`` (none) bounds the whole: a probe that would end after it is not begun, except the first; and while no
-    rate has passed yet the search may take twice as long, because zero is no answer.
+    low rate. ``budget`` (none) bounds the whole: a probe that would end after it is not begun, except the first;
+    and while no rate has passed yet the search may take twice as long, because zero is no answer.
     """
 
     start: float = 20.0

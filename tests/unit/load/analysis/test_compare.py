@@ -189,3 +189,29 @@ def test_the_command_refuses_with_exit_code_two(paths: tuple[Path, Path, Path], 
     done = command(a, other)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("tenfold: compare: different scenarios")
+
+
+def test_a_comparison_can_be_narrowed_to_some_steps(make_run: MakeRun) -> None:
+    """The slow step hides in the mix; alone it is found, and the other step alone is the same as before."""
+
+    def mix(seed: int, slow: float) -> RunResult:
+        run, other = (
+            make_run(seed=seed, rate=300, sigma=0.1),
+            make_run(seed=seed + 50, rate=30, step="checkout", median=slow),
+        )
+        for mine, theirs in zip(run.intervals, other.intervals, strict=True):
+            mine.steps, theirs.steps = {"product": mine.corrected.copy()}, {"checkout": theirs.corrected.copy()}
+            mine.add(theirs)
+        run.steps += other.steps
+        return run
+
+    before, after = mix(1, 0.02), mix(2, 0.03)
+    whole = compare(before, after, CompareOptions(quantiles=("p50",)))
+    assert outcome_of(whole, "p50") == "same"
+    alone = compare(before, after, CompareOptions(quantiles=("p50",), steps=("checkout",)))
+    assert outcome_of(alone, "p50") == "worse"
+    assert sum(alone.samples) == 2 * 27 * 30
+    rest = compare(before, after, CompareOptions(quantiles=("p50",), steps=("product",)))
+    assert outcome_of(rest, "p50") == "same"
+    with pytest.raises(MisuseError, match=r"expected .* one of product, checkout, got 'cart'"):
+        compare(before, after, CompareOptions(steps=("cart",)))
