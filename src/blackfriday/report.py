@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
+from textwrap import shorten
 
 from blackfriday.story import Evidence, Integrity, RungOutcome, SameRate, Story
-from blackfriday.view import cells, verdict
+from blackfriday.view import ADDS, cells, verdict
 from tenfold import MisuseError
 from tenfold.load.report import Badge, Figure, Section, figures, page, save, tables
 
@@ -109,13 +110,13 @@ def _evidence(found: Evidence) -> list[Section]:
     names = list(found.endpoints[0].statements) if found.endpoints else []
     endpoints = [(one.name, *(f"{one.statements[name]:.1f}" for name in names)) for one in found.endpoints]
     top = [
-        (row.text, f"{row.share:.0%}", f"{row.mean * 1e3:.2f} ms", f"{row.calls_per_request:.2f}")
+        (shorten(row.text, 320), f"{row.share:.0%}", f"{row.mean * 1e3:.2f} ms", f"{row.calls_per_request:.2f}")
         for row in found.statements
     ]
     seen = [(finding.what, finding.evidence, finding.rung) for finding in found.findings]
     return [
         Section("Findings", html=_table(("finding", "evidence", "rung"), seen), wide=True),
-        Section("Statements one request sends", html=_table(("request", *names), endpoints)),
+        Section("Statements one request sends", html=_table(("request", *names), endpoints), wide=True),
         Section(
             "Statements of the baseline", html=_table(("statement", "share", "mean", "calls/request"), top), wide=True
         ),
@@ -167,7 +168,7 @@ def _probes(rungs: Sequence[RungOutcome]) -> Figure:
         for at, rung in enumerate(rungs)
         if rung.probes
     ]
-    axis = {"gridcolor": "var(--grid)", "linecolor": "var(--line)", "type": "log", "automargin": True}
+    axis = {"gridcolor": "var(--grid)", "linecolor": "var(--line)", "type": "log", "dtick": "D2", "automargin": True}
     layout = base["layout"] | {
         "xaxis": axis | {"title": {"text": "requests a second"}},
         "yaxis": axis | {"title": {"text": "p95, ms"}},
@@ -176,7 +177,18 @@ def _probes(rungs: Sequence[RungOutcome]) -> Figure:
     return {"data": traces, "layout": layout}
 
 
+_PROSE = {
+    "promise", "target", "measured on this machine", "verdict", "rung", ADDS, "why the search stopped", "finding",
+    "evidence", "statement", "request", "shop", "fact", "value",
+}  # fmt: skip
+
+
 def _table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    names = list(head)
+    kinds = [' class="text"' if name in _PROSE else "" for name in names]
+    top = "".join(f"<th{kind}>{escape(name)}</th>" for kind, name in zip(kinds, names, strict=True))
+    body = "".join(
+        "<tr>" + "".join(f"<td{kind}>{escape(str(cell))}</td>" for kind, cell in zip(kinds, row, strict=True)) + "</tr>"
+        for row in rows
+    )
     return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'

@@ -17,6 +17,7 @@ from tenfold.load import CompareOptions, RunResult, compare
 
 SHARE: Final = 0.7  # of the baseline's breakpoint: a rate at which it is well, so that the gain is not that of a queue
 TEN: Final = 10.0
+WARM_UP: Final = 3.0
 
 
 async def same_rate(
@@ -26,6 +27,9 @@ async def same_rate(
     rate = SHARE * breakpoint
     before: list[RunResult] = []
     after: list[RunResult] = []
+    # The baseline has just been started, the tuned shop has been under load: let it compile its statements and open its
+    # connections before anything counts.
+    await hold(stage.scenario(baseline), rate, WARM_UP, 0.0, seed + plan.blocks, view, "before, not counted")
     for block in range(plan.blocks):
         for shop, results, label in ((baseline, before, "before"), (tuned, after, "after")):
             results.append(
