@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -16,13 +17,20 @@ from tenfold.load.report import Badge, Figure, Section, figures, page, save, tab
 _COLOURS = ("var(--grey)", "var(--red)", "var(--orange)", "var(--violet)", "var(--teal)", "var(--blue)")
 
 
-def write(story: Story, folder: Path) -> list[Path]:
-    """Write both files and return their paths. Raises `tenfold`'s misuse error where the folder cannot be written."""
-    paths = [folder / "report.html", folder / "report.json"]
+def folder(path: Path) -> Path:
+    """The folder, made where it is missing. Raises `MisuseError` where that, or writing into it, is not possible."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise MisuseError(f"--out: expected a folder that can be made, got {folder}: {error.strerror}") from error
+        raise MisuseError(f"--out: expected a folder that can be made, got {path}: {error.strerror}") from error
+    if not os.access(path, os.W_OK):
+        raise MisuseError(f"--out: expected a folder that can be written, got {path}")
+    return path
+
+
+def write(story: Story, out: Path) -> list[Path]:
+    """Write both files into ``out`` and return their paths. Raises `MisuseError` where that is not possible."""
+    paths = [folder(out) / "report.html", out / "report.json"]
     save(render(story), paths[0])
     save(story.to_json().decode(), paths[1])
     return paths

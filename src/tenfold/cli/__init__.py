@@ -25,6 +25,14 @@ app.command("tenfold.cli.compare:compare", name="compare", help="Say whether res
 app.command("tenfold.cli.blackfriday:blackfriday", name="blackfriday", help="The whole proof on the reference shop.")
 
 
+# What a command may lack, and the extra that has it.
+_EXTRAS = {
+    "asyncpg": "servers",
+    **dict.fromkeys(("httptools", "numpy", "plotly", "uvloop"), "load"),
+    **dict.fromkeys(("fastapi", "granian", "httpx2", "orjson", "redis", "sqlalchemy"), "shop"),
+}
+
+
 def main() -> None:
     """Entry point of the console script.
 
@@ -38,6 +46,25 @@ def main() -> None:
     except TenfoldError as error:
         print(f"tenfold: {error}", file=sys.stderr)
         sys.exit(2)
+    except ImportError as error:
+        missing = _missing(error)
+        if missing is None:
+            raise
+        print(
+            f"tenfold: this command needs {missing}, which is not installed: pip install 'tenfold[{_EXTRAS[missing]}]'",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     except KeyboardInterrupt:
         print("tenfold: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _missing(error: BaseException | None) -> str | None:
+    """The package whose absence is at the bottom of ``error``, if it is one of an extra."""
+    while error is not None:
+        name = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+        if name in _EXTRAS:
+            return name
+        error = error.__cause__ or error.__context__
+    return None

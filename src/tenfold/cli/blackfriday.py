@@ -37,16 +37,16 @@ def blackfriday(
         Of arrivals, choices and data. The catalogue is the same for every seed.
     """
     from blackfriday.acts import FULL, QUICK, blank
+    from blackfriday.report import folder, write
     from blackfriday.view import Console
 
+    folder(out)  # before minutes of work whose result it could not take
     plan = QUICK if quick else FULL
     story = blank(plan, seed)
     view = Console()
     try:
         code = asyncio.run(_interruptible(story, plan, view))
     finally:
-        from blackfriday.report import write
-
         view.promises(story)
         if story.stopped_because:
             view.say(f"  The story stops here: {story.stopped_because}")
