@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import signal
-import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,30 +13,7 @@ from tenfold.load import report
 from tenfold.load.result import Interval, RunResult, StepResult
 from tenfold.load.slo import Objective, judge
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NASTY = "<img src=x onerror=\"document.title='broken'\"><script>document.title='broken'</script>"
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium found: the report was NOT looked at by a browser")
-
-
-def dom_of(page: Path, profile: Path, *flags: str) -> tuple[str, str]:
-    """The document after its scripts ran, and what the browser logged."""
-    assert CHROMIUM is not None
-    line = [
-        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-        "--disable-background-networking", f"--user-data-dir={profile}", "--enable-logging=stderr",
-        "--virtual-time-budget=10000", "--window-size=1280,2400", *flags, "--dump-dom", page.as_uri(),
-    ]  # fmt: skip
-    # A process group of its own: chromium starts helpers, and on a time-out all of them have to go.
-    with subprocess.Popen(
-        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as child:
-        try:
-            out, log = child.communicate(timeout=90)
-        except BaseException:
-            os.killpg(child.pid, signal.SIGKILL)
-            raise
-    return out, log
 
 
 @pytest.fixture
@@ -65,7 +39,9 @@ def report_path(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("scheme", [1, 0], ids=["light", "dark"])
-def test_every_figure_is_drawn_and_nothing_is_executed(report_path: Path, tmp_path: Path, scheme: int) -> None:
+def test_every_figure_is_drawn_and_nothing_is_executed(
+    report_path: Path, tmp_path: Path, scheme: int, dom_of: Callable[..., tuple[str, str]]
+) -> None:
     dom, log = dom_of(report_path, tmp_path / "profile", f"--blink-settings=preferredColorScheme={scheme}")
     drawn = re.search(r'data-drawn="(\d+)"', dom)
     assert drawn, log
