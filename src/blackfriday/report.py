@@ -7,10 +7,9 @@ import os
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
-from textwrap import shorten
 
 from blackfriday.story import Evidence, Integrity, RungOutcome, SameRate, Story
-from blackfriday.view import ADDS, cells, verdict
+from blackfriday.view import ADDS, cells, short, verdict
 from tenfold import MisuseError
 from tenfold.load.report import Badge, Figure, Section, figures, page, save, tables
 
@@ -118,7 +117,7 @@ def _evidence(found: Evidence) -> list[Section]:
     names = list(found.endpoints[0].statements) if found.endpoints else []
     endpoints = [(one.name, *(f"{one.statements[name]:.1f}" for name in names)) for one in found.endpoints]
     top = [
-        (shorten(row.text, 320), f"{row.share:.0%}", f"{row.mean * 1e3:.2f} ms", f"{row.calls_per_request:.2f}")
+        (short(row.text, 320), f"{row.share:.0%}", f"{row.mean * 1e3:.2f} ms", f"{row.calls_per_request:.2f}")
         for row in found.statements
     ]
     seen = [(finding.what, finding.evidence, finding.rung) for finding in found.findings]

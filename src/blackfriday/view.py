@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -105,7 +106,7 @@ class Console(View):
         for name in ("share", "mean", "calls/request"):
             top.add_column(name, justify="right")
         for row in found.statements:
-            top.add_row(_short(row.text), f"{row.share:.0%}", _ms(row.mean), f"{row.calls_per_request:.2f}")
+            top.add_row(short(row.text), f"{row.share:.0%}", _ms(row.mean), f"{row.calls_per_request:.2f}")
         self._console.print(top)
         for finding in found.findings:
             self.say(f"  • {finding.what}: {finding.evidence}  → {finding.rung}")
@@ -209,6 +210,7 @@ def _times(rate: float | None, base: float | None) -> str:
     return f"{rate / base:.1f}" if rate and base else "-"
 
 
-def _short(text: str, width: int = 88) -> str:
-    text = " ".join(text.split())
+def short(text: str, width: int = 88) -> str:
+    """A statement on one line: what it reads and how, without the list of columns that it returns."""
+    text = re.sub(r"\bSELECT .*? FROM ", "SELECT … FROM ", " ".join(text.split()))
     return text if len(text) <= width else text[: width - 1] + "…"

@@ -31,6 +31,7 @@ class OwnReads:
     orders: list[int] = field(default_factory=list)
     skipped: int = 0
     """Rounds that ended without a purchase: sold out, or an answer other than 2xx."""
+    _enough: asyncio.Event = field(default_factory=asyncio.Event)
     _task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> OwnReads:
@@ -41,7 +42,12 @@ class OwnReads:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._task is not None
-        self._task.cancel()
+        if kind is None:
+            # A purchase that was begun is seen through: its order is acknowledged, so it must be counted. Every request
+            # of it has a time-out.
+            self._enough.set()
+        else:
+            self._task.cancel()
         with suppress(asyncio.CancelledError):
             await self._task
 
@@ -49,14 +55,15 @@ class OwnReads:
         limits = httpx2.Limits(max_keepalive_connections=0)
         async with httpx2.AsyncClient(base_url=self.url, timeout=10, limits=limits) as client:
             number = 0
-            while True:
+            while not self._enough.is_set():
                 number += 1
                 try:
-                    # A purchase that was begun is seen through: its order is acknowledged, so it must be counted.
-                    await asyncio.shield(self._round(client, number))
+                    await self._round(client, number)
                 except httpx2.HTTPError:
                     self.skipped += 1
-                await asyncio.sleep(PERIOD)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(PERIOD):
+                        await self._enough.wait()
 
     async def _round(self, client: httpx2.AsyncClient, number: int) -> None:
         product = PRODUCTS[number * 37 % len(PRODUCTS)]

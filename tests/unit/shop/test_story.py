@@ -26,7 +26,7 @@ from blackfriday.story import (
     Story,
     TenTimes,
 )
-from blackfriday.view import Console, View
+from blackfriday.view import Console, View, short
 
 
 def whole() -> Story:
@@ -183,3 +183,10 @@ def test_a_partial_story_makes_a_report_too(tmp_path: Path) -> None:
     story.promises = promises(story)
     assert "partial: interrupted" in render(story)
     assert write(story, tmp_path)[0].stat().st_size > 1000
+
+
+def test_a_statement_is_shown_by_what_it_reads() -> None:
+    text = "SELECT product.id,\n product.name FROM product LEFT JOIN category ON true LIMIT $1 OFFSET $2"
+    assert short(text, 200) == "SELECT … FROM product LEFT JOIN category ON true LIMIT $1 OFFSET $2"
+    assert short("WITH b(id) AS (SELECT c.id AS id FROM c) SELECT x, y FROM b", 200).count("…") == 2
+    assert len(short(text, 40)) == 40
