@@ -18,6 +18,8 @@ from tenfold.load import CompareOptions, RunResult, compare
 SHARE: Final = 0.7  # of the baseline's breakpoint: a rate at which it is well, so that the gain is not that of a queue
 TEN: Final = 10.0
 WARM_UP: Final = 3.0
+ENOUGH: Final = 450.0  # samples a side: the 95th percentile of fewer than 200 is no number to compare
+LONGEST: Final = 25.0  # seconds a block
 
 
 async def same_rate(
@@ -25,6 +27,7 @@ async def same_rate(
 ) -> tuple[SameRate, RunResult, RunResult]:
     """Before, after, before, after …: both shops stand, one of them is loaded at a time, by the same arrivals."""
     rate = SHARE * breakpoint
+    seconds = min(LONGEST, max(plan.block_seconds, math.ceil(ENOUGH / plan.blocks / rate)))
     before: list[RunResult] = []
     after: list[RunResult] = []
     # The baseline has just been started, the tuned shop has been under load: let it compile its statements and open its
@@ -36,7 +39,7 @@ async def same_rate(
                 await hold(
                     stage.scenario(shop),
                     rate,
-                    plan.block_seconds,
+                    seconds,
                     plan.warmup,
                     seed + block,
                     view,
