@@ -14,7 +14,6 @@ BLACKFRIDAY_ORDERS: a path; each process of the run appends the id of every orde
 the audit.
 """
 
-# mypy: disable-error-code="untyped-decorator, misc"
 from __future__ import annotations
 
 import os

@@ -27,18 +27,18 @@ from tenfold._core.errors import MisuseError
 
 SUB_BUCKET_BITS: Final = 7
 RELATIVE_ERROR: Final = 1 / (1 << SUB_BUCKET_BITS)
-_LINEAR_BITS: Final = SUB_BUCKET_BITS + 1
+LINEAR_BITS: Final = SUB_BUCKET_BITS + 1
 
 
 def bucket_of(value: int) -> int:
     """The index of the bucket that holds ``value`` (microseconds, not negative)."""
-    shift = value.bit_length() - _LINEAR_BITS
+    shift = value.bit_length() - LINEAR_BITS
     return (shift << SUB_BUCKET_BITS) + (value >> shift) if shift > 0 else value
 
 
 def bucket_low(index: int) -> int:
     """The lowest value of a bucket, in microseconds."""
-    if index < 1 << _LINEAR_BITS:
+    if index < 1 << LINEAR_BITS:
         return index
     shift = (index >> SUB_BUCKET_BITS) - 1
     return (index - (shift << SUB_BUCKET_BITS)) << shift
@@ -84,7 +84,7 @@ class Histogram:
             if n == 0 and value >= 0:
                 return
             raise MisuseError(f"record: expected microseconds >= 0 and a count >= 0, got {value!r} and {n!r}")
-        shift = value.bit_length() - _LINEAR_BITS
+        shift = value.bit_length() - LINEAR_BITS
         index = (shift << SUB_BUCKET_BITS) + (value >> shift) if shift > 0 else value
         counts = self._counts
         counts[index] = counts.get(index, 0) + n
@@ -106,11 +106,27 @@ class Histogram:
             raise MisuseError(f"record_many: expected microseconds >= 0, got {low!r}")
         counts = self._counts
         for value in held:
-            shift = value.bit_length() - _LINEAR_BITS
+            shift = value.bit_length() - LINEAR_BITS
             index = (shift << SUB_BUCKET_BITS) + (value >> shift) if shift > 0 else value
             counts[index] = counts.get(index, 0) + 1
         self.count += len(held)
         self._total += sum(held)
+        self.max = high if self.max is None else max(self.max, high)
+        self.min = low if self.min is None else min(self.min, low)
+
+    def record_counts(self, counts: Mapping[int, int], *, low: int, high: int, total: int) -> None:
+        """Count values whose buckets (`bucket_of`) somebody else has worked out, in arrays for instance.
+
+        ``low``, ``high`` and ``total`` are the smallest, the largest and the sum of these values. Raises
+        `MisuseError` for a negative value.
+        """
+        if low < 0:
+            raise MisuseError(f"record_counts: expected microseconds >= 0, got {low!r}")
+        mine = self._counts
+        for index, n in counts.items():
+            mine[index] = mine.get(index, 0) + n
+        self.count += sum(counts.values())
+        self._total += total
         self.max = high if self.max is None else max(self.max, high)
         self.min = low if self.min is None else min(self.min, low)
 

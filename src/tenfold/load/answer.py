@@ -7,20 +7,19 @@ from typing import Any
 import msgspec
 
 
-class Answer:
+class Answer(msgspec.Struct, eq=False, gc=False):  # a Struct, because it is made in half the time of a class
     """One HTTP answer.
 
     ``status`` is the code, ``body`` the bytes after transfer decoding (content coding is left alone: the
     client asks for none).
     """
 
-    __slots__ = ("_head", "_headers", "body", "status")
-
-    def __init__(self, status: int, head: bytes, body: bytes) -> None:
-        self.status = status
-        self.body = body
-        self._head = head
-        self._headers: Headers | None = None
+    status: int
+    _head: bytes
+    body: bytes
+    _cookies: bool
+    """Whether there is a ``Set-Cookie``."""
+    _headers: Headers | None = None
 
     @property
     def headers(self) -> Headers:

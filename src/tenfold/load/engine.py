@@ -28,7 +28,7 @@ from tenfold.load import feed
 from tenfold.load.alarm import Alarm
 from tenfold.load.errors import RequestFailed
 from tenfold.load.pool import Pool
-from tenfold.load.recorder import Recorder, Sample
+from tenfold.load.recorder import Recorder
 from tenfold.load.result import ClientHealth, Spread
 from tenfold.load.scenario import Scenario
 from tenfold.load.schedule import Schedule
@@ -37,7 +37,6 @@ from tenfold.load.trampoline import resume
 from tenfold.load.user import User
 
 _SWEEP: Final = 0.02
-_FOLD_AT: Final = 256
 _BURST: Final = 32
 """Journeys started in one turn of the loop at most; sockets are served between two bursts."""
 _IMPLICIT_NAMES: Final = 100
@@ -65,7 +64,6 @@ class Engine:
         self.loop = asyncio.get_running_loop()
         self.seed = seed
         self.timeout = timeout
-        self.samples: list[Sample] = []
         self.random = derive(seed, "think", process).random
         self.started = 0
         self.dropped = 0
@@ -92,7 +90,7 @@ class Engine:
         self._begun = 0.0
         self._cpu = 0.0
         self._health: tuple[float, float] | None = None
-        self.recorder = Recorder(0.0, 0.0)
+        self._record(Recorder(0.0, 0.0))
         feed.seed_all(seed, process, processes)
 
     async def prepare(self, connections: int) -> None:
@@ -105,7 +103,7 @@ class Engine:
         """
         self._start = start
         self._drain = drain
-        self.recorder = Recorder(start, self._warmup)
+        self._record(Recorder(start, self._warmup))
         self._arrivals = self._own_arrivals()
         self._batch: list[tuple[float, float]] = []
         self._at = 0
@@ -138,7 +136,6 @@ class Engine:
             self._alarm.close()
             sweeper.cancel()
             await asyncio.gather(sweeper, return_exceptions=True)
-            self.recorder.fold(self.samples)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -176,6 +173,10 @@ class Engine:
             bytes_in=sum(pool.bytes_in for pool in pools),
         )
 
+    def _record(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+        self.good = recorder.good
+
     # What users and steps call.
 
     def alive(self, user: User) -> bool:
@@ -210,7 +211,7 @@ class Engine:
         """A check failed outside of any step: it counts for the journey."""
         now = monotonic()
         intended = user._first if user._first is not None else now
-        self.samples.append((f"journey {user._journey}", intended, now, now, f"check: {name}"))
+        self.recorder.failed(f"journey {user._journey}", intended, now, now, f"check: {name}")
 
     def finished(self, user: User, error: BaseException | None) -> None:
         """The journey of ``user`` is over."""
@@ -229,7 +230,7 @@ class Engine:
         if user._counted != id(error):
             now = monotonic()
             intended = user._first if user._first is not None else now
-            self.samples.append((f"journey {user._journey}", intended, now, now, kind))
+            self.recorder.failed(f"journey {user._journey}", intended, now, now, kind)
 
     # Arrivals.
 
@@ -273,7 +274,7 @@ class Engine:
         self._alarm.at(now)
 
     def _launch(self, due: float, draw: float, now: float) -> None:
-        self.recorder.slip.record(int((now - due) * 1e6))
+        self.recorder.late.append(int((now - due) * 1e6))
         if len(self._live) >= MAX_IN_FLIGHT:
             self.dropped += 1
             return
@@ -284,8 +285,6 @@ class Engine:
         user._coroutine = coroutine = function(user)
         user._send = coroutine.send
         resume(user, None)
-        if len(self.samples) >= _FOLD_AT:
-            self.recorder.fold(self.samples)
 
     def _end_of_arrivals(self) -> None:
         self._exhausted = True
@@ -303,7 +302,7 @@ class Engine:
         for user in left:
             opened = user._step
             if opened is not None and not self.stopping:
-                self.samples.append((opened.name, opened.intended, opened.sent or now, now, "unfinished"))
+                self.recorder.failed(opened.name, opened.intended, opened.sent or now, now, "unfinished")
             try:
                 user._coroutine.close()
             except Exception as error:  # noqa: BLE001 - a clean-up block of the journey failed
@@ -323,7 +322,7 @@ class Engine:
             for pool in list(self._pools.values()):
                 pool.sweep()
             self.recorder.in_flight(now, len(self._live))
-            self.recorder.fold(self.samples)
+            self.recorder.fold()
             turns += 1
             if turns % 50 == 0:
                 gc.collect(2 if turns % 6000 == 0 else 1 if turns % 1500 == 0 else 0)

@@ -16,12 +16,11 @@ import asyncio
 import socket
 import ssl
 from collections import deque
-from collections.abc import Generator
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from tenfold.load.connection import Connection, Failure
-from tenfold.load.trampoline import PARKED, resume
+from tenfold.load.trampoline import resume
 
 if TYPE_CHECKING:
     from tenfold.load.user import User
@@ -32,11 +31,8 @@ _FULL_SWEEP: Final = 25
 """Every so many sweeps all waiting requests are looked at, not just the first."""
 
 
-class Waiter(NamedTuple):
-    """A request that waits for a connection."""
-
-    user: User
-    deadline: float
+Waiter = tuple["User", float]
+"""A request that waits for a connection, and its deadline."""
 
 
 class Pool:
@@ -100,20 +96,16 @@ class Pool:
             )
         return protocol
 
-    def acquire(self, user: User, deadline: float, fresh: bool) -> Generator[object, Any, Connection | Failure]:
-        """A connection for ``user``: idle, new, or the next that comes back. ``fresh`` never takes a used
-        one.
+    def want(self, user: User, deadline: float, fresh: bool) -> None:
+        """Resume ``user`` with the next connection that is made or comes back, or with a `Failure`; the
+        connection may have closed by then. ``fresh`` never takes a used one.
         """
-        while True:
-            if fresh:
-                self._open(Waiter(user, deadline))
-            else:
-                self.waiting.append(Waiter(user, deadline))
-                if len(self.connections) < self.limit:
-                    self.refill()
-            got: Connection | Failure = yield PARKED
-            if isinstance(got, Failure) or got.open:
-                return got
+        if fresh:
+            self._open((user, deadline))
+        else:
+            self.waiting.append((user, deadline))
+            if len(self.connections) < self.limit:
+                self.refill()
 
     def put(self, connection: Connection) -> None:
         """A connection is free: to the longest waiting request, or to the idle ones."""
@@ -125,14 +117,14 @@ class Pool:
     def serve(self) -> None:
         """Idle connections to those who wait, at once; for callbacks of the loop, where no journey runs."""
         while self.waiting and self.idle:
-            user = self.waiting.popleft().user
+            user, _ = self.waiting.popleft()
             if user._engine.alive(user):
                 resume(user, self.idle.pop())
 
     def give(self, connection: Connection) -> None:
         """Hand over in the next turn of the loop, so that no journey runs inside another one's resumption."""
-        waiter = self.waiting.popleft()
-        asyncio.get_running_loop().call_soon(self._hand, waiter.user, connection)
+        user, _ = self.waiting.popleft()
+        asyncio.get_running_loop().call_soon(self._hand, user, connection)
 
     def _hand(self, user: User, connection: Connection) -> None:
         if user._engine.alive(user):
@@ -166,12 +158,12 @@ class Pool:
         except OSError:
             made = Failure("connect error")
         if waiter is not None:
-            self._deliver(waiter.user, made)
+            self._deliver(waiter[0], made)
         elif isinstance(made, Connection):
             if made.open:
                 self.put(made)
         elif self.waiting:
-            self._deliver(self.waiting.popleft().user, made)
+            self._deliver(self.waiting.popleft()[0], made)
 
     def _deliver(self, user: User, made: Connection | Failure) -> None:
         if user._engine.alive(user):
@@ -197,13 +189,13 @@ class Pool:
         # first.
         self._sweeps += 1
         every = self._sweeps % _FULL_SWEEP == 0
-        if self.waiting and (every or self.waiting[0].deadline < now):
+        if self.waiting and (every or self.waiting[0][1] < now):
             kind = "timeout" if self.connections else "connect timeout"
-            over = [waiter for waiter in self.waiting if waiter.deadline < now]
+            over = [user for user, deadline in self.waiting if deadline < now]
             if over:
-                self.waiting = deque(waiter for waiter in self.waiting if waiter.deadline >= now)
-            for waiter in over:
-                resume(waiter.user, Failure(kind))
+                self.waiting = deque(waiter for waiter in self.waiting if waiter[1] >= now)
+            for user in over:
+                resume(user, Failure(kind))
 
     def abandon(self) -> None:
         """Forget the requests under way and those that wait; the connections that carried them go."""

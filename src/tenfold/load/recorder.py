@@ -1,21 +1,21 @@
 """Samples in, sums out: what a process measured since it last told the parent.
 
-Journeys append tuples; folding them into histograms happens a few hundred at a time, so that neither a
-request pays for it nor a soak of hours grows. `Recorder.take` hands over the sums and starts from nothing,
-which makes the parent's merge the whole memory of a run, and everything up to a process's death survives it.
+Steps append the times of good samples to one list a step; folding them into histograms happens a few hundred
+at a time, so that neither a request pays for it nor a soak of hours grows. `Recorder.take` hands over the
+sums and starts from nothing, which makes the parent's merge the whole memory of a run, and everything up to a
+process's death survives it.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Final
 
 import msgspec
 
 from tenfold._core.histogram import Histogram
+from tenfold.load.fold import Folded, best_fold
 from tenfold.load.result import Counts, Interval, StepResult
-
-Sample = tuple[str, float, float, float, str | None]
-"""Step, intended, sent, answered (monotonic seconds) and error kind or None."""
 
 MAX_NAMES: Final = 500
 MAX_KINDS: Final = 200
@@ -43,62 +43,56 @@ class Recorder:
         self._warm_until = start + warmup
         self._steps: dict[str, StepResult] = {}
         self._intervals: dict[int, Interval] = {}
+        self._folded: dict[str, Folded] = {}
         self._names: set[str] = set()
         self._kinds: set[str] = set()
+        self._fold, self._batch = best_fold()
+        self.good: defaultdict[str, list[float]] = defaultdict(list)
+        """Good samples that wait to be folded, by step: intended, sent, answered, intended, … (monotonic
+        seconds).
+        """
+        self.late: list[int] = []
+        """Microseconds by which journeys started late; they wait to be folded too."""
         self.slip = Histogram()
         self.lag = Histogram()
 
-    def fold(self, samples: list[Sample]) -> None:
-        """Take the samples and leave the list empty."""
-        if not samples:
-            return
-        taken = samples[:]
-        samples.clear()
-        start, warm_until = self._start, self._warm_until
-        # Keyed by name for the measured part and the warm-up: two lists each, corrected and uncorrected.
-        good: tuple[dict[str, tuple[list[int], list[int]]], ...] = ({}, {})
-        seconds: dict[tuple[int, str], list[int]] = {}
-        last = int(taken[0][1] - start)
-        interval = self._interval(last)
-        for name, intended, sent, answered, kind in taken:
-            if name not in self._names:
-                name = self._admit(name)
-            warm = intended < warm_until
-            second = int(intended - start)
-            if second != last:
-                last, interval = second, self._interval(second)
-            interval.intended += 1
-            at = int(sent - start)
-            (interval if at == second else self._interval(at)).sent += 1
-            at = int(answered - start)
-            (interval if at == second else self._interval(at)).answered += 1
-            corrected = int((answered - intended) * 1e6)
-            if kind is None:
-                lists = good[warm].get(name)
-                if lists is None:
-                    lists = good[warm][name] = ([], [])
-                lists[0].append(corrected)
-                lists[1].append(int((answered - sent) * 1e6))
-                key = (second, name)
-                if key in seconds:
-                    seconds[key].append(corrected)
-                else:
-                    seconds[key] = [corrected]
+    def fold(self, everything: bool = False) -> None:
+        """Take the samples that wait, or those of steps where it is worth it by now."""
+        enough = 3 if everything else 3 * self._batch
+        self.slip.record_many(self.late)
+        self.late.clear()
+        for name, flat in list(self.good.items()):
+            if len(flat) < enough:
+                continue
+            known = self._admit(name)
+            folded = self._folded.get(known)
+            if folded is None:
+                folded = self._folded[known] = Folded()
+            self._fold(folded, flat, self._start, self._warm_until)
+            if known == name:
+                flat.clear()
             else:
-                self._failed(name, warm, interval, kind, corrected)
-        for warm in (False, True):
-            for name, (corrected_all, uncorrected_all) in good[warm].items():
-                counts = self._counts(name, warm)
-                counts.attempts += len(corrected_all)
-                counts.corrected.record_many(corrected_all)
-                counts.uncorrected.record_many(uncorrected_all)
-        for (second, name), values in seconds.items():
-            interval = self._interval(second)
-            interval.corrected.record_many(values)
-            histogram = interval.steps.get(name)
-            if histogram is None:
-                histogram = interval.steps[name] = Histogram()
-            histogram.record_many(values)
+                del self.good[name]
+
+    def failed(self, name: str, intended: float, sent: float, answered: float, kind: str) -> None:
+        """Take a failed sample."""
+        name = self._admit(name)
+        if kind not in self._kinds:
+            if len(self._kinds) < MAX_KINDS:
+                self._kinds.add(kind)
+            else:
+                kind = OTHER
+        counts = self._counts(name, intended < self._warm_until)
+        counts.attempts += 1
+        counts.errors[kind] = counts.errors.get(kind, 0) + 1
+        counts.failed.record(int((answered - intended) * 1e6))
+        self._interval(int(sent - self._start)).sent += 1
+        self._interval(int(answered - self._start)).answered += 1
+        interval = self._interval(int(intended - self._start))
+        interval.intended += 1
+        interval.errors += 1
+        interval.kinds[kind] = interval.kinds.get(kind, 0) + 1
+        interval.step_errors[name] = interval.step_errors.get(name, 0) + 1
 
     def in_flight(self, now: float, count: int) -> None:
         """Note how many journeys are under way at ``now``."""
@@ -107,29 +101,37 @@ class Recorder:
             interval.in_flight_max = max(interval.in_flight_max, count)
 
     def take(self) -> tuple[list[StepResult], list[Interval]]:
-        """The sums since the last call."""
+        """The sums since the last call, samples that wait included."""
+        self.fold(everything=True)
+        for name, folded in self._folded.items():
+            self._add(name, folded)
         steps, intervals = list(self._steps.values()), list(self._intervals.values())
-        self._steps, self._intervals = {}, {}
+        self._steps, self._intervals, self._folded = {}, {}, {}
         return steps, intervals
 
-    def _failed(self, name: str, warm: bool, interval: Interval, kind: str, corrected: int) -> None:
-        if kind not in self._kinds:
-            if len(self._kinds) < MAX_KINDS:
-                self._kinds.add(kind)
-            else:
-                kind = OTHER
-        counts = self._counts(name, warm)
-        counts.attempts += 1
-        counts.errors[kind] = counts.errors.get(kind, 0) + 1
-        counts.failed.record(corrected)
-        interval.errors += 1
-        interval.kinds[kind] = interval.kinds.get(kind, 0) + 1
-        interval.step_errors[name] = interval.step_errors.get(name, 0) + 1
+    def _add(self, name: str, folded: Folded) -> None:
+        for second, count in folded.sent.items():
+            self._interval(second).sent += count
+        for second, count in folded.answered.items():
+            self._interval(second).answered += count
+        for (second, warm), corrected in folded.corrected.items():
+            counts, interval = self._counts(name, warm), self._interval(second)
+            counts.attempts += corrected.count
+            counts.corrected.merge(corrected)
+            interval.intended += corrected.count
+            interval.corrected.merge(corrected)
+            of_step = interval.steps.get(name)
+            if of_step is None:
+                of_step = interval.steps[name] = Histogram()
+            of_step.merge(corrected)
+        for warm, uncorrected in folded.uncorrected.items():
+            self._counts(name, warm).uncorrected.merge(uncorrected)
 
     def _admit(self, name: str) -> str:
-        if len(self._names) >= MAX_NAMES:
-            return OTHER
-        self._names.add(name)
+        if name not in self._names:
+            if len(self._names) >= MAX_NAMES:
+                return OTHER
+            self._names.add(name)
         return name
 
     def _counts(self, name: str, warm: bool) -> Counts:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, overload
 from urllib.parse import urlsplit
 
 from tenfold._core.errors import MisuseError
@@ -91,7 +91,13 @@ class Scenario:
         return f"Scenario({self.name!r}, {len(self.journeys)} journeys, target={self.target!r})"
 
 
-def journey(function: JourneyFunction | None = None, *, weight: float = 1.0, name: str | None = None) -> Any:
+@overload
+def journey(function: JourneyFunction, *, weight: float = 1.0, name: str | None = None) -> Journey: ...
+@overload
+def journey(*, weight: float = 1.0, name: str | None = None) -> Callable[[JourneyFunction], Journey]: ...
+def journey(
+    function: JourneyFunction | None = None, *, weight: float = 1.0, name: str | None = None
+) -> Journey | Callable[[JourneyFunction], Journey]:
     """``@journey`` or ``@journey(weight=35)`` above ``async def name(user)``. Weights are relative to each
     other.
 

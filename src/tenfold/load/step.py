@@ -66,14 +66,17 @@ class step:  # noqa: N801 - reads as a keyword in scenario files
             if kind is GeneratorExit:  # the run ended around it; the engine counts it as unfinished
                 return
             user._counted = id(error)
-        if kind is not None and self.kind is None:
-            self.kind = error.kind if isinstance(error, RequestFailed) else f"exception: {kind.__name__}"
+            if self.kind is None:
+                self.kind = error.kind if isinstance(error, RequestFailed) else f"exception: {kind.__name__}"
         if self.answered == 0.0:
             self.answered = monotonic()
             if self.sent == 0.0:
                 self.sent = self.answered if kind is not None else self.intended
         user._samples += 1
-        user._engine.samples.append((self.name, self.intended, self.sent, self.answered, self.kind))
+        if self.kind is None:
+            user._engine.good[self.name].extend((self.intended, self.sent, self.answered))
+        else:
+            user._engine.recorder.failed(self.name, self.intended, self.sent, self.answered, self.kind)
 
     def __repr__(self) -> str:
         return f"step({self.name!r}, {'open' if self.kind is None else self.kind})"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 import re
 import types
-from collections.abc import Generator, Mapping
+from collections.abc import Awaitable, Generator, Mapping
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypedDict, Unpack
 from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
@@ -23,6 +23,7 @@ from tenfold.load.step import step
 from tenfold.load.trampoline import PARKED, resume
 
 if TYPE_CHECKING:
+    from tenfold.load.connection import Connection
     from tenfold.load.engine import Engine
     from tenfold.load.pool import Pool
 
@@ -31,6 +32,15 @@ _BODILESS: Final = frozenset({"GET", "HEAD", "OPTIONS", "DELETE", "TRACE"})
 _WIRES: Final = 10_000
 _SAFE: Final = "/?#[]@!$&'()*+,;=:%-._~"
 _FIELD: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+
+
+class Options(TypedDict, total=False):
+    """What `User.request` and its shorthands take besides the URL."""
+
+    headers: Mapping[str, str] | None
+    json: Any
+    data: bytes | str | Mapping[str, Any] | None
+    timeout: units.Duration | None
 
 
 class User:
@@ -86,45 +96,37 @@ class User:
             self._random = derive(self._engine.seed, "user", self._index)
         return self._random
 
-    def get(self, url: str, **options: Any) -> Generator[object, Any, Answer]:
+    def get(self, url: str, **options: Unpack[Options]) -> Awaitable[Answer]:
         """``await user.get("/path")``; options as for `request`."""
-        return self.request("GET", url, **options)
+        return self._exchange("GET", url, **options) if options else self._exchange("GET", url)
 
-    def post(self, url: str, **options: Any) -> Generator[object, Any, Answer]:
+    def post(self, url: str, **options: Unpack[Options]) -> Awaitable[Answer]:
         """``await user.post("/path", json={…})``; options as for `request`."""
-        return self.request("POST", url, **options)
+        return self._exchange("POST", url, **options)
 
-    def put(self, url: str, **options: Any) -> Generator[object, Any, Answer]:
+    def put(self, url: str, **options: Unpack[Options]) -> Awaitable[Answer]:
         """``await user.put("/path", json={…})``; options as for `request`."""
-        return self.request("PUT", url, **options)
+        return self._exchange("PUT", url, **options)
 
-    def patch(self, url: str, **options: Any) -> Generator[object, Any, Answer]:
+    def patch(self, url: str, **options: Unpack[Options]) -> Awaitable[Answer]:
         """``await user.patch("/path", json={…})``; options as for `request`."""
-        return self.request("PATCH", url, **options)
+        return self._exchange("PATCH", url, **options)
 
-    def delete(self, url: str, **options: Any) -> Generator[object, Any, Answer]:
+    def delete(self, url: str, **options: Unpack[Options]) -> Awaitable[Answer]:
         """``await user.delete("/path")``; options as for `request`."""
-        return self.request("DELETE", url, **options)
+        return self._exchange("DELETE", url, **options)
 
-    def head(self, url: str, **options: Any) -> Generator[object, Any, Answer]:
+    def head(self, url: str, **options: Unpack[Options]) -> Awaitable[Answer]:
         """``await user.head("/path")``; options as for `request`."""
-        return self.request("HEAD", url, **options)
+        return self._exchange("HEAD", url, **options)
 
-    @types.coroutine
-    def request(
-        self,
-        method: str,
-        url: str,
-        *,
-        headers: Mapping[str, str] | None = None,
-        json: Any = None,
-        data: bytes | str | Mapping[str, Any] | None = None,
-        timeout: units.Duration | None = None,
-    ) -> Generator[object, Any, Answer]:
+    def request(self, method: str, url: str, **options: Unpack[Options]) -> Awaitable[Answer]:
         """Send one request and wait for its answer. Redirects are answers like others and are not followed.
 
         ``url``
             A path on the target, or a whole URL on an allowed host.
+        ``headers``
+            Fields beside ``Host``, ``User-Agent`` and ``Accept``.
         ``json``, ``data``
             The body: anything msgspec can encode, or bytes, text or a mapping (sent as a form).
         ``timeout``
@@ -133,13 +135,26 @@ class User:
         Raises `RequestFailed` where no answer comes; the open step has been marked as failed by then. Outside
         of a step the request is a step of its own, named by method and first path segment.
         """
+        return self._exchange(method, url, **options)
+
+    @types.coroutine
+    def _exchange(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str] | None = None,
+        json: Any = None,
+        data: bytes | str | Mapping[str, Any] | None = None,
+        timeout: units.Duration | None = None,
+    ) -> Generator[object, Any, Answer]:
         engine = self._engine
         pool = engine.pool
         opened = self._step
         current = opened if opened is not None else engine.implicit(self, method, url)
-        if headers is None and json is None and data is None and self._jar is None and url[:1] == "/":
+        wire: bytes | None = None
+        if headers is None and json is None and data is None and self._jar is None:
             wire = pool.wires.get((method, url)) or _remember(pool, method, url)
-        else:
+        if wire is None:
             pool, url, wire = self._compose(method, url, headers, json, data)
         now = monotonic()
         deadline = now + (engine.timeout if timeout is None else units.duration(timeout, "timeout"))
@@ -148,9 +163,12 @@ class User:
             if pool.idle and not fresh:
                 connection = pool.idle.pop()
             else:
-                got = yield from pool.acquire(self, deadline, fresh)
+                pool.want(self, deadline, fresh)
+                got: Connection | Failure = yield PARKED
                 if isinstance(got, Failure):
                     self._failed(current, opened, got.kind)
+                if not got.open:
+                    continue
                 connection = got
                 now = monotonic()
             connection.user = self
@@ -174,7 +192,7 @@ class User:
                 current.fail(f"status {status}")
         elif status not in current.expect:
             current.fail(f"status {status}")
-        if b"ookie:" in answer._head:
+        if answer._cookies:
             for cookie in answer.headers.get_all("set-cookie"):
                 self.cookies.store(pool.host, url, cookie)
         if opened is None:
@@ -221,11 +239,14 @@ class User:
                 fields += f"{name}: {text}\r\n"
         return pool, url, (fields + "\r\n").encode("latin-1", "replace") + (body or b"")
 
-    @types.coroutine
-    def think(self, low: units.Duration, high: units.Duration | None = None) -> Generator[object, Any, None]:
+    def think(self, low: units.Duration, high: units.Duration | None = None) -> Awaitable[None]:
         """Wait ``low``, or a uniformly random time between ``low`` and ``high``. Outside of steps it counts
         nowhere.
         """
+        return self._pause(low, high)
+
+    @types.coroutine
+    def _pause(self, low: units.Duration, high: units.Duration | None) -> Generator[object, Any, None]:
         seconds = units.duration(low, "think")
         if high is not None:
             seconds += (units.duration(high, "think") - seconds) * self._engine.random()
@@ -243,8 +264,10 @@ class User:
         return f"User({self._journey}, arrival {self._index})"
 
 
-def _remember(pool: Pool, method: str, url: str) -> bytes:
-    """The bytes of a request without fields or body of its own, kept for the next time."""
+def _remember(pool: Pool, method: str, url: str) -> bytes | None:
+    """The bytes of a request to a path, without fields or body of its own, kept for the next time."""
+    if not url.startswith("/"):
+        return None
     if method not in _BODILESS:
         return _checked(method, url, f"{pool.fields}Content-Length: 0\r\n\r\n")
     if len(pool.wires) >= _WIRES:

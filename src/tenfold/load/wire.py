@@ -11,7 +11,7 @@ start. So speed never decides what an answer means.
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, NamedTuple
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
@@ -32,31 +32,61 @@ _HEAD: Final = re.compile(
 )
 _FRAMING: Final = re.compile(rb"\r\n(content-length|transfer-encoding|connection|upgrade)[ \t]*:[ \t]*([^\r]*)", re.I)
 _KNOWN_HEADS: Final = 256
-_known: dict[bytes, tuple[int, int]] = {}
+_COOKIE: Final = b"\r\nset-cookie"
+
+
+class _Known(NamedTuple):
+    """A head that was found to be in order, and what it says about the bytes that begin with it."""
+
+    start: bytes
+    """The head with the empty line behind it."""
+    body: int
+    """Where the body begins."""
+    size: int
+    """Of the whole answer."""
+    status: int
+    head: bytes
+    cookies: bool
+
+
+_known: dict[bytes, _Known] = {}
+_last = _Known(b"", 0, -1, 0, b"", False)
 
 
 def read_whole(data: bytes) -> Answer | None:
     """The answer that is exactly ``data``, or None where only `Reader` may judge.
 
     Most heads come many times (they change with the second of ``Date``), so what was found out about one is
-    remembered for a while.
+    remembered for a while. Bytes that begin with the very head of the answer before, empty line included, and
+    are as many as it announced need no look-up at all.
     """
+    start, body, size, status, head, cookies = _last
+    if len(data) == size and data.startswith(start):
+        return Answer(status, head, data[body:], cookies)
+    found = _look_up(data)
+    return Answer(found.status, found.head, data[found.body :], found.cookies) if found is not None else None
+
+
+def _look_up(data: bytes) -> _Known | None:
+    global _last
     end = data.find(b"\r\n\r\n")
     if end < 0:
         return None
     head = data[:end]
     found = _known.get(head)
     if found is None:
-        found = _inspect(head)
-        if found is None:
+        judged = _inspect(head)
+        if judged is None:
             return None
         if len(_known) >= _KNOWN_HEADS:
             _known.clear()
+        status, length = judged
+        found = _Known(data[: end + 4], end + 4, end + 4 + length, status, head, _COOKIE in head.lower())
         _known[head] = found
-    status, length = found
-    if end + 4 + length != len(data):
+    if len(data) != found.size:
         return None
-    return Answer(status, head, data[end + 4 :])
+    _last = found
+    return found
 
 
 def _inspect(head: bytes) -> tuple[int, int] | None:
@@ -172,5 +202,6 @@ class Reader:
             b"HTTP/1.1 %d %b" % (self._status, self._reason),
             *(b": ".join(field) for field in self._fields),
         ]
-        self.answer = Answer(self._status, b"\r\n".join(lines), b"".join(self._body))
+        head = b"\r\n".join(lines)
+        self.answer = Answer(self._status, head, b"".join(self._body), _COOKIE in head.lower())
         self._done = True
