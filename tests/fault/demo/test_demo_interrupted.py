@@ -46,7 +46,8 @@ def test_an_interrupted_demo_writes_what_it_has_and_leaves_nothing(
         if demo.poll() is None:
             os.killpg(demo.pid, signal.SIGKILL)
             demo.wait()
-    reader.join(timeout=10)
+        reader.join(timeout=10)
+        demo.stdout.close()
     said += "".join(lines.queue)
     assert demo.returncode == 130, said
     assert "Traceback" not in said
