@@ -57,10 +57,16 @@ async def test_run_judges_and_saves(limit: str, code: int, word: str, path: Path
 async def test_run_prints_json_and_compares_with_a_baseline(path: Path, tmp_path: Path) -> None:
     out = tmp_path / "r.json"
     common = ("load", "run", path, "--profile", "constant", "--rate", 40, "--duration", "1s")
-    code, text, _ = await tenfold(*common, "--json", "--out", out)
-    assert code == 0
+    for _ in range(5):  # a busy machine makes a run invalid, as it should; one of five is quiet enough
+        code, text, _ = await tenfold(*common, "--json", "--out", out)
+        if code == 0:
+            break
+    assert code == 0, msgspec.json.decode(text)["invalid"]
     assert msgspec.json.decode(text)["planned"] == 40
-    code, text, _ = await tenfold(*common, "--baseline", out)
+    for _ in range(5):
+        code, text, _ = await tenfold(*common, "--baseline", out)
+        if code != 2:
+            break
     assert "against the baseline:" in text
     assert code in (0, 1)
     code, _, err = await tenfold(*common[:-1], "2s", "--baseline", out)
