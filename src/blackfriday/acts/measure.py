@@ -61,16 +61,14 @@ def _lost(so_far: Snapshot) -> str | None:
     return "the stair is lost" if so_far.in_flight > 10 + STAIRS[at] / 3 else None
 
 
-async def breakpoint_of(
-    stage: Stage, which: Step, shop: Shop, plan: Plan, view: View, seed: int, start: float | None = None
-) -> RungOutcome:
+async def breakpoint_of(stage: Stage, which: Step, shop: Shop, plan: Plan, view: View, seed: int) -> RungOutcome:
     """The highest rate at which ``shop`` holds the objective, in requests a second."""
+    budget = plan.baseline_budget if which.variant == "baseline" else plan.search_budget
     scenario = stage.scenario(shop)
     began = monotonic()
     with view.bar(which.title) as bar:
-        if start is None:
-            bar.update(0.0, "looking for the neighbourhood")
-            start = await neighbourhood(scenario, seed)
+        bar.update(0.0, "looking for the neighbourhood")
+        start = await neighbourhood(scenario, seed)
 
         def show(progress: ProbeProgress) -> None:
             tried = ", ".join(f"{_requests(probe.rate):.0f} {probe.vote}" for probe in progress.probes[-3:])
@@ -89,7 +87,7 @@ async def breakpoint_of(
                 samples=plan.search_samples,
                 min_seconds=3.0,
                 max_seconds=plan.probe_seconds,
-                budget=max(1.0, plan.search_budget - (monotonic() - began)),
+                budget=max(1.0, budget - (monotonic() - began)),
             ),
             on_progress=show,
             options=OPTIONS,

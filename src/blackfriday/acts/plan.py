@@ -13,6 +13,8 @@ class Plan:
     quick: bool
     search_budget: float
     """For the search of one breakpoint, finding its neighbourhood included."""
+    baseline_budget: float
+    """The same for the baseline, by whose breakpoint everything is multiplied."""
     search_samples: int
     """Arrivals a probe; the 95th percentile of fewer than a thousand is noisy."""
     probe_seconds: float
@@ -32,7 +34,8 @@ class Plan:
 
 FULL: Final = Plan(
     quick=False,
-    search_budget=48.0,
+    search_budget=42.0,
+    baseline_budget=100.0,
     search_samples=1000,
     probe_seconds=15.0,
     precision=0.08,
@@ -46,6 +49,7 @@ FULL: Final = Plan(
 QUICK: Final = Plan(
     quick=True,
     search_budget=24.0,
+    baseline_budget=26.0,
     search_samples=700,
     probe_seconds=7.0,
     precision=0.2,
