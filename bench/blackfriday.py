@@ -33,5 +33,5 @@ def measure(*, quick: bool) -> dict[str, Any]:
         "exit_code": done.returncode,
         "seconds": story["seconds"],
         "story": {name: value for name, value in story.items() if name not in BULKY},
-        "printed": done.stdout.splitlines(),
+        "printed": [line for line in done.stdout.splitlines() if not line.startswith("  wrote ")],
     }
