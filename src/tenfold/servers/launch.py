@@ -63,6 +63,7 @@ async def run_tool(
     name = Path(argv[0]).name
     task = asyncio.ensure_future(asyncio.to_thread(_popen, argv, None, folder, account))
     child: subprocess.Popen[bytes] | None = None
+    exchange: asyncio.Future[tuple[bytes, bytes]] | None = None
     try:
         child = await asyncio.shield(task)
         exchange = asyncio.ensure_future(asyncio.to_thread(child.communicate, feed.encode()))
@@ -74,16 +75,23 @@ async def run_tool(
             )
         output = exchange.result()[0].decode(errors="replace")
     finally:
-        child = await task if child is None else child
+        child = await finish(task) if child is None else child
         if child.poll() is None:
             os.killpg(child.pid, signal.SIGKILL)  # it leads its own group, and initdb has children
             await finish(asyncio.to_thread(child.wait))
+        if exchange is not None:
+            await finish(asyncio.wait([exchange]))  # its thread closes the pipes, now that nobody writes into them
+            exchange.exception()  # seen: what ended the tool is told below or by whoever cancelled
+        else:
+            for pipe in (child.stdin, child.stdout):
+                if pipe is not None:
+                    pipe.close()
     if child.returncode != 0:
         raise died(name, child.returncode, output, folder)
     return output
 
 
-async def finish(work: Coroutine[Any, Any, _T]) -> _T:
+async def finish(work: Coroutine[Any, Any, _T] | asyncio.Future[_T]) -> _T:
     """Run ``work`` to its end even when the caller is cancelled, and pass the cancellation on afterwards.
 
     For clean-up that has deadlines of its own: without them this would be a way to hang.
