@@ -282,8 +282,7 @@ class Engine:
         user = User(self, name, self.started * self._processes + self._process, due)
         self.started += 1
         self._live.add(user)
-        user._coroutine = coroutine = function(user)
-        user._send = coroutine.send
+        user._coroutine = function(user)
         resume(user, None)
 
     def _end_of_arrivals(self) -> None:

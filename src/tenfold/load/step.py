@@ -62,6 +62,10 @@ class step:  # noqa: N801 - reads as a keyword in scenario files
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         user = self.user
         user._step = None
+        if kind is None and self.kind is None and self.answered:
+            user._samples += 1
+            user._engine.good[self.name].extend((self.intended, self.sent, self.answered))
+            return
         if kind is not None:
             if kind is GeneratorExit:  # the run ended around it; the engine counts it as unfinished
                 return

@@ -13,7 +13,6 @@ inside a journey.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from tenfold._core.errors import MisuseError
@@ -33,7 +32,7 @@ def resume(user: User, value: object) -> None:
     global current
     current = user
     try:
-        waits_for = user._send(value)
+        waits_for = user._coroutine.send(value)
     except StopIteration:
         current = None
         user._finish(None)
@@ -50,18 +49,20 @@ def resume(user: User, value: object) -> None:
 
 def throw(user: User, error: BaseException) -> None:
     """As `resume`, raising ``error`` where the journey waits."""
-    user._send = _thrower(user._coroutine.throw, error, user._coroutine.send, user)
+    user._coroutine = _Throws(user, error)
     resume(user, None)
 
 
-def _thrower(
-    throw: Callable[[BaseException], Any], error: BaseException, send: Callable[[Any], Any], user: User
-) -> Callable[[Any], Any]:
-    def once(_: object) -> Any:
-        user._send = send
-        return throw(error)
+class _Throws:
+    """Stands in for a coroutine once, and then puts it back."""
 
-    return once
+    def __init__(self, user: User, error: BaseException) -> None:
+        self._user, self._error = user, error
+        self._coroutine = user._coroutine
+
+    def send(self, _: object) -> Any:
+        self._user._coroutine = self._coroutine
+        return self._coroutine.throw(self._error)
 
 
 def _foreign(user: User, waits_for: Any) -> None:

@@ -49,6 +49,7 @@ class User:
     __slots__ = (
         "_coroutine",
         "_counted",
+        "_deadline",
         "_engine",
         "_first",
         "_index",
@@ -56,7 +57,6 @@ class User:
         "_journey",
         "_random",
         "_samples",
-        "_send",
         "_step",
         "_vars",
     )
@@ -72,7 +72,8 @@ class User:
         self._random: random.Random | None = None
         self._counted = 0
         self._samples = 0
-        self._send: Any = None
+        self._deadline = 0.0
+        """Of the request under way."""
         self._coroutine: Any = None
 
     @property
@@ -157,13 +158,13 @@ class User:
         if wire is None:
             pool, url, wire = self._compose(method, url, headers, json, data)
         now = monotonic()
-        deadline = now + (engine.timeout if timeout is None else units.duration(timeout, "timeout"))
+        self._deadline = now + (engine.timeout if timeout is None else units.duration(timeout, "timeout"))
         fresh = False
         while True:
             if pool.idle and not fresh:
                 connection = pool.idle.pop()
             else:
-                pool.want(self, deadline, fresh)
+                pool.want(self, fresh)
                 got: Connection | Failure = yield PARKED
                 if isinstance(got, Failure):
                     self._failed(current, opened, got.kind)
@@ -172,7 +173,6 @@ class User:
                 connection = got
                 now = monotonic()
             connection.user = self
-            connection.deadline = deadline
             connection.head_only = method == "HEAD"
             if current.sent == 0.0:
                 current.sent = now
