@@ -23,26 +23,35 @@ if TYPE_CHECKING:
 PARKED: Final = object()
 """What a coroutine yields after it arranged for `resume` to be called."""
 
-current: User | None = None
-"""The user whose journey is running right now; `step` and `check` look here. Set on every resumption."""
+
+class _Running:
+    __slots__ = ("user",)
+
+    def __init__(self) -> None:
+        self.user: User | None = None
+
+
+running: Final = _Running()  # a slot is stored in a fraction of the time that a module's name takes
+"""Its ``user`` is the one whose journey runs right now; `step` and `check` look here. Set on every
+resumption.
+"""
 
 
 def resume(user: User, value: object) -> None:
     """Run the journey of ``user`` to its next wait, handing it ``value``."""
-    global current
-    current = user
+    running.user = user
     try:
         waits_for = user._coroutine.send(value)
     except StopIteration:
-        current = None
-        user._finish(None)
+        running.user = None
+        user._engine.finished(user, None)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # noqa: BLE001 - counted by its kind; the run goes on
-        current = None
-        user._finish(error)
+        running.user = None
+        user._engine.finished(user, error)
     else:
-        current = None
+        running.user = None
         if waits_for is not PARKED:
             _foreign(user, waits_for)
 

@@ -257,9 +257,6 @@ class User:
         if self._engine.alive(self):
             resume(self, None)
 
-    def _finish(self, error: BaseException | None) -> None:
-        self._engine.finished(self, error)
-
     def __repr__(self) -> str:
         return f"User({self._journey}, arrival {self._index})"
 

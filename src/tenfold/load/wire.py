@@ -86,7 +86,7 @@ def _look_up(data: bytes) -> _Known | None:
         _known[head] = found
     if len(data) != found.size:
         return None
-    _last = tuple(found)
+    _last = (*found,)
     return found
 
 
