@@ -39,10 +39,8 @@ from tenfold.load.user import User
 _SWEEP: Final = 0.02
 _BURST: Final = 32
 """Journeys started in one turn of the loop at most; sockets are served between two bursts."""
-_YOUNG: Final = 5_000
-_YOUNG_EACH: Final = 8
-"""Objects since the last collection that make a small one worthwhile: some at all times, and some for each
-journey under way, which has five of its own and is no garbage.
+_OWN_OBJECTS: Final = 8
+"""Objects that a journey under way may hold; a small collection is worthwhile where more than these are new.
 """
 _IMPLICIT_NAMES: Final = 100
 MAX_IN_FLIGHT: Final = 100_000
@@ -331,7 +329,7 @@ class Engine:
             turns += 1
             if turns % 1500 == 0:
                 gc.collect(2 if turns % 6000 == 0 else 1)
-            elif turns % 50 == 0 and gc.get_count()[0] > _YOUNG + _YOUNG_EACH * len(self._live):
+            elif turns % 50 == 0 and gc.get_count()[0] > _OWN_OBJECTS * len(self._live):
                 gc.collect(0)
 
     def _spent(self) -> tuple[float, float]:
