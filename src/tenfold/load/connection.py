@@ -28,17 +28,17 @@ class Failure:
 class Connection(asyncio.Protocol):
     """One keep-alive connection, one request at a time."""
 
-    __slots__ = ("deadline", "fd", "head_only", "open", "pool", "reader", "served", "transport", "user")
+    __slots__ = ("fd", "head_only", "open", "pool", "reader", "transport", "used", "user")
 
     transport: asyncio.Transport
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
         self.user: User | None = None
-        self.deadline = 0.0
         self.head_only = False
         self.reader: Reader | None = None
-        self.served = 0
+        self.used = False
+        """Whether it has carried an answer."""
         self.open = False
         self.fd = -1
         """Of a plain connection; -1 where bytes must go through TLS."""
@@ -76,7 +76,7 @@ class Connection(asyncio.Protocol):
             answer = read_whole(data)
             if answer is not None:
                 self.user = None
-                self.served += 1
+                self.used = True
                 pool.requests += 1
                 pool.idle.append(self)
                 resume(user, answer)
@@ -98,7 +98,7 @@ class Connection(asyncio.Protocol):
     def _settle(self, user: User, reader: Reader) -> None:
         self.user = None
         self.reader = None
-        self.served += 1
+        self.used = True
         self.pool.requests += 1
         if reader.keep and reader.failure is None and self.open:
             self.pool.put(self)
@@ -121,7 +121,7 @@ class Connection(asyncio.Protocol):
             self._settle(user, reader)
             return
         self.user = None
-        resume(user, Failure("closed" if exc is None else "reset", self.served > 0 and reader is None))
+        resume(user, Failure("closed" if exc is None else "reset", self.used and reader is None))
 
     def fail(self, kind: str) -> None:
         """Give the request up and the connection with it: its answer may still come, for nobody."""

@@ -39,6 +39,9 @@ from tenfold.load.user import User
 _SWEEP: Final = 0.02
 _BURST: Final = 32
 """Journeys started in one turn of the loop at most; sockets are served between two bursts."""
+_OWN_OBJECTS: Final = 8
+"""Objects that a journey under way may hold; a small collection is worthwhile where more than these are new.
+"""
 _IMPLICIT_NAMES: Final = 100
 MAX_IN_FLIGHT: Final = 100_000
 """Journeys under way in one process at most; arrivals beyond it are not started, and that invalidates the
@@ -110,7 +113,8 @@ class Engine:
         self._alarm = Alarm(self.loop, self._fire)
         sweeper = self.loop.create_task(self._sweep())
         # Journeys make no cycles worth collecting; what they do make (tracebacks, mostly) goes with the small
-        # collections of `_sweep`. Everything that exists by now is set aside, so that those stay small.
+        # collections of `_sweep`. Everything that exists by now is set aside, so that those stay small. A
+        # queue of journeys is looked through every half minute only: it grows, and there is nothing to find.
         gc.collect()
         gc.freeze()
         gc.disable()
@@ -278,12 +282,11 @@ class Engine:
         if len(self._live) >= MAX_IN_FLIGHT:
             self.dropped += 1
             return
-        name, function = self._functions[bisect_right(self._weights, draw, hi=len(self._weights) - 1)]
+        name, function = self._functions[bisect_right(self._weights, draw)]  # the last weight is 1 and a draw is less
         user = User(self, name, self.started * self._processes + self._process, due)
         self.started += 1
         self._live.add(user)
-        user._coroutine = coroutine = function(user)
-        user._send = coroutine.send
+        user._coroutine = function(user)
         resume(user, None)
 
     def _end_of_arrivals(self) -> None:
@@ -324,8 +327,10 @@ class Engine:
             self.recorder.in_flight(now, len(self._live))
             self.recorder.fold()
             turns += 1
-            if turns % 50 == 0:
-                gc.collect(2 if turns % 6000 == 0 else 1 if turns % 1500 == 0 else 0)
+            if turns % 1500 == 0:
+                gc.collect(2 if turns % 6000 == 0 else 1)
+            elif turns % 50 == 0 and gc.get_count()[0] > _OWN_OBJECTS * len(self._live):
+                gc.collect(0)
 
     def _spent(self) -> tuple[float, float]:
         """CPU seconds and wall seconds since the start."""

@@ -31,10 +31,6 @@ _FULL_SWEEP: Final = 25
 """Every so many sweeps all waiting requests are looked at, not just the first."""
 
 
-Waiter = tuple["User", float]
-"""A request that waits for a connection, and its deadline."""
-
-
 class Pool:
     """The connections to one origin, at most ``limit`` of them open or opening."""
 
@@ -45,7 +41,8 @@ class Pool:
         self.limit = limit
         self.idle: list[Connection] = []
         self.connections: set[Connection] = set()
-        self.waiting: deque[Waiter] = deque()
+        self.waiting: deque[User] = deque()
+        """Those whose requests wait for a connection."""
         self.opened = 0
         self.requests = 0
         self.retries = 0
@@ -96,14 +93,14 @@ class Pool:
             )
         return protocol
 
-    def want(self, user: User, deadline: float, fresh: bool) -> None:
+    def want(self, user: User, fresh: bool) -> None:
         """Resume ``user`` with the next connection that is made or comes back, or with a `Failure`; the
         connection may have closed by then. ``fresh`` never takes a used one.
         """
         if fresh:
-            self._open((user, deadline))
+            self._open(user)
         else:
-            self.waiting.append((user, deadline))
+            self.waiting.append(user)
             if len(self.connections) < self.limit:
                 self.refill()
 
@@ -117,13 +114,13 @@ class Pool:
     def serve(self) -> None:
         """Idle connections to those who wait, at once; for callbacks of the loop, where no journey runs."""
         while self.waiting and self.idle:
-            user, _ = self.waiting.popleft()
+            user = self.waiting.popleft()
             if user._engine.alive(user):
                 resume(user, self.idle.pop())
 
     def give(self, connection: Connection) -> None:
         """Hand over in the next turn of the loop, so that no journey runs inside another one's resumption."""
-        user, _ = self.waiting.popleft()
+        user = self.waiting.popleft()
         asyncio.get_running_loop().call_soon(self._hand, user, connection)
 
     def _hand(self, user: User, connection: Connection) -> None:
@@ -141,12 +138,12 @@ class Pool:
                 return
             self._open(None)
 
-    def _open(self, waiter: Waiter | None) -> None:
+    def _open(self, waiter: User | None) -> None:
         task = asyncio.get_running_loop().create_task(self._open_for(waiter))
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
 
-    async def _open_for(self, waiter: Waiter | None) -> None:
+    async def _open_for(self, waiter: User | None) -> None:
         try:
             made: Connection | Failure = await self._connect(self._address)
         except TimeoutError:
@@ -158,12 +155,12 @@ class Pool:
         except OSError:
             made = Failure("connect error")
         if waiter is not None:
-            self._deliver(waiter[0], made)
+            self._deliver(waiter, made)
         elif isinstance(made, Connection):
             if made.open:
                 self.put(made)
         elif self.waiting:
-            self._deliver(self.waiting.popleft()[0], made)
+            self._deliver(self.waiting.popleft(), made)
 
     def _deliver(self, user: User, made: Connection | Failure) -> None:
         if user._engine.alive(user):
@@ -182,18 +179,18 @@ class Pool:
     def sweep(self) -> None:
         """Fail every request whose deadline has passed."""
         now = monotonic()
-        late = [c for c in self.connections if c.user is not None and c.deadline < now]
+        late = [c for c in self.connections if c.user is not None and c.user._deadline < now]
         for connection in late:
             connection.fail("timeout")
         # The head has waited longest; only where requests have time-outs of their own can another be due
         # first.
         self._sweeps += 1
         every = self._sweeps % _FULL_SWEEP == 0
-        if self.waiting and (every or self.waiting[0][1] < now):
+        if self.waiting and (every or self.waiting[0]._deadline < now):
             kind = "timeout" if self.connections else "connect timeout"
-            over = [user for user, deadline in self.waiting if deadline < now]
+            over = [user for user in self.waiting if user._deadline < now]
             if over:
-                self.waiting = deque(waiter for waiter in self.waiting if waiter[1] >= now)
+                self.waiting = deque(user for user in self.waiting if user._deadline >= now)
             for user in over:
                 resume(user, Failure(kind))
 

@@ -8,8 +8,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from tenfold._core.errors import MisuseError
-from tenfold.load import trampoline
 from tenfold.load.errors import RequestFailed
+from tenfold.load.trampoline import running
 
 if TYPE_CHECKING:
     from tenfold.load.user import User
@@ -39,7 +39,7 @@ class step:  # noqa: N801 - reads as a keyword in scenario files
         self.kind: str | None = None
 
     def __enter__(self) -> Self:
-        user = trampoline.current
+        user = running.user
         if user is None:
             raise MisuseError(f"step({self.name!r}): expected to be inside a running journey")
         if user._step is not None:
@@ -62,6 +62,10 @@ class step:  # noqa: N801 - reads as a keyword in scenario files
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         user = self.user
         user._step = None
+        if kind is None and self.kind is None and self.answered != 0.0:
+            user._samples += 1
+            user._engine.good[self.name].extend((self.intended, self.sent, self.answered))
+            return
         if kind is not None:
             if kind is GeneratorExit:  # the run ended around it; the engine counts it as unfinished
                 return
@@ -89,7 +93,7 @@ def check(holds: object, name: str = "check") -> bool:
     """
     if holds:
         return True
-    user = trampoline.current
+    user = running.user
     if user is None:
         raise MisuseError(f"check({name!r}): expected to be inside a running journey")
     if user._step is not None:

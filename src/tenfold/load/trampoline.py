@@ -13,7 +13,6 @@ inside a journey.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from tenfold._core.errors import MisuseError
@@ -24,44 +23,55 @@ if TYPE_CHECKING:
 PARKED: Final = object()
 """What a coroutine yields after it arranged for `resume` to be called."""
 
-current: User | None = None
-"""The user whose journey is running right now; `step` and `check` look here. Set on every resumption."""
+
+class _Running:
+    __slots__ = ("user",)
+
+    def __init__(self) -> None:
+        self.user: User | None = None
+
+
+running: Final = _Running()  # a slot is stored in a fraction of the time that a module's name takes
+"""Its ``user`` is the one whose journey runs right now; `step` and `check` look here. Set on every
+resumption.
+"""
 
 
 def resume(user: User, value: object) -> None:
     """Run the journey of ``user`` to its next wait, handing it ``value``."""
-    global current
-    current = user
+    running.user = user
     try:
-        waits_for = user._send(value)
+        waits_for = user._coroutine.send(value)
     except StopIteration:
-        current = None
-        user._finish(None)
+        running.user = None
+        user._engine.finished(user, None)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # noqa: BLE001 - counted by its kind; the run goes on
-        current = None
-        user._finish(error)
+        running.user = None
+        user._engine.finished(user, error)
     else:
-        current = None
+        running.user = None
         if waits_for is not PARKED:
             _foreign(user, waits_for)
 
 
 def throw(user: User, error: BaseException) -> None:
     """As `resume`, raising ``error`` where the journey waits."""
-    user._send = _thrower(user._coroutine.throw, error, user._coroutine.send, user)
+    user._coroutine = _Throws(user, error)
     resume(user, None)
 
 
-def _thrower(
-    throw: Callable[[BaseException], Any], error: BaseException, send: Callable[[Any], Any], user: User
-) -> Callable[[Any], Any]:
-    def once(_: object) -> Any:
-        user._send = send
-        return throw(error)
+class _Throws:
+    """Stands in for a coroutine once, and then puts it back."""
 
-    return once
+    def __init__(self, user: User, error: BaseException) -> None:
+        self._user, self._error = user, error
+        self._coroutine = user._coroutine
+
+    def send(self, _: object) -> Any:
+        self._user._coroutine = self._coroutine
+        return self._coroutine.throw(self._error)
 
 
 def _foreign(user: User, waits_for: Any) -> None:

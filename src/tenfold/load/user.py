@@ -49,6 +49,7 @@ class User:
     __slots__ = (
         "_coroutine",
         "_counted",
+        "_deadline",
         "_engine",
         "_first",
         "_index",
@@ -56,7 +57,6 @@ class User:
         "_journey",
         "_random",
         "_samples",
-        "_send",
         "_step",
         "_vars",
     )
@@ -72,7 +72,8 @@ class User:
         self._random: random.Random | None = None
         self._counted = 0
         self._samples = 0
-        self._send: Any = None
+        self._deadline = 0.0
+        """Of the request under way."""
         self._coroutine: Any = None
 
     @property
@@ -96,29 +97,25 @@ class User:
             self._random = derive(self._engine.seed, "user", self._index)
         return self._random
 
-    def get(self, url: str, **options: Unpack[Options]) -> Awaitable[Answer]:
-        """``await user.get("/path")``; options as for `request`."""
-        return self._exchange("GET", url, **options) if options else self._exchange("GET", url)
-
     def post(self, url: str, **options: Unpack[Options]) -> Awaitable[Answer]:
         """``await user.post("/path", json={…})``; options as for `request`."""
-        return self._exchange("POST", url, **options)
+        return self._exchange(url, method="POST", **options)
 
     def put(self, url: str, **options: Unpack[Options]) -> Awaitable[Answer]:
         """``await user.put("/path", json={…})``; options as for `request`."""
-        return self._exchange("PUT", url, **options)
+        return self._exchange(url, method="PUT", **options)
 
     def patch(self, url: str, **options: Unpack[Options]) -> Awaitable[Answer]:
         """``await user.patch("/path", json={…})``; options as for `request`."""
-        return self._exchange("PATCH", url, **options)
+        return self._exchange(url, method="PATCH", **options)
 
     def delete(self, url: str, **options: Unpack[Options]) -> Awaitable[Answer]:
         """``await user.delete("/path")``; options as for `request`."""
-        return self._exchange("DELETE", url, **options)
+        return self._exchange(url, method="DELETE", **options)
 
     def head(self, url: str, **options: Unpack[Options]) -> Awaitable[Answer]:
         """``await user.head("/path")``; options as for `request`."""
-        return self._exchange("HEAD", url, **options)
+        return self._exchange(url, method="HEAD", **options)
 
     def request(self, method: str, url: str, **options: Unpack[Options]) -> Awaitable[Answer]:
         """Send one request and wait for its answer. Redirects are answers like others and are not followed.
@@ -135,18 +132,19 @@ class User:
         Raises `RequestFailed` where no answer comes; the open step has been marked as failed by then. Outside
         of a step the request is a step of its own, named by method and first path segment.
         """
-        return self._exchange(method, url, **options)
+        return self._exchange(url, method=method, **options)
 
     @types.coroutine
     def _exchange(
         self,
-        method: str,
         url: str,
         headers: Mapping[str, str] | None = None,
         json: Any = None,
         data: bytes | str | Mapping[str, Any] | None = None,
         timeout: units.Duration | None = None,
+        method: str = "GET",
     ) -> Generator[object, Any, Answer]:
+        """``await user.get("/path")``; options as for `request`."""
         engine = self._engine
         pool = engine.pool
         opened = self._step
@@ -157,13 +155,13 @@ class User:
         if wire is None:
             pool, url, wire = self._compose(method, url, headers, json, data)
         now = monotonic()
-        deadline = now + (engine.timeout if timeout is None else units.duration(timeout, "timeout"))
+        self._deadline = now + (engine.timeout if timeout is None else units.duration(timeout, "timeout"))
         fresh = False
         while True:
             if pool.idle and not fresh:
                 connection = pool.idle.pop()
             else:
-                pool.want(self, deadline, fresh)
+                pool.want(self, fresh)
                 got: Connection | Failure = yield PARKED
                 if isinstance(got, Failure):
                     self._failed(current, opened, got.kind)
@@ -172,7 +170,6 @@ class User:
                 connection = got
                 now = monotonic()
             connection.user = self
-            connection.deadline = deadline
             connection.head_only = method == "HEAD"
             if current.sent == 0.0:
                 current.sent = now
@@ -198,6 +195,14 @@ class User:
         if opened is None:
             current.__exit__(None, None, None)
         return answer
+
+    if TYPE_CHECKING:
+
+        def get(self, url: str, **options: Unpack[Options]) -> Awaitable[Answer]:
+            """``await user.get("/path")``; options as for `request`."""
+            raise NotImplementedError
+    else:
+        get = _exchange  # the most frequent request: it goes without a frame and a dictionary of options
 
     def _failed(self, current: step, opened: step | None, kind: str) -> NoReturn:
         current.answered = monotonic()
@@ -256,9 +261,6 @@ class User:
     def _wake(self) -> None:
         if self._engine.alive(self):
             resume(self, None)
-
-    def _finish(self, error: BaseException | None) -> None:
-        self._engine.finished(self, error)
 
     def __repr__(self) -> str:
         return f"User({self._journey}, arrival {self._index})"

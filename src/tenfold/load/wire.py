@@ -50,7 +50,8 @@ class _Known(NamedTuple):
 
 
 _known: dict[bytes, _Known] = {}
-_last = _Known(b"", 0, -1, 0, b"", False)
+_last: tuple[bytes, int, int, int, bytes, bool] = (b"", 0, -1, 0, b"", False)
+"""Of the answer before; a plain tuple, which unpacks several times faster than a named one."""
 
 
 def read_whole(data: bytes) -> Answer | None:
@@ -85,7 +86,7 @@ def _look_up(data: bytes) -> _Known | None:
         _known[head] = found
     if len(data) != found.size:
         return None
-    _last = found
+    _last = (*found,)
     return found
 
 

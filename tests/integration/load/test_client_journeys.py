@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import weakref
 from time import monotonic
 from typing import Any
 
@@ -278,3 +279,23 @@ async def test_what_the_drain_cuts_off_is_unfinished(serve: Any, drive: Any) -> 
     driven = await drive(journey, (await serve(handle)).url, timeout=30, drain=0.1)
     assert driven.total.errors == {"unfinished": 5}
     assert closed == [True] * 5
+
+
+async def test_cycles_that_journeys_leave_go_during_the_run(ok: Any, drive: Any) -> None:
+    class Knot:
+        pass
+
+    left: list[weakref.ref[Knot]] = []
+    alive = 0
+
+    async def journey(user: Any) -> None:
+        nonlocal alive
+        knot = Knot()
+        knot.self = knot  # type: ignore[attr-defined]
+        left.append(weakref.ref(knot))
+        await user.get("/")
+        alive = sum(ref() is not None for ref in left)
+
+    driven = await drive(journey, ok.url, Constant(300, 2.0))
+    assert driven.result.started == len(left) == 600
+    assert alive < 450  # automatic collection is off, and all 600 would be there
