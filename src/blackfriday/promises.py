@@ -55,9 +55,9 @@ def _ten_times(story: Story) -> Promise:
     measured = f"{found.rate / baseline.rate:.1f} × {baseline.rate:.0f}/s = {found.rate:.0f}/s: {seen}"
     if found.invalid:
         return Promise(promise, target, f"not measured: {found.invalid[0]}", None)
-    highest = max((rung.rate / baseline.rate for rung in story.rungs if rung.rate), default=0.0)
-    if highest > TEN:
-        measured += f"; breaks at {highest:.1f} ×"
+    last = story.rung("replicas")
+    if last is not None and last.rate and last.rate / baseline.rate > TEN:
+        measured += f"; breaks at {last.rate / baseline.rate:.1f} ×"
     return Promise(promise, target, measured, found.held)
 
 

@@ -42,7 +42,7 @@ FULL: Final = Plan(
     fixed_seconds=0.0,
     block_seconds=12.0,
     blocks=2,
-    hold_seconds=30.0,
+    hold_seconds=30.5,
     warmup=3.0,
     warm=40_000,
 )
@@ -56,7 +56,7 @@ QUICK: Final = Plan(
     fixed_seconds=3.0,
     block_seconds=6.0,
     blocks=2,
-    hold_seconds=30.0,
+    hold_seconds=30.5,
     warmup=1.0,
     warm=40_000,
 )
