@@ -34,6 +34,15 @@ async def tenfold(*arguments: object) -> tuple[int, str, str]:
     return child.returncode, out.decode(), err.decode()
 
 
+async def valid(*arguments: object) -> tuple[int, str, str]:
+    """As `tenfold`, tried again while the run is invalid: a busy machine makes it so, as it should."""
+    for _ in range(6):
+        found = await tenfold(*arguments)
+        if found[0] != 2:
+            break
+    return found
+
+
 @pytest.fixture
 async def path(serve: Any, raw: Any, scenario_file: Any) -> Path:
     server = await serve(raw(OK))
@@ -44,7 +53,7 @@ async def path(serve: Any, raw: Any, scenario_file: Any) -> Path:
 async def test_run_judges_and_saves(limit: str, code: int, word: str, path: Path, tmp_path: Path) -> None:
     slo, out = tmp_path / "slo.toml", tmp_path / "r.json"
     slo.write_text(f'[[objective]]\np95 = "{limit}"\nmin_samples = 5\n')
-    found, text, err = await tenfold(
+    found, text, err = await valid(
         "load", "run", path, "--rate", "40/s", "--duration", "1s", "--slo", slo, "--out", out, "--seed", 1
     )
     assert (found, err) == (code, "")
@@ -57,16 +66,10 @@ async def test_run_judges_and_saves(limit: str, code: int, word: str, path: Path
 async def test_run_prints_json_and_compares_with_a_baseline(path: Path, tmp_path: Path) -> None:
     out = tmp_path / "r.json"
     common = ("load", "run", path, "--profile", "constant", "--rate", 40, "--duration", "1s")
-    for _ in range(5):  # a busy machine makes a run invalid, as it should; one of five is quiet enough
-        code, text, _ = await tenfold(*common, "--json", "--out", out)
-        if code == 0:
-            break
+    code, text, _ = await valid(*common, "--json", "--out", out)
     assert code == 0, msgspec.json.decode(text)["invalid"]
     assert msgspec.json.decode(text)["planned"] == 40
-    for _ in range(5):
-        code, text, _ = await tenfold(*common, "--baseline", out)
-        if code != 2:
-            break
+    code, text, _ = await valid(*common, "--baseline", out)
     assert "against the baseline:" in text
     assert code in (0, 1)
     code, _, err = await tenfold(*common[:-1], "2s", "--baseline", out)
