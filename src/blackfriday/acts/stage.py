@@ -30,8 +30,8 @@ LIMIT: Final = 0.100
 # own. Its lateness is part of every corrected latency: it can only make a shop look worse than it is, never better.
 VALIDITY: Final = Validity(share=0.5)
 REPLICAS: Final = 2
-# What whoever runs a shop's PostgreSQL would set, for all variants alike. It favours the baseline: with parallel
-# workers, which fork two processes a query, its listing takes 40 ms instead of 23 where cores are few.
+# What whoever runs a shop's PostgreSQL would set, for all variants alike. It favours the baseline: parallel workers
+# fork two processes a query, which costs its listing more than it gains where cores are few.
 POSTGRES: Final = {"shared_buffers": "256MB", "max_parallel_workers_per_gather": "0", "jit": "off"}
 WORKERS: Final = 2
 
