@@ -106,16 +106,14 @@ class Leases:
             self.forfeited += granted - cost
             return
         lease.under_way = max(0.0, lease.under_way - wanted)
-        left = granted - cost
-        if left > 0:
-            if now >= lease.until:
-                self.forfeited += lease.cells
-                lease.cells = lease.used = 0.0
-            if not lease.cells:
-                lease.taken_at = taken_at
-            lease.cells += left
-            lease.used += cost
-            lease.until = now + self._life
+        if now >= lease.until:
+            self.forfeited += lease.cells
+            lease.cells = 0.0
+        if not lease.cells:
+            lease.taken_at = taken_at
+        lease.cells += granted - cost
+        lease.used = cost
+        lease.until = now + self._life
 
     def fail(self, key: Hashable, wanted: float) -> None:
         """The store has not answered."""
