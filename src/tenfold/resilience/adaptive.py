@@ -11,16 +11,18 @@ latency with a long one. Under lasting overload the long average becomes the sho
 when the dependency gets slower of its own accord the limit shrinks for nothing. Here the gradient is
 measured instead, by an experiment that runs all the time:
 
-* The limit in force alternates between a bit less and a bit more than the estimate (±10 %, at least one
+* The limit in force alternates between a bit less and a bit more than the estimate (±12 %, at least one
   place). Nothing is ever drained to see the "unloaded" latency.
 * Only calls admitted at the brim, where the limit in force was used up or nearly, count. A dependency that is
   not fully used gives no evidence, so the limit neither grows nor shrinks: the guard against growth when idle.
 * Of each pair of phases, e = ln(R_high / R_low) / ln(N_high / N_low). *We* set N, so what correlates with it is
   our doing; a dependency that became slower for everybody is slower in both phases and moves nothing: the
   correlation guard. The order of the phases alternates (low high, high low, …), which cancels a trend.
-* ln(limit) moves by step · (tolerance − e). The step doubles with each move in the same direction (to eight
-  times) and starts again when the direction turns (after Kesten 1958), so that it is fast far from the knee and
-  calm near it.
+* ln(limit) moves by step · (tolerance − e) / (1 + variance of e). The step doubles, to four times, while moves in one
+  direction are more than noise could make them, and starts again when the direction turns (after Kesten 1958): fast
+  far from the knee, calm near it.
+* Between two experiments, unless the knee is far, calls may have √limit places more, Gradient2's room for a queue:
+  a place that is freed then finds a call waiting.
 
 A *time-out or overload answer is a loss*, not a latency: each takes half a place away, which within a round
 trip in which everything is lost is a factor of about 0.6, and a pair of phases with losses never raises the
@@ -37,9 +39,11 @@ from typing import Final
 from tenfold._core.errors import MisuseError
 from tenfold._core.events import EVENTS, Event, Hub
 from tenfold._core.units import share, whole_number
+from tenfold.resilience.elasticity import Pace, Side, measure
 from tenfold.resilience.errors import Overloaded
 
 _SWING: Final = 0.12  # the experiment's levels are this much below and above the estimate
+_REACH: Final = 0.3  # and this much above while it grows: a wider experiment is a clearer one
 _BRIM: Final = 0.9  # a call counts as at the brim above this share of the limit in force
 _SAMPLES: Final = 40  # samples of a phase, at least; otherwise so many for each place:
 _ROUNDS: Final = 2
@@ -48,9 +52,6 @@ _CLIP: Final = 4.0  # a latency counts up to this many times the usual one: tail
 _MEMORY: Final = 1 / 64  # weight of a new latency in the usual one
 _LOSS: Final = 0.5  # places that a loss takes away
 _LOSS_SHARE: Final = 0.02  # from this share of losses on an experiment cannot raise the limit
-_SURE: Final = 2.0  # the step doubles only if the wish is so many times its variance (squared)
-_FASTEST: Final = 4.0
-_JUMP: Final = 0.4  # ln(limit) moves by this much at once, at most
 _TINY: Final = 1e-9
 
 
@@ -103,23 +104,7 @@ class LimitMoved(Event):
     after: float
 
 
-class _Side:
-    """What the calls admitted in one phase have shown."""
-
-    __slots__ = ("crowd", "latency", "open", "samples", "squares")
-
-    def __init__(self) -> None:
-        self.samples = 0
-        self.latency = self.squares = 0.0  # sums, clipped
-        self.crowd = 0  # sum of the calls in flight at admission
-        self.open = 0  # admitted and not back yet
-
-    def doubt(self) -> float:
-        """The variance of the logarithm of the mean latency."""
-        return max(0.0, self.squares * self.samples / self.latency**2 - 1) / self.samples
-
-
-Token = tuple[float, int, _Side | None]
+Token = tuple[float, int, Side | None]
 """When the call was admitted, as which one in flight, and in which phase, if it counts for one."""
 
 # The stages, each of which ends after a number of admissions at the brim. Calls admitted in _FIRST and _SECOND are the
@@ -143,9 +128,9 @@ class AdaptivePlaces:
         "_low",
         "_name",
         "_options",
+        "_pace",
         "_side",
         "_stage",
-        "_step",
         "_told",
         "_usual",
         "admitted",
@@ -169,7 +154,7 @@ class AdaptivePlaces:
         """What the last experiment found; NaN before the first."""
         self._told = self.limit
         self._usual = 0.0
-        self._step = 0.0  # the last step with the sign of the last move
+        self._pace = Pace(float(options.smoothing))
         self._is_high = False
         self.in_flight = self.admitted = self.refused = self.lost = self.experiments = 0
         self._begin()
@@ -219,14 +204,11 @@ class AdaptivePlaces:
                 self._usual = usual + (latency - usual) * _MEMORY
                 self._answers += 1
                 if side is not None:
-                    side.samples += 1
-                    side.latency += latency
-                    side.squares += latency * latency
-                    side.crowd += crowd
+                    side.add(latency, crowd)
             elif ok is False:
                 self.lost += 1
                 self._losses += 1
-                self._step = 0.0
+                self._pace.rest()
                 self._move(self.limit - _LOSS)
             if side is not None:
                 side.open -= 1
@@ -244,7 +226,7 @@ class AdaptivePlaces:
     # -- the experiment (under the lock)
 
     def _begin(self) -> None:
-        self._low, self._high = _Side(), _Side()
+        self._low, self._high = Side(), Side()
         self._answers = self._losses = 0
         self._enter_stage(_FIRST)
 
@@ -272,7 +254,7 @@ class AdaptivePlaces:
     def _enforce(self) -> None:
         options = self._options
         low = round(self.limit * (1 - _SWING))
-        high = max(round(self.limit * (1 + _SWING)), low + 1)
+        high = max(round(self.limit * (1 + (_REACH if self._pace.eager else _SWING))), low + 1)
         wanted = high if self._is_high else low
         if self._stage == _WORKING:
             wanted = math.ceil(self.limit + math.sqrt(self.limit))
@@ -284,31 +266,49 @@ class AdaptivePlaces:
         self._enforce()
 
     def _conclude(self) -> None:
-        low, high = self._low, self._high
+        found = measure(self._low, self._high)
         far = False
-        if low.samples > 1 and high.samples > 1 and high.crowd * low.samples > low.crowd * high.samples:
-            crowding = math.log(high.crowd / high.samples) - math.log(low.crowd / low.samples)
-            slowing = math.log(high.latency / high.samples) - math.log(low.latency / low.samples)
-            self.elasticity = slowing / crowding
+        if found is not None:
+            self.elasticity, doubt = found
             self.experiments += 1
-            far = self._learn(self.elasticity, (low.doubt() + high.doubt()) / crowding**2)
+            wish = float(self._options.tolerance) - self.elasticity
+            if wish > 0 and self._losses > _LOSS_SHARE * (self._answers + self._losses):
+                self._pace.rest()
+            else:
+                by, far = self._pace.move(wish, doubt)
+                self._move(self.limit * math.exp(by))
         if far:
             self._begin()
         else:
             self._enter_stage(_WORKING)
 
-    def _learn(self, elasticity: float, doubt: float) -> bool:
-        """Move the limit; whether the knee seems to be far away. ``doubt`` is the variance of the estimate."""
-        wish = float(self._options.tolerance) - min(max(elasticity, -2.0), 3.0)
-        smoothing = float(self._options.smoothing)
-        if wish > 0 and self._losses > _LOSS_SHARE * (self._answers + self._losses):
-            self._step = 0.0
-            return False
-        step = smoothing
-        far = self._step * wish > 0 and wish * wish > _SURE * doubt
-        if far:
-            step = min(2 * abs(self._step), _FASTEST * smoothing)
-        self._step = math.copysign(step, wish)
-        # What is hardly known moves the limit hardly.
-        self._move(self.limit * math.exp(min(max(step * wish / (1 + doubt), -_JUMP), _JUMP)))
-        return far
+    # -- for its owner
+
+    @property
+    def options(self) -> AdaptiveLimit:
+        """The options in force."""
+        return self._options
+
+    def reconfigure(self, options: AdaptiveLimit) -> None:
+        """Go on with other options from the present estimate, as far as the new bounds allow."""
+        with self._lock:
+            self._options = options
+            self._pace = Pace(float(options.smoothing))
+            self._move(self.limit)
+
+    def state(self) -> dict[str, object]:
+        """The estimate, what is in force and the counters."""
+        return {
+            "limit": round(self.limit, 3),
+            "in_force": self.in_force,
+            "in_flight": self.in_flight,
+            "elasticity": None if math.isnan(self.elasticity) else round(self.elasticity, 4),
+            "latency": self._usual or None,
+            "admitted": self.admitted,
+            "refused": self.refused,
+            "lost": self.lost,
+            "experiments": self.experiments,
+        }
+
+    def __repr__(self) -> str:
+        return f"<AdaptivePlaces {self._name!r} {self.in_flight} of {self.in_force} in flight, limit={self.limit:.1f}>"

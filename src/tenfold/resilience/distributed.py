@@ -15,7 +15,6 @@ on being served.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import math
 import threading
 from collections.abc import Hashable
@@ -29,9 +28,7 @@ from tenfold.resilience.gcra import Meter
 from tenfold.resilience.leases import Leases
 from tenfold.resilience.ratelimit import RateLimit
 from tenfold.resilience.ratelimit_link import AsyncLink, Question, StoreDown, SyncLink
-
-_PREFIX: Final = "tenfold:1:rate:"
-_LONGEST: Final = 128
+from tenfold.resilience.ratelimit_script import record_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +44,6 @@ class RateStoreUp(Event):
     """The store of a shared rate limit answers again."""
 
     policy: str
-
-
-def make_meter(options: RateLimit, *, name: str = "", hub: Hub = EVENTS) -> Meter | SharedMeter:
-    """What the options ask for: a limit of this process, or one that all share."""
-    return Meter(options, name=name) if options.store is None else SharedMeter(options, name=name, hub=hub)
 
 
 class SharedMeter:
@@ -217,13 +209,12 @@ class SharedMeter:
     # -- the store
 
     def _question(self, key: Hashable, need: float, wanted: float) -> Question:
-        return self._record(key), (repr(self._rate), repr(self._burst), repr(float(need)), repr(float(wanted)))
-
-    def _record(self, key: Hashable) -> str:
-        text = "" if key is None else _text(key)
-        if len(text) > _LONGEST:
-            text = "#" + hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-        return f"{_PREFIX}{self._name}:{text}"
+        return record_name(self._name, key), (
+            repr(self._rate),
+            repr(self._burst),
+            repr(float(need)),
+            repr(float(wanted)),
+        )
 
     def _link(self) -> AsyncLink:
         loop = asyncio.get_running_loop()
@@ -236,6 +227,11 @@ class SharedMeter:
         return link
 
     # -- for its owner
+
+    @property
+    def options(self) -> RateLimit:
+        """The options in force."""
+        return self._options
 
     def close(self) -> None:
         """Give unused leases back and close the connections of threads. It may be used again afterwards."""
@@ -311,17 +307,3 @@ def _share_of(options: RateLimit) -> RateLimit:
     part = float(options.local_share or 1.0)
     burst = max(1, math.floor(options.cells * part))
     return RateLimit(options.cells_a_second * part, burst=burst, max_keys=options.max_keys)
-
-
-def _text(key: Hashable) -> str:
-    """The same in every process, which an object's own repr is not."""
-    if isinstance(key, str):
-        return key
-    if isinstance(key, int | bytes):
-        return repr(key)
-    if isinstance(key, tuple):
-        return f"({','.join(map(_text, key))})"
-    raise MisuseError(
-        f"rate limit: expected a key of str, int, bytes or a tuple of them with store=, got {key!r}; "
-        "other processes would not know it"
-    )

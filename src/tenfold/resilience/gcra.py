@@ -148,6 +148,11 @@ class Meter:
     # -- for its owner
 
     @property
+    def options(self) -> RateLimit:
+        """The options in force."""
+        return self._options
+
+    @property
     def burst(self) -> float:
         """The dearest call that can be admitted."""
         return self._burst

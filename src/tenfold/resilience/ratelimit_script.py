@@ -14,7 +14,13 @@ its bucket is empty, for then it is as good as none.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Hashable
 from typing import Final
+
+from tenfold._core.errors import MisuseError
+
+_PREFIX: Final = "tenfold:1:rate:"
+_LONGEST: Final = 128
 
 # KEYS: the record   ARGV: rate a second, burst, cells needed, cells wanted at most
 # Answers {cells granted, microseconds to wait (if none were), when (server's clock, microseconds)}.
@@ -46,3 +52,25 @@ return {granted, wait, now}
 """
 
 SHA: Final = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
+
+
+def record_name(name: str, key: Hashable) -> str:
+    """The record of ``key`` in the limit ``name``. Raises `MisuseError` for a key that has no text of its own."""
+    text = "" if key is None else _text(key)
+    if len(text) > _LONGEST:
+        text = "#" + hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return f"{_PREFIX}{name}:{text}"
+
+
+def _text(key: Hashable) -> str:
+    """The same in every process, which an object's own repr is not."""
+    if isinstance(key, str):
+        return key
+    if isinstance(key, int | bytes):
+        return repr(key)
+    if isinstance(key, tuple):
+        return f"({','.join(map(_text, key))})"
+    raise MisuseError(
+        f"rate limit: expected a key of str, int, bytes or a tuple of them with store=, got {key!r}; "
+        "other processes would not know it"
+    )

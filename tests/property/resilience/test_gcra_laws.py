@@ -33,9 +33,11 @@ def try_it(meter: Meter, now: float, key: object = None, cost: float = 1) -> flo
     try:
         meter.admit(now, key, cost)
     except RateLimited as refusal:
-        assert refusal.retry_after is not None
-        return refusal.retry_after
-    return None
+        wait = refusal.retry_after
+    else:
+        return None
+    assert wait is not None
+    return wait
 
 
 # Powers of two and multiples of 1/1024 are exact in doubles, so that model and meter must agree to the last call.

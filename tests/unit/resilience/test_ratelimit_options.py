@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tenfold._core.errors import MisuseError
-from tenfold.resilience.distributed import SharedMeter, make_meter
-from tenfold.resilience.gcra import Meter
+from tenfold.resilience.distributed import SharedMeter
 from tenfold.resilience.ratelimit import RateLimit
+from tenfold.resilience.ratelimit_script import record_name
 
 STORE = "redis://127.0.0.1:1/0"
 
@@ -58,22 +58,15 @@ def test_nonsense_is_refused_in_one_sentence(options: dict[str, Any], says: str)
     assert "\n" not in str(refusal.value)
 
 
-def test_the_store_decides_which_meter() -> None:
-    assert isinstance(make_meter(RateLimit("5/s")), Meter)
-    shared = make_meter(RateLimit("5/s", store=STORE), name="payments")
-    assert isinstance(shared, SharedMeter)
-    assert (shared.local, Meter.local) == (False, True)
-
-
 def test_a_shared_limit_needs_a_name() -> None:
     with pytest.raises(MisuseError, match="needs a name"):
-        make_meter(RateLimit("5/s", store=STORE))
+        SharedMeter(RateLimit("5/s", store=STORE))
 
 
 def test_without_the_redis_package_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "redis.connection", None)
     with pytest.raises(MisuseError, match=r"pip install 'tenfold\[redis\]'"):
-        make_meter(RateLimit("5/s", store=STORE), name="payments")
+        SharedMeter(RateLimit("5/s", store=STORE), name="payments")
 
 
 @pytest.mark.parametrize("key", [3.5, object(), ("a", None)])
@@ -84,7 +77,6 @@ def test_a_key_that_other_processes_would_not_know_is_refused(key: Any) -> None:
 
 
 def test_keys_that_look_alike_are_not_the_same() -> None:
-    meter = SharedMeter(RateLimit("5/s", store=STORE), name="payments")
-    names = {meter._record(key) for key in (None, "a", b"a", ("a",), ("a", "b"), "x" * 500, "x" * 501)}
+    names = {record_name("payments", key) for key in (None, "a", b"a", ("a",), ("a", "b"), "x" * 500, "x" * 501)}
     assert len(names) == 7
     assert max(map(len, names)) < 80
