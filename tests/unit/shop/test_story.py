@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console as RichConsole
 
 from blackfriday.acts import QUICK, blank
-from blackfriday.acts.prove import block_seconds
 from blackfriday.acts.find import findings
+from blackfriday.acts.prove import block_seconds
 from blackfriday.promises import promises
 from blackfriday.report import render, write
 from blackfriday.story import (
