@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,11 +104,14 @@ class Stage:
         await self._stack.aclose()
 
     @asynccontextmanager
-    async def shops(self, *keys: str, indexes: bool, warm: int = 0) -> AsyncIterator[dict[str, Shop]]:
+    async def shops(
+        self, *keys: str, indexes: bool, warm: Mapping[str, int] | None = None
+    ) -> AsyncIterator[dict[str, Shop]]:
         """The shops of these rungs, ready and warm, side by side; they are loaded one after the other.
 
-        They find full shelves, no orders, an empty Valkey, and the tuned indexes if ``indexes``. ``warm`` is how many
-        products the caches are warmed with. Each has a Valkey database of its own, or they would share what they cache.
+        They find full shelves, no orders, an empty Valkey, and the tuned indexes if ``indexes``. ``warm`` says with how
+        many products the cache of which rung is warmed. Each has a Valkey database of its own, or they would share
+        what they cache.
         """
         await self.reset()
         await (apply_indexes if indexes else drop_indexes)(self.connection)
@@ -123,7 +126,7 @@ class Stage:
                     replicas=[replica.url for replica in self.servers.replicas],
                     valkey=f"{address}/{number}",
                     payment=self._payment.url,
-                    warm=warm,
+                    warm=(warm or {}).get(which.key, 0),
                 )
                 for number, which in enumerate(map(step, keys))
             ]
