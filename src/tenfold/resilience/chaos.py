@@ -69,9 +69,9 @@ class Chaos:
         put = object.__setattr__
         put(self, "fault", share(self.fault, "fault"))
         put(self, "latency", duration(self.latency, "latency"))
-        if self.latency_share is not None and not self.latency:
+        if self.latency_share and not self.latency:
             raise MisuseError('latency_share: expected latency with it, such as "200ms", got none')
-        if self.outcome_share is not None and self.outcome is NOTHING:
+        if self.outcome_share and self.outcome is NOTHING:
             raise MisuseError("outcome_share: expected outcome with it, got none")
         put(self, "latency_share", _share(self.latency_share, bool(self.latency), "latency_share"))
         put(self, "outcome_share", _share(self.outcome_share, self.outcome is not NOTHING, "outcome_share"))
@@ -87,9 +87,7 @@ class Chaos:
         if self.enabled not in (None, True, False):
             raise MisuseError(f"enabled: expected true, false or nothing, got {self.enabled!r}")
         if (self.for_ is None) == (self.until is None):
-            raise MisuseError(
-                'Chaos: expected exactly one of for_="10m" and until=<datetime>: chaos has to end by itself'
-            )
+            raise MisuseError('Chaos: expected exactly one of for_="10m" and until=<datetime>; it has to end by itself')
         if self.for_ is not None:
             put(self, "for_", duration(self.for_, "for_"))
             if not 0 < float(self.for_) <= LONGEST:
