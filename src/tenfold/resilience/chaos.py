@@ -19,12 +19,12 @@ import math
 import os
 import random
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from tenfold._core.clock import SYSTEM_CLOCK, Clock
 from tenfold._core.errors import MisuseError
 from tenfold._core.events import EVENTS, Event, Hub
 from tenfold._core.rng import derive
@@ -184,12 +184,12 @@ class Injector:
     """The live part of `Chaos`. Thread-safe; the time box starts when it is made."""
 
     __slots__ = (
+        "_clock",
         "_ends",
         "_environment",
         "_hub",
         "_lock",
         "_streams",
-        "_wall",
         "delays",
         "faults",
         "options",
@@ -203,11 +203,10 @@ class Injector:
     def __init__(
         self,
         options: Chaos,
-        now: float | None = None,
         *,
         policy: str = "",
+        clock: Clock = SYSTEM_CLOCK,
         hub: Hub = EVENTS,
-        wall: Callable[[], float] = time.time,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
         self.policy: Final = policy
@@ -219,13 +218,13 @@ class Injector:
         self.scope_errors = 0
         """Calls left alone because ``where`` raised."""
         self._hub = hub
-        self._wall = wall
+        self._clock = clock
         self._environment = environment
         self._lock = threading.Lock()
         self._ends = -math.inf
-        self._start(options, time.monotonic() if now is None else now)
+        self._start(options)
 
-    def _start(self, options: Chaos, now: float) -> None:
+    def _start(self, options: Chaos) -> None:
         self.options = options
         self.seed = random.SystemRandom().getrandbits(32) if options.seed is None else options.seed
         self._streams = tuple(derive(self.seed, "chaos", name) for name in ("fault", "latency", "outcome"))
@@ -234,22 +233,21 @@ class Injector:
         if switch == "0" or not on:
             return
         if options.until is not None:
-            seconds = min(options.until.timestamp() - self._wall(), LONGEST)
+            seconds = min(options.until.timestamp() - self._clock.time(), LONGEST)
         else:
             seconds = float(options.for_ or 0.0)
         if seconds > 0:
-            self._ends = now + seconds
+            self._ends = self._clock.monotonic() + seconds
             self._hub.emit(ChaosStarted(self.policy, seconds, self.seed))
 
-    def reconfigure(self, options: Chaos, now: float | None = None) -> None:
+    def reconfigure(self, options: Chaos) -> None:
         """Inject by other options, in a new time box. The same options again change nothing: reading a file anew
         does not prolong chaos.
         """
         if options == self.options:
             return
-        moment = time.monotonic() if now is None else now
         self.stop()
-        self._start(options, moment)
+        self._start(options)
 
     def stop(self) -> None:
         """End it now."""
@@ -301,9 +299,9 @@ class Injector:
         """Seconds until it ends; 0 while it is off."""
         return max(0.0, self._ends - now)
 
-    def state(self, now: float | None = None) -> dict[str, object]:
+    def state(self) -> dict[str, object]:
         """Counters, the seed and the seconds left, ready for JSON."""
-        left = self.left(time.monotonic() if now is None else now)
+        left = self.left(self._clock.monotonic())
         return {
             "active": left > 0,
             "left": left,

@@ -19,11 +19,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar
 
+from tenfold._core.clock import SYSTEM_CLOCK, Clock
 from tenfold._core.errors import MisuseError
 from tenfold._core.events import EVENTS, Event, Hub
 from tenfold._core.histogram import Histogram
@@ -91,7 +91,7 @@ class Hedged(Event):
     hedge: int
 
 
-class Purse(Protocol):
+class Payer(Protocol):
     """What pays for hedges: the retry budget."""
 
     def reserve(self, now: float) -> Any: ...
@@ -156,10 +156,10 @@ class Hedger:
 
     __slots__ = (
         "_budget",
-        "_clock",
         "_hub",
         "_latencies",
         "_lock",
+        "_monotonic",
         "_stuck",
         "calls",
         "denied",
@@ -173,10 +173,10 @@ class Hedger:
     def __init__(
         self,
         options: Hedge,
-        budget: Purse | None = None,
+        budget: Payer | None = None,
         *,
         policy: str = "",
-        clock: Callable[[], float] = time.monotonic,
+        clock: Clock = SYSTEM_CLOCK,
         hub: Hub = EVENTS,
     ) -> None:
         self.options = options
@@ -191,7 +191,7 @@ class Hedger:
         self.stuck = 0
         """Losers that went on for a second after they were cancelled."""
         self._budget = budget
-        self._clock = clock
+        self._monotonic = clock.monotonic
         self._hub = hub
         self._lock = threading.Lock()
         self._latencies = Latencies(float(options.window), float(options.quantile))
@@ -227,14 +227,14 @@ class Hedger:
         the caller is cancelled. Where a hedge is possible the attempts run as tasks of their own, so that context
         variables they set stay in them.
         """
-        began = self._clock()
+        began = self._monotonic()
         with self._lock:
             self.calls += 1
         delay = self.delay(began)
         if delay is not None:
             return await self._race(attempt, began, delay)
         value = await attempt()
-        now = self._clock()
+        now = self._monotonic()
         self.observe(now, now - began)
         return value
 
@@ -280,7 +280,7 @@ class Hedger:
     def _may_hedge(self, hedge: int, delay: float) -> bool:
         budget = self._budget
         if budget is not None:
-            now = self._clock()
+            now = self._monotonic()
             reservation = budget.reserve(now)
             if reservation is None or not budget.confirm(reservation, now):
                 with self._lock:
@@ -293,7 +293,7 @@ class Hedger:
         return True
 
     def _won(self, number: int, began: float, *, first_failed: bool) -> None:
-        now = self._clock()
+        now = self._monotonic()
         with self._lock:
             if number:
                 self.won += 1
@@ -325,7 +325,7 @@ class Hedger:
 
     def state(self) -> dict[str, object]:
         """Counters, and the delay as of now in seconds (None: not hedging), ready for JSON."""
-        now = self._clock()
+        now = self._monotonic()
         delay = self.delay(now)
         with self._lock:
             return {
@@ -339,7 +339,7 @@ class Hedger:
             }
 
     def __repr__(self) -> str:
-        delay = self.delay(self._clock())
+        delay = self.delay(self._monotonic())
         after = "waiting for samples" if delay is None else f"after {format_duration(delay)}"
         return f"<Hedger {self.policy!r} {after} hedges={self.hedges}/{self.calls} won={self.won} denied={self.denied}>"
 

@@ -10,16 +10,17 @@ from tenfold._core.errors import MisuseError
 from tenfold._core.events import Event, Hub
 from tenfold.resilience.chaos import Chaos, ChaosEnded, ChaosStarted, Injector
 from tenfold.resilience.errors import ChaosFault
+from tenfold.testing import FakeClock
 
 ON = {"TENFOLD_CHAOS": "1"}
 
 
-def injector(now=0.0, *, environment=None, hub=None, wall=None, **options):
+def injector(now=0.0, *, environment=None, hub=None, clock=None, **options):
     options.setdefault("seed", 1)
     if "until" not in options:
         options.setdefault("for_", "10m")
-    extra = {} if wall is None else {"wall": wall}
-    return Injector(Chaos(**options), now, policy="p", hub=hub or Hub(), environment=environment or {}, **extra)
+    clock = clock or FakeClock(start=now)
+    return Injector(Chaos(**options), policy="p", clock=clock, hub=hub or Hub(), environment=environment or {})
 
 
 def choices(live, calls=1000, now=1.0):
@@ -56,37 +57,43 @@ def test_it_ends_by_itself_and_says_so_once():
         assert live.left(699.0) == pytest.approx(1.0)
         assert [live.plan(now, (), {}) for now in (700.0, 701.0, 1e9)] == [None] * 3
     assert seen == [ChaosStarted("p", 600.0, 1), ChaosEnded("p", 1)]
-    assert live.state(700.0)["active"] is False
+    assert live.state()["active"] is False
 
 
 def test_until_is_a_moment_so_that_a_restart_does_not_begin_anew():
     moment = datetime.now(UTC) + timedelta(minutes=10)
-    live = injector(50.0, fault=1.0, until=moment, enabled=True, wall=lambda: moment.timestamp() - 60)
+    clock = FakeClock(start=50.0, epoch=moment.timestamp() - 60)
+    live = injector(fault=1.0, until=moment, enabled=True, clock=clock)
     assert live.left(50.0) == pytest.approx(60.0)
     assert live.plan(109.0, (), {}) is not None
     assert live.plan(110.0, (), {}) is None
-    late = injector(50.0, fault=1.0, until=moment, enabled=True, wall=lambda: moment.timestamp() + 1)
-    assert late.plan(50.0, (), {}) is None
+    clock.jump(61)
+    assert injector(fault=1.0, until=moment, enabled=True, clock=clock).plan(111.0, (), {}) is None
 
 
 def test_a_wall_clock_that_is_wrong_does_not_prolong_it_beyond_a_day():
-    live = injector(0.0, fault=1.0, until=datetime.now(UTC) + timedelta(hours=1), enabled=True, wall=lambda: 0.0)
+    clock = FakeClock(epoch=0.0)
+    live = injector(fault=1.0, until=datetime.now(UTC) + timedelta(hours=1), enabled=True, clock=clock)
     assert live.left(0.0) == 86_400.0
 
 
 def test_the_same_options_again_do_not_prolong_it():
     options = {"fault": 1.0, "for_": "10m", "enabled": True, "seed": 1}
-    live = injector(0.0, **options)
-    live.reconfigure(Chaos(**options), 599.0)
+    clock = FakeClock()
+    live = injector(clock=clock, **options)
+    clock.jump(599)
+    live.reconfigure(Chaos(**options))
     assert live.plan(599.0, (), {}) is not None
     assert live.plan(600.0, (), {}) is None
 
 
 def test_other_options_start_a_new_box_and_disabled_ones_end_it():
-    live = injector(0.0, fault=1.0, for_="10m", enabled=True)
-    live.reconfigure(Chaos(fault=1.0, for_="1m", enabled=True, seed=1), 599.0)
+    clock = FakeClock()
+    live = injector(clock=clock, fault=1.0, for_="10m", enabled=True)
+    clock.jump(599)
+    live.reconfigure(Chaos(fault=1.0, for_="1m", enabled=True, seed=1))
     assert live.left(599.0) == 60.0
-    live.reconfigure(Chaos(fault=1.0, for_="1m", enabled=False, seed=1), 600.0)
+    live.reconfigure(Chaos(fault=1.0, for_="1m", enabled=False, seed=1))
     assert live.plan(601.0, (), {}) is None
 
 
@@ -112,7 +119,7 @@ def test_the_shares_hold():
     assert len(replaced) / 20_000 == pytest.approx(0.19, abs=0.02)  # a fault wins
     assert {plan.delay for plan in delayed} == {0.2}
     assert not [plan for plan in failed if plan.replaces]
-    assert [live.state(1.0)[name] for name in ("seen", "faults", "delays", "outcomes")] == [
+    assert [live.state()[name] for name in ("seen", "faults", "delays", "outcomes")] == [
         20_000,
         len(failed),
         len(delayed),
@@ -137,7 +144,7 @@ def test_another_share_of_one_kind_leaves_the_choice_of_the_others_alone():
 
 def test_a_drawn_seed_is_shown_and_replays_the_run():
     first = injector(fault="10%", seed=None, enabled=True)
-    again = injector(fault="10%", seed=first.state(0.0)["seed"], enabled=True)
+    again = injector(fault="10%", seed=first.state()["seed"], enabled=True)
     assert [plan is None for plan in choices(first)] == [plan is None for plan in choices(again)]
 
 
@@ -185,7 +192,7 @@ def test_a_scope_that_raises_picks_nothing_and_is_counted():
     live = injector(fault=1.0, where=lambda: 1 / 0, enabled=True)
     assert live.plan(1.0, (), {}) is None
     assert live.plan(1.0, ("unexpected",), {}) is None
-    assert live.state(1.0)["scope_errors"] == 2
+    assert live.state()["scope_errors"] == 2
 
 
 # What people see
@@ -194,9 +201,9 @@ def test_a_scope_that_raises_picks_nothing_and_is_counted():
 def test_state_is_ready_for_json_and_repr_tells_it():
     live = injector(fault=1.0, enabled=True)
     live.plan(1.0, (), {})
-    assert json.loads(json.dumps(live.state(1.0))) == {
+    assert json.loads(json.dumps(live.state())) == {
         "active": True,
-        "left": 599.0,
+        "left": 600.0,
         "seed": 1,
         "seen": 1,
         "faults": 1,

@@ -82,7 +82,7 @@ def run(clock, main):
 
 
 def hedger(clock, *args, budget=None, **kwargs):
-    return Hedger(Hedge(*args, **kwargs), budget, policy="p", clock=clock.monotonic, hub=Hub())
+    return Hedger(Hedge(*args, **kwargs), budget, policy="p", clock=clock, hub=Hub())
 
 
 def test_a_fast_call_is_not_hedged(clock):
@@ -387,7 +387,7 @@ def test_state_is_ready_for_json_and_repr_tells_it(clock):
 def test_a_hedge_is_an_event(clock):
     hub, seen = Hub(), []
     with hub.subscribe(Hedged, seen.append):
-        live = Hedger(Hedge("200ms"), policy="p", clock=clock.monotonic, hub=hub)
+        live = Hedger(Hedge("200ms"), policy="p", clock=clock, hub=hub)
         run(clock, lambda: live.run(Script((10, "first"), (0.1, "second"))))
     assert seen == [Hedged("p", 0.2, 1)]
 
