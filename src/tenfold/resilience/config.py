@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final
@@ -28,10 +29,12 @@ from tenfold._core.errors import MisuseError
 from tenfold._core.events import EVENTS, Event, Hub
 from tenfold._core.tasks import Tasks
 from tenfold._core.units import Duration, duration
+from tenfold.resilience.checks import Options
 from tenfold.resilience.config_read import ConfigError, Settings, read
 from tenfold.resilience.policy import Policy
 from tenfold.resilience.registry import REGISTRY, Registry
 
+_NONE: Final = {field.name: field.default for field in fields(Options)}
 _SETTLE: Final = 0.1
 _LOOKS: Final = 20
 
@@ -202,7 +205,7 @@ class Policies(Mapping[str, Policy]):
 
     def _reconfigure(self, name: str, settings: Settings) -> None:
         try:
-            self._policies[name].reconfigure(**settings.options)
+            self._policies[name].reconfigure(**{**_NONE, **settings.options})  # what is not in the file is off
         except MisuseError as exc:
             raise self._refused(name, exc) from exc
 
@@ -242,7 +245,9 @@ class Policies(Mapping[str, Policy]):
             raise self._refused(name, exc) from exc
 
     def _refused(self, name: str, error: MisuseError) -> ConfigError:
-        return ConfigError([f"{self.path}: [policy.{name}]: {error}"])
+        told = re.match(r"policy(?: '[^']*')?(?: (\w+))?: (.*)", str(error), re.DOTALL)
+        about = f"{told[1] or ''}: {told[2]}" if told else f": {error}"
+        return ConfigError([f"{self.path}: [policy.{name}] {about}".replace("] :", "]:")])
 
     # Watching the file
 

@@ -23,7 +23,7 @@ from tenfold.resilience.breaker import Breaker
 from tenfold.resilience.budget import Budget
 from tenfold.resilience.bulkhead import Bulkhead
 from tenfold.resilience.chaos import Chaos
-from tenfold.resilience.fallback import Fallback
+from tenfold.resilience.fallback import Fallback, exceptions
 from tenfold.resilience.hedge import Hedge
 from tenfold.resilience.ratelimit import RateLimit
 from tenfold.resilience.retry import Retry
@@ -40,7 +40,9 @@ PARTS: Final[dict[str, type]] = {
 }
 NESTED: Final[dict[str, type]] = {"retry.budget": Budget}
 """Options that are a table of options themselves."""
-PLAIN: Final = ("deadline", "timeout", "idempotent")
+ARGUMENTS: Final = {"adaptive": "limit"}
+"""Which argument of `Policy` a part goes to, where that has another name."""
+PLAIN: Final = ("deadline", "timeout", "idempotent", "answers")
 ALIASES: Final = {("bulkhead", "places"): "size", ("chaos", "for"): "for_"}
 """Keys that read better in a file than the name they have in Python."""
 
@@ -123,13 +125,16 @@ class _Reader:
         if not isinstance(table, dict):
             self.problems.append(f"{self.where}: expected a table of settings, got {table!r}")
             return Settings(options, {})
+        if "limit" in table and "adaptive" in table:
+            self._wrong("adaptive", "expected either limit or adaptive, got both")
         for key, value in table.items():
-            if key in code:
+            argument = ARGUMENTS.get(str(key), str(key))
+            if argument in code:
                 self._wrong(key, "expected it either in the file or in the code, got both")
             elif key in PARTS:
                 part = self._part(key, PARTS[key], value)
                 if part is not None:
-                    options[key] = part
+                    options[argument] = part
             elif key not in PLAIN:
                 self._wrong(key, _unknown(key, (*PLAIN, *PARTS), "key"))
             elif self._plain(key, value):
@@ -143,7 +148,10 @@ class _Reader:
             self._wrong(key, f"expected true or false, got {value!r}")
             return False
         try:
-            duration(value, key)  # type: ignore[arg-type]
+            if key == "answers":
+                exceptions(value, key)
+            else:
+                duration(value, key)  # type: ignore[arg-type]
         except MisuseError as exc:
             self._wrong(key, _told(str(exc)))
             return False

@@ -86,7 +86,7 @@ def test_a_file_says_all_that_code_says(load):
 
 
 def test_the_other_parts_too():
-    assert options('[policy.p]\nadaptive = { initial = 10, tolerance = "50%" }')["adaptive"] == AdaptiveLimit(
+    assert options('[policy.p]\nadaptive = { initial = 10, tolerance = "50%" }')["limit"] == AdaptiveLimit(
         initial=10, tolerance=0.5
     )
     assert options('[policy.p]\nchaos = { fault = "5%", error = "TimeoutError", for = "10m", seed = 1 }')[
@@ -335,19 +335,27 @@ def test_wrong(text, sentence):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ('deadline = "0s"', "deadline"),
-        ('deadline = "1s"\ntimeout = "2s"', "timeout"),
-        ("hedge = true", "idempotent"),
-        ("adaptive = true\nbulkhead = 5", "bulkhead"),
+        ('deadline = "0s"', " deadline: expected a duration above 0"),
+        ("timeout = 0", " timeout: expected a duration above 0"),
+        ('deadline = "1s"\ntimeout = "2s"', " timeout: expected less than the deadline (1.00 s), got 2.00 s"),
+        ("hedge = true", " hedge: a hedge makes the same call twice; say idempotent=True"),
+        ("adaptive = true\nbulkhead = 5", ": AdaptiveLimit and Bulkhead both bound the calls at a time"),
+        ("bulkhead = 2\nbreaker = { permits = 3 }", " bulkhead: expected at least the breaker's 3 permits, got 2"),
+        ('deadline = "50ms"\nretry = true', " retry: the first back-off (100 ms) is as long as the deadline"),
+        ("idempotent = true", ": expected at least one of deadline, timeout"),
     ],
 )
 def test_parts_that_do_not_go_together(load, text, sentence, tmp_path):
     with pytest.raises(ConfigError) as caught:
         load(f"[policy.p]\n{text}")
     (problem,) = caught.value.problems
-    assert problem.startswith(f"{tmp_path / 'policies.toml'}: [policy.p]: ")
-    assert sentence in problem
+    assert problem.startswith(f"{tmp_path / 'policies.toml'}: [policy.p]{sentence}")
     assert "\n" not in problem
+
+
+def test_two_kinds_of_limit():
+    with pytest.raises(ConfigError, match=r"\[policy.p\] adaptive: expected either limit or adaptive, got both"):
+        read('[policy.p]\nlimit = "1/s"\nadaptive = true', Path("p.toml"), {})
 
 
 def test_all_that_is_wrong_is_told_at_once():
