@@ -256,10 +256,11 @@ def _expect(name: str, got: Any, expected: Any = 7) -> None:
         raise RuntimeError(f"{name}: expected {expected!r}, got {got!r}")
 
 
-def _counted(policy: Policy) -> None:
-    """The policy saw the calls that were timed, as far as it counts successes."""
-    if policy.state() is None or "calls" not in str(policy.state()):
-        raise RuntimeError(f"policy {policy.name!r} counted nothing: {policy.state()}")
+def _counted(policy: Policy, least: int = 1000) -> None:
+    """The policy saw the calls that were timed, and no other outcome than success."""
+    counters = policy.counters
+    if counters.successes < least or counters.successes != counters.calls:
+        raise RuntimeError(f"policy {policy.name!r} was to see {least} successes or more: {policy.state()}")
 
 
 # Behaviour

@@ -193,7 +193,7 @@ class Policies(Mapping[str, Policy]):
                     changes += new.changes(name, old)
                     done.append(name)
                     self._reconfigure(name, new)
-        except ConfigError:
+        except Exception:
             for name in done:
                 self._reconfigure(name, self._last[name])
             for policy in made.values():

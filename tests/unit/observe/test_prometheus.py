@@ -97,20 +97,26 @@ def everything(registry, clock, tmp_path):
     return exposed, policies
 
 
+OWNERS = ("policy", "shedder", "degradation", "file")
+
+
 def samples(exposed):
-    """Every sample as the parser of Prometheus' own client reads it."""
+    """Every sample as the parser of Prometheus' own client reads it: by name, owner and other labels by name."""
     from prometheus_client.parser import text_string_to_metric_families
 
     text = prometheus_client.generate_latest(exposed).decode()
     return {
-        (sample.name, tuple(sample.labels.values())): sample.value
+        (
+            sample.name,
+            tuple(value for _, value in sorted(sample.labels.items(), key=lambda i: (i[0] not in OWNERS, i))),
+        ): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
 
 
 def test_the_numbers_are_those_of_the_policies(everything):
-    exposed, (payments, search, plain) = everything
+    exposed, (payments, _, plain) = everything
     found = samples(exposed)
     assert found["tenfold_policy_calls_total", ("payments", "success")] == payments.counters.successes == 3
     assert found["tenfold_policy_calls_total", ("payments", "failure")] == payments.counters.failures == 3
@@ -176,15 +182,13 @@ def test_the_series_of_a_policy_go_with_it(registry):
     assert samples(exposed) == {}
 
 
-def test_counting_goes_on_between_scrapes_and_costs_the_call_nothing(registry):
+def test_each_scrape_reads_anew(registry):
     policy = Policy("p", deadline="1s", registry=registry)
     exposed = prometheus_client.CollectorRegistry()
     exposed.register(PoliciesCollector(registry))
-    code = policy(len).__code__
     for expected in (1, 2):
         policy.call(len, "x")
         assert samples(exposed)["tenfold_policy_calls_total", ("p", "success")] == expected
-    assert policy(len).__code__.co_code == code.co_code  # a reader changes nothing in what is called
 
 
 def test_names_follow_prometheus_manners(everything):
@@ -241,7 +245,7 @@ def test_shedders_and_degradations_are_shown(registry):
     degradation = Shown(name="shop", level=2, pin={"level": 2}, switches={"search": False})
     exposed.register(PoliciesCollector(registry, shedders=[shedder], degradations=[degradation]))
     found = samples(exposed)
-    assert found["tenfold_shedder_shed_total", ("api", "full", "batch")] == 4
+    assert found["tenfold_shedder_shed_total", ("api", "batch", "full")] == 4
     assert found["tenfold_shedder_admitted_total", ("api", "critical")] == 5
     assert found["tenfold_shedder_shedding", ("api",)] == 1
     assert found["tenfold_degradation_level", ("shop",)] == 2
