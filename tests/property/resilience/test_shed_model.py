@@ -121,5 +121,5 @@ class Callers(RuleBasedStateMachine):
         assert standing == sorted(standing, reverse=True)
 
 
-Callers.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+Callers.TestCase.settings = settings(max_examples=300, stateful_step_count=50, deadline=None)
 TestCallers = Callers.TestCase
