@@ -27,7 +27,7 @@ async def served(app, **options):
         task = asyncio.create_task(server.serve(sockets=[listening]))
         try:
             async with asyncio.timeout(10):
-                while not server.started:
+                while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
                     await asyncio.sleep(0.01)
             yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         finally:
@@ -56,14 +56,17 @@ async def back():
             await asyncio.sleep(30)
         await respond(send, {"back": inherited()})
 
-    async with served(ResilienceMiddleware(app)) as url:
-        yield url
+    guarded = ResilienceMiddleware(app)
+    async with served(guarded) as guarded.url:
+        yield guarded
 
 
 @pytest.fixture
 async def front(back):
     """The first service: it works for 50 ms and asks the second one."""
-    async with httpx2.AsyncClient(transport=ResilientTransport(httpx2.AsyncHTTPTransport()), base_url=back) as client:
+    async with httpx2.AsyncClient(
+        transport=ResilientTransport(httpx2.AsyncHTTPTransport()), base_url=back.url
+    ) as client:
 
         async def app(scope, receive, send):
             mine = inherited()
@@ -71,8 +74,9 @@ async def front(back):
             answer = await client.get(scope["path"])
             await respond(send, {"front": mine, "status": answer.status_code, **answer.json()})
 
-        async with served(ResilienceMiddleware(app)) as url:
-            yield url
+        guarded = ResilienceMiddleware(app)
+        async with served(guarded) as guarded.url:
+            yield guarded
 
 
 async def ask(url, path="/", *, within=None, retried=False):
@@ -87,7 +91,7 @@ async def ask(url, path="/", *, within=None, retried=False):
 
 async def test_deadline_retry_marker_and_priority_go_through_two_hops(front):
     with at_priority("critical"):
-        answer = (await ask(front, within=5.0, retried=True)).json()
+        answer = (await ask(front.url, within=5.0, retried=True)).json()
     mine, theirs = answer["front"], answer["back"]
     assert 0 < theirs["left"] <= mine["left"] - 0.05 + 0.001
     assert mine["left"] <= 5.0
@@ -96,30 +100,26 @@ async def test_deadline_retry_marker_and_priority_go_through_two_hops(front):
 
 
 async def test_without_a_scope_nothing_is_inherited(front):
-    answer = (await ask(front)).json()
+    answer = (await ask(front.url)).json()
     for each in (answer["front"], answer["back"]):
         assert (each["left"], each["retried"], each["priority"]) == (float("inf"), False, "normal")
 
 
-async def test_a_deadline_ends_the_work_of_both(front):
+async def test_a_deadline_ends_the_work_of_both(front, back):
     begun = time.monotonic()
-    token = SCOPE.set((begun + 0.4, False))
-    try:
-        # The answer is due in the moment the caller's own time-out is: the caller sees the one or the other.
-        async with httpx2.AsyncClient(base_url=front) as client:
-            answer = await client.get("/slow", headers={"Tenfold-Timeout-Ms": "400"}, timeout=10)
-    finally:
-        SCOPE.reset(token)
+    async with httpx2.AsyncClient(base_url=front.url) as client:
+        answer = await client.get("/slow", headers={"Tenfold-Timeout-Ms": "400"}, timeout=20)
     assert answer.status_code == 504
     assert answer.headers["content-type"] == "application/problem+json"
-    assert 0.3 < time.monotonic() - begun < 5
+    assert 0.3 < time.monotonic() - begun < 10
+    await until(lambda: back.counters.stopped == 1)
 
 
 async def test_what_cannot_be_in_time_is_not_sent(front):
     token = SCOPE.set((time.monotonic() - 1, False))
     try:
         with pytest.raises(DeadlineTooShort):
-            await ask(front)
+            await ask(front.url)
     finally:
         SCOPE.reset(token)
 
@@ -142,7 +142,7 @@ def single():
 
 async def until(condition):
     async with asyncio.timeout(10):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - it is a counter that changes
             await asyncio.sleep(0.005)
 
 
