@@ -80,6 +80,19 @@ def test_a_half_open_circuit_keeps_its_place_while_probes_are_out(clock):
     assert circuits.of("a").current is State.HALF_OPEN
 
 
+def test_each_probe_prolongs_the_claim_of_its_circuit(clock):
+    circuits = make(clock)
+    trip(circuits, "a", 0.0)
+    for _ in range(10):
+        clock.run(clock.sleep(85))  # less than a lease and `calm` together
+        circuit = circuits.of("a")
+        circuit.neutral(circuit.admit(clock.monotonic()), clock.monotonic())
+    clock.run(clock.sleep(85))
+    for n in range(10):
+        circuits.of(f"new-{n}")
+    assert circuits.of("a") is circuit
+
+
 def test_a_peer_gone_for_good_does_not_keep_its_place_for_good(clock):
     circuits = make(clock)
     for key in ("a", "b", "c"):
