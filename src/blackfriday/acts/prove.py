@@ -7,12 +7,13 @@ from time import monotonic
 from typing import Final
 
 from blackfriday.acts.measure import hold
+from blackfriday.acts.outage import PaymentOutage
 from blackfriday.acts.ownreads import OwnReads
 from blackfriday.acts.plan import Plan
 from blackfriday.acts.stage import Stage
 from blackfriday.journeys import BROWSE
 from blackfriday.shop import Shop
-from blackfriday.story import SameRate, TenTimes
+from blackfriday.story import Outage, SameRate, TenTimes
 from blackfriday.view import View
 from tenfold.load import CompareOptions, RunResult, compare
 
@@ -82,11 +83,13 @@ def block_seconds(rate: float, plan: Plan, left: float) -> float:
 
 async def ten_times(
     stage: Stage, tuned: Shop, breakpoint: float, plan: Plan, view: View, seed: int
-) -> tuple[TenTimes, RunResult, OwnReads]:
-    """Ten times the breakpoint for the whole of `Plan.hold_seconds`, while other buyers check what they wrote."""
+) -> tuple[TenTimes, RunResult, OwnReads, Outage]:
+    """Ten times the breakpoint for the whole of `Plan.hold_seconds`, while other buyers check what they wrote and the
+    payment service goes away for ten seconds.
+    """
     rate = TEN * breakpoint
     before = await tuned.stats()
-    async with OwnReads(tuned.url) as reads:
+    async with OwnReads(tuned.url) as reads, PaymentOutage(stage, tuned) as outage:
         result = await hold(
             stage.scenario(tuned),
             rate,
@@ -113,6 +116,7 @@ async def ten_times(
         ),
         result,
         reads,
+        await outage.told(result),
     )
 
 
