@@ -22,6 +22,7 @@ async def main() -> None:
     number: int = await charge(1)  # E: assignment
     await policy.call(charge, "1")  # E: arg-type
     text: str = charge(1)  # E: assignment
+    print(number, text)
 
 
 Policy("wrong", retry=3)  # E: arg-type
