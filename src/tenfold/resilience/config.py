@@ -27,10 +27,10 @@ from typing import Any, Final
 from tenfold._core.clock import SYSTEM_CLOCK, Clock
 from tenfold._core.errors import MisuseError
 from tenfold._core.events import EVENTS, Event, Hub
-from tenfold._core.tasks import Tasks
+from tenfold._core.tasks import Tasks, shielded
 from tenfold._core.units import Duration, duration
 from tenfold.resilience.checks import Options
-from tenfold.resilience.config_read import ConfigError, Settings, read
+from tenfold.resilience.config_read import ConfigError, Settings, read, unknown
 from tenfold.resilience.policy import Policy
 from tenfold.resilience.registry import REGISTRY, Registry
 
@@ -88,11 +88,25 @@ class Policies(Mapping[str, Policy]):
         self._hub = hub
         self._lock = threading.Lock()
         self._watched = False
-        text = self._text()
-        self._last = self._judge(text)  # of each policy, also those removed
-        self._digest = self._seen = _digest(text)
+        self._last: dict[str, Settings] = {}  # of each policy, also those removed
+        self._policies: dict[str, Policy] = {}
         self._removed: frozenset[str] = frozenset()
-        self._policies = {name: self._make(name, new, registry, hub) for name, new in self._last.items()}
+        text = self._text()
+        self._digest = self._seen = _digest(text)
+        settings = self._judge(text)
+        self._check_code(settings)
+        self._apply(settings)
+        self._last = settings
+
+    def _check_code(self, settings: Mapping[str, Settings]) -> None:
+        for name, parts in self._code.items():
+            if name not in settings:
+                raise ConfigError([f"{self.path}: code adds to [policy.{name}], and the file does not have it"])
+            for key in parts:
+                if key not in _NONE:
+                    raise ConfigError(
+                        [f"{self.path}: code adds to [policy.{name}] {key}: {unknown(key, _NONE, 'key')}"]
+                    )
 
     # Reading them
 
@@ -144,13 +158,17 @@ class Policies(Mapping[str, Policy]):
         """
         with self._lock:
             event = self._reload()
+        if event is None:
+            return ()
         self._hub.emit(event)
         if isinstance(event, ConfigRejected):
             raise ConfigError(event.problems)
         return event.changes
 
-    def _reload(self) -> ConfigReloaded | ConfigRejected:
-        """Under the lock. Events are emitted after it, for handlers are other people's code."""
+    def _reload(self) -> ConfigReloaded | ConfigRejected | None:
+        """What there is to tell, if anything. Under the lock; events are emitted after it, for handlers are other
+        people's code.
+        """
         self._seen, text = self._glance()
         try:
             if isinstance(text, ConfigError):
@@ -168,10 +186,11 @@ class Policies(Mapping[str, Policy]):
             removed=tuple(name for name in self._policies if name in removed - self._removed),
             changes=tuple(changes),
         )
+        news = bool(changes or self.problems)
         self._last = {**self._last, **settings}
         self._removed, self._digest, self.problems = removed, self._seen, ()
-        self.reloads += 1
-        return event
+        self.reloads += news
+        return event if news else None
 
     def _apply(self, settings: Mapping[str, Settings]) -> list[str]:
         """Hand every policy what is new for it, or none of them. A policy may refuse what a file cannot know: that
@@ -281,10 +300,15 @@ class Policies(Mapping[str, Policy]):
                 await self._clock.sleep(min(interval, _SETTLE))
                 before, (digest, _) = digest, await asyncio.to_thread(self._glance)
                 if digest == before:
-                    self._hub.emit(await asyncio.to_thread(self._take))
+                    await shielded(self._put_into_force())  # all of it, also when the block is left meanwhile
                     break
 
-    def _take(self) -> ConfigReloaded | ConfigRejected:
+    async def _put_into_force(self) -> None:
+        event = await asyncio.to_thread(self._take)
+        if event is not None:
+            self._hub.emit(event)
+
+    def _take(self) -> ConfigReloaded | ConfigRejected | None:
         with self._lock:
             try:
                 return self._reload()

@@ -10,6 +10,7 @@ from tenfold._core.events import Hub
 from tenfold.resilience.config import ConfigRejected, ConfigReloaded, load_policies
 from tenfold.resilience.config_read import ConfigError
 from tenfold.resilience.errors import BulkheadFull
+from tenfold.resilience.fallback import Fallback
 from tenfold.resilience.registry import Registry
 from tenfold.testing import FakeClock
 
@@ -166,10 +167,24 @@ def test_a_policy_whose_name_is_taken_is_a_problem_of_the_file(policies, path, r
     assert registry.get("c") is taken
 
 
-def test_a_reload_that_changes_nothing_leaves_the_live_parts_alone(policies):
+def test_a_reload_that_changes_nothing_leaves_the_live_parts_alone(policies, told):
     plan = policies["a"].plan
     assert policies.reload() == ()
     assert policies["a"].plan is plan
+    assert told == []
+    assert policies.reloads == 0
+
+
+def test_what_code_adds_outlives_reloads_and_does_not_keep_a_policy_in_the_file(path, clock):
+    fallback = Fallback("pending")
+    policies = load_policies(path, code={"b": {"fallback": fallback}}, registry=Registry(), clock=clock, hub=Hub())
+    replace(path, TWO.replace("bulkhead = 5", "bulkhead = 6"))
+    policies.reload()
+    assert policies["b"].options.fallback == fallback
+    replace(path, '[policy.a]\ndeadline = "2s"\n')
+    policies.reload()
+    assert policies.removed == {"b"}
+    assert policies["b"].options.fallback == fallback
 
 
 def test_threads_may_reload_at_once(policies, path):
