@@ -4,11 +4,6 @@ Three rules for a file that people edit while traffic runs. *A bad file changes 
 and what was valid stays in force. *A policy is one object for good*: whoever holds it, decorated functions
 included, sees the new settings, and breakers, budgets and counters go on. *What leaves the file goes on working*
 as it last was and is marked, because a function somewhere is still decorated with it.
-
-A change is recognised by what the file holds, read whole at each look: a file of a few kilobytes costs
-microseconds, and modification times miss a second edit within a clock tick, a swapped symbolic link (Kubernetes
-mounts its ConfigMaps so) and a file moved into place with its old time stamp. A file caught while it is being
-written looks different a moment later, so it only counts once it has looked the same twice.
 """
 
 from __future__ import annotations
@@ -27,16 +22,15 @@ from typing import Any, Final
 from tenfold._core.clock import SYSTEM_CLOCK, Clock
 from tenfold._core.errors import MisuseError
 from tenfold._core.events import EVENTS, Event, Hub
-from tenfold._core.tasks import Tasks, shielded
+from tenfold._core.tasks import Tasks
 from tenfold._core.units import Duration, duration
 from tenfold.resilience.checks import Options
 from tenfold.resilience.config_read import ConfigError, Settings, read, unknown
+from tenfold.resilience.config_watch import watch
 from tenfold.resilience.policy import Policy
 from tenfold.resilience.registry import REGISTRY, Registry
 
 _NONE: Final = {field.name: field.default for field in fields(Options)}
-_SETTLE: Final = 0.1
-_LOOKS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +87,15 @@ class Policies(Mapping[str, Policy]):
         self._removed: frozenset[str] = frozenset()
         text = self._text()
         self._digest = self._seen = _digest(text)
+        self._check_code()
         settings = self._judge(text)
-        self._check_code(settings)
+        for name in self._code.keys() - settings.keys():
+            raise ConfigError([f"{self.path}: code adds to [policy.{name}], and the file does not have it"])
         self._apply(settings)
         self._last = settings
 
-    def _check_code(self, settings: Mapping[str, Settings]) -> None:
+    def _check_code(self) -> None:
         for name, parts in self._code.items():
-            if name not in settings:
-                raise ConfigError([f"{self.path}: code adds to [policy.{name}], and the file does not have it"])
             for key in parts:
                 if key not in _NONE:
                     raise ConfigError(
@@ -285,23 +279,13 @@ class Policies(Mapping[str, Policy]):
         self._watched = True
         try:
             async with Tasks(f"policies of {self.path.name}", limit=1) as tasks:
-                tasks.spawn(self._watch(seconds), name="watch")
+                tasks.spawn(
+                    watch(lambda: self._glance()[0], lambda: self._seen, self._put_into_force, seconds, self._clock),
+                    name="watch",
+                )
                 yield self
         finally:
             self._watched = False
-
-    async def _watch(self, interval: float) -> None:
-        while True:
-            await self._clock.sleep(interval)
-            digest, _ = await asyncio.to_thread(self._glance)
-            for _ in range(_LOOKS):
-                if digest == self._seen:
-                    break
-                await self._clock.sleep(min(interval, _SETTLE))
-                before, (digest, _) = digest, await asyncio.to_thread(self._glance)
-                if digest == before:
-                    await shielded(self._put_into_force())  # all of it, also when the block is left meanwhile
-                    break
 
     async def _put_into_force(self) -> None:
         event = await asyncio.to_thread(self._take)
