@@ -14,41 +14,23 @@ import re
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final
 
 from tenfold._core.clock import SYSTEM_CLOCK, Clock
 from tenfold._core.errors import MisuseError
-from tenfold._core.events import EVENTS, Event, Hub
+from tenfold._core.events import EVENTS, Hub
 from tenfold._core.tasks import Tasks
 from tenfold._core.units import Duration, duration
 from tenfold.resilience.checks import Options
 from tenfold.resilience.config_read import ConfigError, Settings, read, unknown
-from tenfold.resilience.config_watch import watch
+from tenfold.resilience.config_watch import ConfigRejected, ConfigReloaded, watch
 from tenfold.resilience.policy import Policy
 from tenfold.resilience.registry import REGISTRY, Registry
 
 _NONE: Final = {field.name: field.default for field in fields(Options)}
-
-
-@dataclass(frozen=True, slots=True)
-class ConfigReloaded(Event):
-    """A file was read anew and is in force. ``changes`` are lines such as ``payments.timeout: '1s' -> '2s'``."""
-
-    path: str
-    added: tuple[str, ...]
-    removed: tuple[str, ...]
-    changes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ConfigRejected(Event):
-    """A file was read anew, was wrong, and changed nothing. ``problems`` has a sentence for each thing wrong."""
-
-    path: str
-    problems: tuple[str, ...]
 
 
 class UnknownPolicy(MisuseError, KeyError):
@@ -202,7 +184,7 @@ class Policies(Mapping[str, Policy]):
                     continue
                 if name in self._removed:
                     changes.append(f"{name}: back again")
-                if old.values != new.values:
+                if old.differs(new):
                     changes += new.changes(name, old)
                     done.append(name)
                     self._reconfigure(name, new)
@@ -258,9 +240,9 @@ class Policies(Mapping[str, Policy]):
             raise self._refused(name, exc) from exc
 
     def _refused(self, name: str, error: MisuseError) -> ConfigError:
-        told = re.match(r"policy(?: '[^']*')?(?: (\w+))?: (.*)", str(error), re.DOTALL)
-        about = f"{told[1] or ''}: {told[2]}" if told else f": {error}"
-        return ConfigError([f"{self.path}: [policy.{name}] {about}".replace("] :", "]:")])
+        told = re.match(r"policy(?: '[^']*')?( \w+)?(: .*)", str(error), re.DOTALL)
+        about = f"{told[1] or ''}{told[2]}" if told else f": {error}"
+        return ConfigError([f"{self.path}: [policy.{name}]{about}"])
 
     # Watching the file
 

@@ -69,11 +69,17 @@ class Settings:
     options: dict[str, Any]
     values: dict[str, Any]
 
+    def differs(self, other: Settings) -> bool:
+        """Whether the file says something else. By what is written: True and 1 are equal, and not the same option."""
+        return repr(sorted(self.values.items())) != repr(sorted(other.values.items()))
+
     def changes(self, name: str, before: Settings) -> list[str]:
         """A line for each value that differs: ``"payments.timeout: '1s' -> '500ms'"``."""
         keys = dict.fromkeys((*before.values, *self.values))
         found = [(key, before.values.get(key, _ABSENT), self.values.get(key, _ABSENT)) for key in keys]
-        return [without_passwords(f"{name}.{key}: {old!r} -> {new!r}") for key, old, new in found if old != new]
+        return [
+            without_passwords(f"{name}.{key}: {old!r} -> {new!r}") for key, old, new in found if repr(old) != repr(new)
+        ]
 
 
 class _Absent:

@@ -7,8 +7,9 @@ import pytest
 
 from tenfold._core.errors import MisuseError
 from tenfold._core.events import Hub
-from tenfold.resilience.config import ConfigRejected, ConfigReloaded, load_policies
+from tenfold.resilience.config import load_policies
 from tenfold.resilience.config_read import ConfigError
+from tenfold.resilience.config_watch import ConfigRejected, ConfigReloaded
 from tenfold.resilience.errors import BulkheadFull
 from tenfold.resilience.fallback import Fallback
 from tenfold.resilience.registry import Registry
@@ -173,6 +174,15 @@ def test_a_reload_that_changes_nothing_leaves_the_live_parts_alone(policies, tol
     assert policies["a"].plan is plan
     assert told == []
     assert policies.reloads == 0
+
+
+def test_true_and_one_are_two_settings(policies, path):
+    replace(path, TWO.replace("{ attempts = 3 }", "true"))
+    policies.reload()
+    assert policies["a"].options.retry.attempts == 3
+    replace(path, TWO.replace("{ attempts = 3 }", "1"))
+    assert policies.reload() == ("a.retry: True -> 1",)
+    assert policies["a"].options.retry.attempts == 1
 
 
 def test_what_code_adds_outlives_reloads_and_does_not_keep_a_policy_in_the_file(path, clock):
