@@ -86,7 +86,7 @@ def test_a_file_says_all_that_code_says(load):
 
 
 def test_the_other_parts_too():
-    assert options('[policy.p]\nadaptive = { initial = 10, tolerance = "50%" }')["adaptive"] == AdaptiveLimit(
+    assert options('[policy.p]\nadaptive = { initial = 10, tolerance = "50%" }')["limit"] == AdaptiveLimit(
         initial=10, tolerance=0.5
     )
     assert options('[policy.p]\nchaos = { fault = "5%", error = "TimeoutError", for = "10m", seed = 1 }')[
@@ -335,19 +335,27 @@ def test_wrong(text, sentence):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ('deadline = "0s"', "deadline"),
-        ('deadline = "1s"\ntimeout = "2s"', "timeout"),
-        ("hedge = true", "idempotent"),
-        ("adaptive = true\nbulkhead = 5", "bulkhead"),
+        ('deadline = "0s"', " deadline: expected a duration above 0"),
+        ("timeout = 0", " timeout: expected a duration above 0"),
+        ('deadline = "1s"\ntimeout = "2s"', " timeout: expected less than the deadline (1.00 s), got 2.00 s"),
+        ("hedge = true", " hedge: a hedge makes the same call twice; say idempotent=True"),
+        ("adaptive = true\nbulkhead = 5", ": AdaptiveLimit and Bulkhead both bound the calls at a time"),
+        ("bulkhead = 2\nbreaker = { permits = 3 }", " bulkhead: expected at least the breaker's 3 permits, got 2"),
+        ('deadline = "50ms"\nretry = true', " retry: the first back-off (100 ms) is as long as the deadline"),
+        ("idempotent = true", ": expected at least one of deadline, timeout"),
     ],
 )
 def test_parts_that_do_not_go_together(load, text, sentence, tmp_path):
     with pytest.raises(ConfigError) as caught:
         load(f"[policy.p]\n{text}")
     (problem,) = caught.value.problems
-    assert problem.startswith(f"{tmp_path / 'policies.toml'}: [policy.p]: ")
-    assert sentence in problem
+    assert problem.startswith(f"{tmp_path / 'policies.toml'}: [policy.p]{sentence}")
     assert "\n" not in problem
+
+
+def test_two_kinds_of_limit():
+    with pytest.raises(ConfigError, match=r"\[policy.p\] adaptive: expected either limit or adaptive, got both"):
+        read('[policy.p]\nlimit = "1/s"\nadaptive = true', Path("p.toml"), {})
 
 
 def test_all_that_is_wrong_is_told_at_once():
@@ -360,13 +368,39 @@ def test_all_that_is_wrong_is_told_at_once():
     ]
 
 
+def test_no_sentence_holds_a_password():
+    text = '[policy.p]\nlimit = { rate = 1, store = "redis://user:secret@host/0", leese = 1 }'
+    with pytest.raises(ConfigError) as caught:
+        read(text.replace("redis:", "memcached:").replace("leese", "lease"), Path("p.toml"), {})
+    assert "secret" not in str(caught.value)
+    assert "memcached://…@host/0" in str(caught.value)
+    before = read(text.replace(", leese = 1", ""), Path("p.toml"), {})["p"]
+    after = read(text.replace(", leese = 1", "").replace("secret", "other"), Path("p.toml"), {})["p"]
+    assert after.changes("p", before) == ["p.limit.store: 'redis://…@host/0' -> 'redis://…@host/0'"]
+
+
+def test_a_name_that_is_taken_frees_the_names_made_before(load):
+    registry = Registry()
+    taken = load("[policy.b]\nretry = true", registry=registry)
+    with pytest.raises(ConfigError, match=r"\[policy.b\]: expected a name of its own") as caught:
+        load("[policy.a]\nretry = true\n[policy.b]\nretry = true", registry=registry)
+    assert caught.value is not None  # and its traceback still lives
+    assert registry.names() == ["b"]
+    assert registry.get("b") is taken["b"]
+
+
 def test_what_stands_in_the_file_and_in_the_code_is_refused():
     with pytest.raises(
         ConfigError, match=r"\[policy.p\] retry: expected it either in the file or in the code, got both"
     ):
         read("[policy.p]\nretry = true", Path("p.toml"), {"p": {"retry": Retry()}})
-    with pytest.raises(ConfigError, match=r"\[policy.q\]: code adds to this policy, and the file does not have it"):
-        read("[policy.p]\nretry = true", Path("p.toml"), {"q": {"retry": Retry()}})
+
+
+def test_code_for_what_is_not_there_is_refused(load):
+    with pytest.raises(ConfigError, match=r"code adds to \[policy.q\], and the file does not have it"):
+        load("[policy.p]\nretry = true", code={"q": {"retry": Retry()}})
+    with pytest.raises(ConfigError, match=r"code adds to \[policy.p\] fallbak: unknown key; did you mean fallback?"):
+        load("[policy.p]\nretry = true", code={"p": {"fallbak": Fallback(1)}})
 
 
 def test_a_file_that_cannot_be_read(tmp_path):
