@@ -108,7 +108,7 @@ class _Lines:
         self.depth -= 1
 
 
-def source(shape: Shape, kind: Kind, asynchronous: bool, plan_name: str = "PLAN") -> str:
+def source(shape: Shape, kind: Kind, asynchronous: bool) -> str:
     """The source of one function."""
     out = _Lines()
     define = "async def" if asynchronous else "def"
@@ -123,7 +123,7 @@ def source(shape: Shape, kind: Kind, asynchronous: bool, plan_name: str = "PLAN"
             _fallback(out, shape, asynchronous, kind)
     else:
         with out.block(f"{define} wrapper(*args, **kwargs):"):
-            out(f"plan = {plan_name}")
+            out("plan = PLAN")
             _fallback(out, shape, asynchronous, kind)
     return "\n".join(out.lines) + "\n"
 
@@ -346,14 +346,22 @@ def _result(out: _Lines, shape: Shape, kind: Kind) -> None:
 
 
 @lru_cache(maxsize=512)
-def compiled(shape: Shape, kind: Kind, asynchronous: bool, plan_name: str = "PLAN") -> CodeType:
+def compiled(shape: Shape, kind: Kind, asynchronous: bool) -> CodeType:
     """The code of one function; its source stays in `linecache`, where tracebacks look for it."""
-    text = source(shape, kind, asynchronous, plan_name)
-    suffix = "" if plan_name == "PLAN" else f" {plan_name}"
-    filename = f"<tenfold policy {'async ' if asynchronous else ''}{kind}: {shape}{suffix}>"
+    text = source(shape, kind, asynchronous)
+    filename = f"<tenfold policy {'async ' if asynchronous else ''}{kind}: {shape}>"
     linecache.cache[filename] = (len(text), None, text.splitlines(True), filename)
     module = compile(text, filename, "exec")
     return next(const for const in module.co_consts if isinstance(const, CodeType))
+
+
+def wrapper_code(shape: Shape, asynchronous: bool, plan_name: str, fn_name: str, fn_qualname: str) -> CodeType:
+    """The code of one wrapper, which finds its plan under the global name ``plan_name``. In tracebacks and profiles it
+    goes by the name of the function that it stands for.
+    """
+    code = compiled(shape, "wrapper", asynchronous)
+    names = tuple(plan_name if name == "PLAN" else name for name in code.co_names)
+    return code.replace(co_names=names, co_name=fn_name, co_qualname=fn_qualname)
 
 
 def function(shape: Shape, kind: Kind, asynchronous: bool) -> FunctionType:

@@ -10,7 +10,8 @@ try asks the breaker and takes a place of its own, and gives it back before the 
 *Reloading while calls run.* A decorated function is a generated one with a plain dictionary of globals of its own, and
 finds its `Plan` there under a name that its code spells out (``PLAN_3``). `Policy.reconfigure` first adds the new plan
 under the next name and then swaps the function's ``__code__``, which is one step: a call runs the old code with the
-old plan or the new code with the new one, never a mixture. A handful of names take turns, so nothing grows.
+old plan or the new code with the new one, never a mixture. A name is never used again, for a thread may have been put
+to sleep between taking up the code and looking up the name; a minute after it was replaced a plan is let go.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from tenfold.resilience.wheel import Lines
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_TURNS: Final = 8  # names of plans; a call would have to sleep through so many reloads between two bytecodes
+_KEPT: Final = 60.0  # seconds that a plan is kept after it was replaced
 
 
 class _Register(Protocol):
@@ -128,6 +129,7 @@ class Policy:
         self._lines = Lines(clock)
         self._lock = threading.Lock()
         self._turn = 0
+        self._retired: list[tuple[float, str]] = []
         self._wrappers: weakref.WeakSet[FunctionType] = weakref.WeakSet()
         self._plan = self._make(self.options, None)
         if registry is not None:
@@ -157,12 +159,12 @@ class Policy:
         with self._lock:
             self._check(self.options, fn)
             wrapper = FunctionType(
-                self._code(is_async(fn)),
-                {**fuse.NAMES, "__builtins__": __builtins__, "fn": fn, "idempotent": idempotent, **self._global()},
+                fuse.compiled(build.shape(self.options), "wrapper", is_async(fn)),
+                {**fuse.NAMES, "__builtins__": __builtins__, "fn": fn, "idempotent": idempotent},
             )
             functools.update_wrapper(wrapper, fn)
             wrapper.policy = self  # type: ignore[attr-defined]  # and keeps it alive
-            self._rename(wrapper)
+            self._point(wrapper)
             self._wrappers.add(wrapper)
         return wrapper
 
@@ -171,16 +173,13 @@ class Policy:
         if options.fallback is not None:
             build.check_fallback(self.name, options.fallback, fn)
 
-    def _code(self, asynchronous: bool) -> Any:
-        return fuse.compiled(build.shape(self.options), "wrapper", asynchronous, f"PLAN_{self._turn}")
-
-    def _global(self) -> dict[str, Plan]:
-        return {f"PLAN_{self._turn}": self._plan}
-
-    @staticmethod
-    def _rename(wrapper: FunctionType) -> None:
-        # In tracebacks and profiles a function goes by the name in its code.
-        wrapper.__code__ = wrapper.__code__.replace(co_name=wrapper.__name__, co_qualname=wrapper.__qualname__)
+    def _point(self, wrapper: FunctionType) -> None:
+        """Let a wrapper go by the present plan."""
+        names, plan_name = wrapper.__globals__, f"PLAN_{self._turn}"
+        names[plan_name] = self._plan
+        wrapper.__code__ = fuse.wrapper_code(
+            build.shape(self.options), is_async(names["fn"]), plan_name, wrapper.__name__, wrapper.__qualname__
+        )
 
     # For single calls and blocks
 
@@ -240,11 +239,14 @@ class Policy:
                 return
             plan = self._make(options, self._plan)
             self.options, self._plan = options, plan
-            self._turn = (self._turn + 1) % _TURNS
+            now = time.monotonic()
+            gone = [name for when, name in self._retired if now - when > _KEPT]
+            self._retired = [*self._retired[len(gone) :], (now, f"PLAN_{self._turn}")]
+            self._turn += 1
             for wrapper in wrappers:
-                wrapper.__globals__.update(self._global())
-                code = self._code(is_async(wrapper.__globals__["fn"]))
-                wrapper.__code__ = code.replace(co_name=wrapper.__name__, co_qualname=wrapper.__qualname__)
+                self._point(wrapper)
+                for name in gone:
+                    wrapper.__globals__.pop(name, None)
         if self._hub.wants(PolicyReconfigured):
             self._hub.emit(PolicyReconfigured(self.name, changed))
 

@@ -174,7 +174,8 @@ def test_the_same_options_again_change_nothing_and_say_nothing(make):
     assert seen == [PolicyReconfigured("p", ("deadline", "timeout"))]
 
 
-def test_nothing_grows_however_often_it_is_reloaded(make):
+def test_plans_that_were_replaced_a_minute_ago_are_let_go(make, monkeypatch):
+    monkeypatch.setattr("tenfold.resilience.policy._KEPT", -1.0)
     policy = make(deadline="2s")
 
     @policy
@@ -184,7 +185,7 @@ def test_nothing_grows_however_often_it_is_reloaded(make):
     for n in range(100):
         policy.reconfigure(deadline=n + 1)
         assert plain() == 1
-    assert len([name for name in plain.__globals__ if name.startswith("PLAN_")]) <= 8
+    assert len([name for name in plain.__globals__ if name.startswith("PLAN_")]) <= 2
 
 
 def test_wrappers_that_are_gone_are_forgotten(make):
