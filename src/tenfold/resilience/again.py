@@ -64,7 +64,7 @@ def again_sync(
                 if not plan.wants(error, idempotent):
                     return _give_up(plan, error, attempt, None, until, began)
                 continue
-            if not _unwanted(plan, result, idempotent):
+            if not plan.unwanted(result, idempotent):
                 plan.counters.successes += 1
                 return result
             error = Unwanted(result)
@@ -114,7 +114,7 @@ async def again_async(
                 if not plan.wants(error, idempotent):
                     return _give_up(plan, error, attempt, None, until, began)
                 continue
-            if not _unwanted(plan, result, idempotent):
+            if not plan.unwanted(result, idempotent):
                 plan.counters.successes += 1
                 return result
             error = Unwanted(result)
@@ -150,10 +150,6 @@ def _unpaid(plan: Plan, step: Step, until: float) -> Stop | None:
 def _put_back(plan: Plan, step: Step) -> None:
     if step.reservation is not None:
         plan.purse.refund(step.reservation)
-
-
-def _unwanted(plan: Plan, result: Any, idempotent: bool) -> bool:
-    return plan.retrier is not None and plan.retrier.unwanted(result, idempotent)
 
 
 def _follow(plan: Plan, failure: Exception, before: BaseException) -> Exception:

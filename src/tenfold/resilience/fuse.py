@@ -338,7 +338,7 @@ def _result(out: _Lines, shape: Shape, kind: Kind) -> None:
         out("return result")
         return
     if shape.on_result and shape.retry:
-        with out.block("if outer[1] or not plan.retrier.unwanted(result, idempotent):"):
+        with out.block("if outer[1] or not plan.unwanted(result, idempotent):"):
             out("plan.counters.successes += 1", "return result")
         out("box = [Unwanted(result)]")
         return

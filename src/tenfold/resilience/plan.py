@@ -198,7 +198,13 @@ class Plan:
     def wants(self, error: BaseException, idempotent: bool) -> bool:
         """Whether the failure is worth another try."""
         retrier = self.retrier
-        return retrier is not None and not isinstance(error, self.answers) and retrier.wants(error, idempotent)
+        if retrier is None or isinstance(error, self.answers):
+            return False
+        return retrier.wants(error, idempotent or self.idempotent)
+
+    def unwanted(self, result: Any, idempotent: bool) -> bool:
+        """Whether the result asks for another try."""
+        return self.retrier is not None and self.retrier.unwanted(result, idempotent or self.idempotent)
 
     def substitutes(self, error: BaseException) -> bool:
         """Whether the fallback answers for the failure."""
@@ -233,8 +239,8 @@ class Plan:
         bad: bool | None = None
         loss: bool | None = None
         if fired is not None and isinstance(error, Exception | asyncio.CancelledError):
-            # It did take too long, even where somebody else (the owner of an inherited deadline, mostly) cancelled it in
-            # the same turn, and has the last word about how it ends.
+            # It did take too long, even where somebody else (mostly the owner of an inherited deadline) cancelled it in
+            # the same turn and has the last word about how it ends.
             inherited = until == outer[0]
             stopped = self._stopped(timer, until, end - now, inherited)
             impatient = inherited and isinstance(stopped, DeadlineExceeded) and end - now < self.slow_call

@@ -196,10 +196,10 @@ class Policy:
             asynchronous = is_async(fn)
             check_function(self.name, self.options, fn)
         if asynchronous:
-            return plan.call_async(plan, fn, plan.idempotent, args, kwargs)  # type: ignore[no-any-return]
+            return plan.call_async(plan, fn, False, args, kwargs)  # type: ignore[no-any-return]
         if plan.timeout < math.inf or plan.hedger is not None or plan.stopgap is not None:
             self._check(self.options, fn)
-        return plan.call_sync(plan, fn, plan.idempotent, args, kwargs)  # type: ignore[no-any-return]
+        return plan.call_sync(plan, fn, False, args, kwargs)  # type: ignore[no-any-return]
 
     async def __aenter__(self) -> Policy:
         await block.enter_async(self, self._plan)

@@ -141,9 +141,9 @@ class Period(Ticket):
 
     def verdict(self) -> str | None:
         """Why to open, or None: the sentence that the event and the refusals carry."""
+        self._trim()
         if self.run >= self._consecutive:
             return f"{self.run} failures in a row"
-        self._trim()
         calls, bad, slow = self.totals
         if calls >= self._minimum:
             # Divided rather than multiplied: 7 / 100 is the float that 0.07 is, while 0.07 * 100 is above 7.

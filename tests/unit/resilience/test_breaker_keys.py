@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -23,8 +24,8 @@ def clock() -> Iterator[FakeClock]:
         yield clock
 
 
-def make(clock: FakeClock, **more) -> Circuits:
-    return Circuits("payments", OPTIONS, hub=Hub(), clock=clock, **more)
+def make(clock: FakeClock) -> Circuits:
+    return Circuits("payments", OPTIONS, hub=Hub(), clock=clock)
 
 
 def trip(circuits: Circuits, key: str, now: float) -> None:
@@ -78,6 +79,35 @@ def test_a_half_open_circuit_keeps_its_place_while_probes_are_out(clock):
     for n in range(10):
         circuits.of(f"new-{n}")
     assert circuits.of("a").current is State.HALF_OPEN
+
+
+def test_a_ramping_circuit_keeps_its_place(clock):
+    options = replace(OPTIONS, ramp="30s", lease="1s")
+    circuits = Circuits("payments", options, hub=Hub(), clock=clock)
+    trip(circuits, "a", 0.0)
+    circuit = circuits.of("a")
+    now = 200.0  # what it claimed while open has run out long ago
+    clock.run(clock.sleep(now))
+    for _ in range(2):
+        circuit.success(circuit.admit(now), now, 0.01)
+    assert circuit.current is State.RAMP
+    clock.run(clock.sleep(70))
+    for n in range(10):
+        circuits.of(f"new-{n}")
+    assert circuits.of("a") is circuit
+
+
+def test_each_probe_prolongs_the_claim_of_its_circuit(clock):
+    circuits = make(clock)
+    trip(circuits, "a", 0.0)
+    for _ in range(10):
+        clock.run(clock.sleep(85))  # less than a lease and `calm` together
+        circuit = circuits.of("a")
+        circuit.neutral(circuit.admit(clock.monotonic()), clock.monotonic())
+    clock.run(clock.sleep(85))
+    for n in range(10):
+        circuits.of(f"new-{n}")
+    assert circuits.of("a") is circuit
 
 
 def test_a_peer_gone_for_good_does_not_keep_its_place_for_good(clock):

@@ -67,6 +67,17 @@ def test_ten_failures_in_a_row_need_no_minimum():
     assert circuit.current is State.OPEN
 
 
+def test_a_success_ends_the_row_also_where_it_begins_a_bucket_or_is_slow():
+    circuit = make(slow_call="1s", consecutive=3, ratio="off")
+    for n in range(100):
+        now = n * 3.5  # a bucket is three seconds
+        call(circuit, now, ok=False)
+        call(circuit, now + 0.1, ok=False)
+        call(circuit, now + 3.2, elapsed=2.0 if n < 3 else 0.01)
+    assert circuit.current is State.CLOSED
+    assert circuit.state()["evidence"]["in_a_row"] == 0
+
+
 def test_slow_calls_whether_they_succeed_or_not():
     circuit = make(slow_call="1s", slow_ratio=0.5, consecutive="off", ratio="off")
     for _ in range(10):

@@ -72,6 +72,15 @@ def test_silence_counts_as_calm():
     assert degradation.observe(0.1, 3600.0) == 0
 
 
+def test_after_a_silence_the_old_pressure_is_forgotten():
+    degradation = make(smooth="1s", dwell="10s")
+    for tick in range(20):
+        degradation.observe(1.5, float(tick))
+    assert degradation.pressure == pytest.approx(1.5)
+    degradation.observe(1.0, 100.0)
+    assert degradation.pressure == pytest.approx(0.5)  # half of the new, nothing of the old
+
+
 def test_switches_follow_the_level():
     degradation = make(step=0, switches={"search": "limited", "wishlist": 0})
     degradation.switch("recommendations", until_level=1)

@@ -1,6 +1,7 @@
 """`Policy` around one call: what goes in, what comes out, in which order the layers act, and what they say."""
 
 import asyncio
+import contextlib
 import functools
 import inspect
 import json
@@ -386,7 +387,7 @@ def test_an_http_status_that_blames_the_request_is_an_answer(make, status, opene
     class HTTPStatusError(Exception):
         class response:  # noqa: N801 - as in httpx
             status_code = status
-            headers: dict[str, str] = {}
+            headers = None
 
     policy = make(breaker=Breaker(consecutive=1))
 
@@ -597,10 +598,8 @@ def test_a_block_cancelled_and_one_that_swallows(make, clock):
 
     async def swallows():
         async with policy:
-            try:
+            with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.sleep(100)
-            except asyncio.CancelledError:
-                pass
 
     async def main():
         with pytest.raises(AttemptTimeout):

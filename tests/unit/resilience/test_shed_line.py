@@ -81,6 +81,16 @@ def test_a_heap_of_batch_jobs_does_not_shorten_the_wait_of_the_critical_ones():
     assert queue(line, 0.2, CRITICAL).until == pytest.approx(0.7)
 
 
+def test_when_a_lower_one_gets_a_place_the_higher_ones_have_no_queue():
+    line, runner = full(interval=0.1, max_wait=0.5, target=0.005)
+    assert line.expire(queue(line, 0.0, CRITICAL), 0.3)
+    assert line.standing(CRITICAL, 0.3)
+    low = queue(line, 0.31, BATCH, until=9.0)
+    assert line.leave(runner, 0.312) == [low]
+    assert not line.standing(CRITICAL, 0.4)
+    assert queue(line, 0.4, CRITICAL).until == pytest.approx(0.9)
+
+
 def test_the_highest_priority_gets_the_next_place():
     line, runner = full()
     low, high = queue(line, 0.0, BATCH), queue(line, 0.01, CRITICAL)

@@ -37,6 +37,7 @@ def test_a_place_is_passed_on_and_given_back(clock):
     async def main():
         first, second = await asyncio.gather(hold(shedder, 1.0), hold(shedder, 1.0))
         assert (first.state, second.state) == ("done", "done")
+        assert second.timer.cancelled()  # no timer outlives its wait
         assert clock.monotonic() == 2.0
 
     clock.run(main())
