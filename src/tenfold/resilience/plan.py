@@ -93,7 +93,6 @@ class Plan:
         "clock",
         "counters",
         "deadline",
-        "free",
         "hedger",
         "hub",
         "idempotent",
@@ -139,7 +138,6 @@ class Plan:
         self.meter_key: Callable[..., Any] | None = None
         self.limiter: AdaptivePlaces | None = None
         self.places: Places | None = None
-        self.free: list[int] | None = None
         self.hedger: Hedger | None = None
         self.stopgap: Stopgap | None = None
         self.injector: Injector | None = None

@@ -225,7 +225,8 @@ class Policy:
         """Go by other options from now on, decorated functions included; what is not named stays.
 
         ``None`` takes a layer out. Layers of the same kind keep their state (an open breaker stays open, permits that
-        are out stay out). Calls under way end by the old options and give what they took back to where it came from.
+        are out stay out) and go by their new numbers at once; calls under way keep the layers that they began with, and
+        give what they took back to where it came from.
         Raises `MisuseError`, and changes nothing, for options that make no sense or that a decorated function cannot
         have.
         """
@@ -246,6 +247,14 @@ class Policy:
                 wrapper.__code__ = code.replace(co_name=wrapper.__name__, co_qualname=wrapper.__qualname__)
         if self._hub.wants(PolicyReconfigured):
             self._hub.emit(PolicyReconfigured(self.name, changed))
+
+    async def aclose(self) -> None:
+        """Close what the running loop holds open: the connection of a rate limit that processes share, if any. The
+        policy may be used on; it connects anew then.
+        """
+        meter = self._plan.meter
+        if meter is not None and not meter.local:
+            await meter.aclose()
 
     @property
     def plan(self) -> Plan:
