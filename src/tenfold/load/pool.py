@@ -56,8 +56,8 @@ class Pool:
         default = port == (443 if scheme == "https" else 80)
         self.authority = shown if default else f"{shown}:{port}"
         self.fields = f" HTTP/1.1\r\nHost: {self.authority}\r\nUser-Agent: {user_agent}\r\nAccept: */*\r\n"
-        self.wires: dict[tuple[str, str], bytes] = {}
-        """Requests without fields or body of their own, by method and path."""
+        self.gets: dict[str, bytes] = {}
+        """GET requests without fields of their own, by path."""
 
     async def warm(self, count: int) -> None:
         """Open ``count`` connections before the run. Raises `OSError` or `ssl.SSLError` where the target is

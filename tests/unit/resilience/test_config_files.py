@@ -11,7 +11,7 @@ from tenfold.resilience.adaptive import AdaptiveLimit
 from tenfold.resilience.breaker import Breaker
 from tenfold.resilience.budget import Budget
 from tenfold.resilience.bulkhead import Bulkhead
-from tenfold.resilience.chaos import Chaos
+from tenfold.resilience.chaos import Chaos, ChaosStarted
 from tenfold.resilience.config import load_policies
 from tenfold.resilience.config_read import ConfigError, read
 from tenfold.resilience.fallback import Fallback
@@ -414,15 +414,17 @@ def test_a_file_that_cannot_be_read(tmp_path):
 
 
 def test_a_wrong_file_makes_no_policy_and_tells_nobody(load):
+    """Whether parts go together is tried on policies that nobody sees."""
     hub, seen, registry = Hub(), [], Registry()
-    with hub.subscribe(Event, seen.append), pytest.raises(ConfigError):
-        load(
-            '[policy.a]\nretry = true\nchaos = { fault = 1, for = "1m", enabled = true }\n[policy.b]\nx = 1',
-            hub=hub,
-            registry=registry,
-        )
-    assert registry.names() == []
-    assert seen == []
+    chaos = 'chaos = { fault = 1, for = "1m", enabled = true }'
+    with hub.subscribe(Event, seen.append):
+        with pytest.raises(ConfigError, match=r"\[policy.b\]"):
+            load(f"[policy.a]\n{chaos}\n[policy.b]\nidempotent = true", hub=hub, registry=registry)
+        assert registry.names() == []
+        assert seen == []
+        policies = load(f"[policy.a]\n{chaos}", hub=hub, registry=registry)
+        assert [type(event) for event in seen] == [ChaosStarted]
+    assert registry.get("a") is policies["a"]
 
 
 # Reading them

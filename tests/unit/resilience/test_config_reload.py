@@ -1,5 +1,6 @@
 """Reading the file anew while policies are at work: all of it or nothing, and the policies stay the same objects."""
 
+import asyncio
 import os
 import threading
 
@@ -10,6 +11,7 @@ from tenfold._core.events import Hub
 from tenfold.resilience.config import load_policies
 from tenfold.resilience.config_read import ConfigError
 from tenfold.resilience.config_watch import ConfigRejected, ConfigReloaded
+from tenfold.resilience.config_watch import watch as watch_file
 from tenfold.resilience.errors import BulkheadFull
 from tenfold.resilience.fallback import Fallback
 from tenfold.resilience.registry import Registry
@@ -388,3 +390,21 @@ def test_watching_ends_with_its_block(clock, policies, path):
 
     clock.run(later())
     assert policies["a"].options.deadline == 2.0
+
+
+def test_a_change_being_taken_when_the_watch_ends_is_taken_to_its_end(clock):
+    taken = []
+
+    async def take():
+        await clock.sleep(1)
+        taken.append(clock.monotonic())
+
+    async def main():
+        task = asyncio.ensure_future(watch_file(lambda: "new", lambda: "old", take, 1.0, clock))
+        await clock.sleep(1.5)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    clock.run(main())
+    assert taken == [pytest.approx(2.1)]
