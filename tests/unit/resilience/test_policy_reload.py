@@ -9,13 +9,15 @@ import pytest
 
 from tenfold._core.errors import MisuseError
 from tenfold._core.events import Hub
+from tenfold.resilience.adaptive import AdaptiveLimit
 from tenfold.resilience.breaker import Breaker
 from tenfold.resilience.bulkhead import Bulkhead
-from tenfold.resilience.errors import AttemptTimeout, BreakerOpen, BulkheadFull, DeadlineExceeded
+from tenfold.resilience.errors import AttemptTimeout, BreakerOpen, BulkheadFull, DeadlineExceeded, RateLimited
 from tenfold.resilience.fallback import Fallback
 from tenfold.resilience.happenings import PolicyReconfigured
 from tenfold.resilience.hedge import Hedge
 from tenfold.resilience.policy import Policy
+from tenfold.resilience.ratelimit import RateLimit
 from tenfold.resilience.retry import Retry
 from tenfold.testing import FakeClock
 
@@ -87,6 +89,23 @@ def test_parts_of_the_same_kind_keep_their_state(make):
     assert policy.plan.circuit is None
     policy.reconfigure(breaker=None)
     assert "breaker" not in policy.state()
+
+
+def test_an_adaptive_limit_keeps_what_it_found_and_a_rate_what_was_used(make):
+    policy = make(limit=AdaptiveLimit(initial=40))
+    limiter = policy.plan.limiter
+    policy.reconfigure(limit=AdaptiveLimit(maximum=30))
+    assert policy.plan.limiter is limiter
+    assert limiter.limit == 30
+    policy.reconfigure(limit=RateLimit("1/s", burst=2))
+    assert policy.plan.limiter is None
+    work = policy(lambda: 1)
+    work()
+    meter = policy.plan.meter
+    policy.reconfigure(limit=RateLimit("1/s", burst=1))
+    assert policy.plan.meter is meter
+    with pytest.raises(RateLimited):
+        work()
 
 
 def test_a_call_under_way_ends_by_what_it_began_with(make, clock):
