@@ -18,12 +18,12 @@ from tenfold.resilience.checks import Options
 from tenfold.resilience.circuit import Circuit
 from tenfold.resilience.circuits import Circuits
 from tenfold.resilience.fallback import Fallback, Stopgap
-from tenfold.resilience.fuse import Shape
 from tenfold.resilience.gcra import Meter
 from tenfold.resilience.hedge import Hedger
 from tenfold.resilience.plan import Plan
 from tenfold.resilience.ratelimit import RateLimit
 from tenfold.resilience.retry import Retrier, Retry
+from tenfold.resilience.weave import Shape
 
 PARTS: Final = (
     "retrier",

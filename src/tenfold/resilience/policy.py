@@ -159,10 +159,12 @@ class Policy:
         with self._lock:
             self._check(self.options, fn)
             wrapper = FunctionType(
-                fuse.compiled(build.shape(self.options), "wrapper", is_async(fn)),
+                fuse.wrapper_code(build.shape(self.options), is_async(fn), "PLAN", fn),
                 {**fuse.NAMES, "__builtins__": __builtins__, "fn": fn, "idempotent": idempotent},
             )
             functools.update_wrapper(wrapper, fn)
+            if fuse.positional(fn) is not None:
+                wrapper.__defaults__ = fn.__defaults__
             wrapper.policy = self  # type: ignore[attr-defined]  # and keeps it alive
             self._point(wrapper)
             self._wrappers.add(wrapper)
@@ -177,9 +179,8 @@ class Policy:
         """Let a wrapper go by the present plan."""
         names, plan_name = wrapper.__globals__, f"PLAN_{self._turn}"
         names[plan_name] = self._plan
-        wrapper.__code__ = fuse.wrapper_code(
-            build.shape(self.options), is_async(names["fn"]), plan_name, wrapper.__name__, wrapper.__qualname__
-        )
+        fn = names["fn"]
+        wrapper.__code__ = fuse.wrapper_code(build.shape(self.options), is_async(fn), plan_name, fn)
 
     # For single calls and blocks
 

@@ -30,7 +30,7 @@ def test_never_more_than_was_earned(steps, share, floor, burst):
         if what == "call":
             calls += amount
             for _ in range(amount):
-                if purse.tokens < purse.cap:
+                if purse.hungry:
                     purse.deposit()
         elif what == "pass":
             now += amount
@@ -52,6 +52,7 @@ def test_never_more_than_was_earned(steps, share, floor, burst):
                 else:
                     assert old
         assert 0 <= purse.tokens <= purse.cap
+        assert purse.hungry is (purse.tokens < purse.cap)
     earned = burst + share * calls + floor * (now - started)
     assert taken + renewed - refunded <= earned + 1e-6
     assert purse.spent <= taken + renewed

@@ -117,6 +117,61 @@ def test_a_method_is_bound_and_a_partial_and_a_callable_object_will_do(make, clo
     assert clock.run(policy.call(Callable(), 5)) == 5
 
 
+def names_like_ours(plan, now, /, outer, until=3, token=4, result=5):
+    return plan, now, outer, until, token, result
+
+
+def keywords(a, *, limit=2):
+    return a, limit
+
+
+def anything(*args, **kwargs):
+    return args, kwargs
+
+
+def nine(a, b, c, d, e, f, g, h, i=9):
+    return a, b, c, d, e, f, g, h, i
+
+
+@pytest.mark.parametrize("options", [WHOLE, {"retry": Retry(2, idempotent=True)}, {"bulkhead": Bulkhead(2)}])
+def test_arguments_arrive_as_they_were_given(make, clock, options):
+    policy = make(**options)
+    guarded = policy(names_like_ours)
+    assert guarded(1, 2, outer=0) == (1, 2, 0, 3, 4, 5)
+    assert guarded(1, 2, 0, result=7, token=8) == (1, 2, 0, 3, 8, 7)
+    assert policy(keywords)(1, limit=5) == (1, 5)
+    assert policy(anything)(1, now=2) == ((1,), {"now": 2})
+    assert policy(nine)(*range(8)) == (*range(8), 9)
+    with pytest.raises(TypeError, match=r"names_like_ours\(\) missing 1 required positional argument: 'outer'"):
+        guarded(1, 2)
+    with pytest.raises(TypeError, match="'plan'"):
+        guarded(now=1, plan=2, outer=3)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'unknown'"):
+        guarded(1, 2, 3, unknown=4)
+    assert policy.counters.failures == 0  # nothing was called
+
+    @policy
+    async def later(error, box=2):
+        return error, box
+
+    assert clock.run(later(box=1, error=3)) == (3, 1)
+    policy.reconfigure(deadline="7s")
+    assert guarded(1, 2, outer=0) == (1, 2, 0, 3, 4, 5)
+
+
+def test_arguments_of_a_further_try_are_the_same(make):
+    seen = []
+
+    @make(retry=Retry(3, base=0.001, idempotent=True))
+    def fails(a, b=2):
+        seen.append((a, b))
+        raise OSError("down")
+
+    with pytest.raises(OSError, match="down"):
+        fails(a=1)
+    assert seen == [(1, 2)] * 3
+
+
 def test_call_gives_a_value_or_an_awaitable_as_the_function_does(make, clock):
     policy = make(**WHOLE)
 
@@ -182,8 +237,8 @@ def test_the_generated_source_stands_in_tracebacks(make):
     with pytest.raises(KeyError) as info:
         broken()
     text = "".join(traceback.format_exception(info.value))
-    assert "result = fn(*args, **kwargs)" in text
-    assert "<tenfold policy wrapper: deadline+retry+budget+breaker:one+bulkhead" in text
+    assert "result = fn()" in text
+    assert "<tenfold policy wrapper of 0: deadline+retry+budget+breaker:one+bulkhead" in text
     assert ", in broken" in text
     assert "During handling" not in text
 

@@ -260,7 +260,7 @@ def test_a_plain_function_is_tried_again_too(make, clock):
 
 
 def test_the_last_error_is_raised_as_it_is_with_a_note(make, clock):
-    policy = make(retry=Retry(3, idempotent=True, jitter="none"))
+    policy = make(retry=Retry(3, idempotent=True, jitter="none"), deadline="1m")
     errors = [OSError("first"), OSError("second"), OSError("third")]
     raised = iter(errors)
 
