@@ -189,9 +189,21 @@ class Plan:
                 final.__cause__ = error
             return [final]
         self.count(final)
-        if final is error:
-            return None
-        raise final from error
+        try:
+            if final is error:
+                return None
+            raise final from error
+        finally:
+            del final, error, held  # their tracebacks refer to this frame, and so does the task by its exception
+
+    def lost(self, error: BaseException, outer: Scope, held: tuple[Any, ...]) -> None:
+        """A further try failed. Raises what stands for the error; if nothing does, it is to be raised as it is."""
+        final = self.settle(error, outer, *held)
+        try:
+            if final is not error:
+                raise final from error
+        finally:
+            del final, error, held
 
     def wants(self, error: BaseException, idempotent: bool) -> bool:
         """Whether the failure is worth another try."""

@@ -153,10 +153,15 @@ class Weaver:
         with self.block("try:"):
             self._retry()
         with self.block("finally:"):
+            if self.timed:
+                self._forget_the_task()
             with self.block("try:"):
                 self("scope_reset(token)")
             with self.block("except ValueError:"):
                 self("pass  # a coroutine that is closed by the garbage collector, in another context")
+
+    def _forget_the_task(self) -> None:
+        self("running = task = None  # it holds its exception, whose traceback holds this frame")
 
     def _not_too_late(self) -> None:
         with self.block("if until <= now:"):
@@ -212,15 +217,15 @@ class Weaver:
             self._result()
         with self.block("except BaseException as error:"):
             if self.kind == "attempt":
-                self(f"other = plan.settle(error, outer, {self._held()})")
-                with self.block("if other is error:"):
-                    self("raise")
-                self("raise other from error")
+                self(f"plan.lost(error, outer, ({self._held()}))", "raise")
             else:
                 held = "None" if self.hedged else f"({self._held()})"
                 self(f"box = plan.failed(error, {'idempotent' if self.shape.retry else 'False'}, outer, {held})")
                 with self.block("if box is None:"):
                     self("raise")
+        if self.kind == "attempt" and self.timed:
+            with self.block("finally:"):
+                self._forget_the_task()
 
     def _nothing_held(self) -> None:
         shape = self.shape
