@@ -30,7 +30,6 @@ from tenfold.resilience import (
     BreakerOpen,
     Bulkhead,
     DeadlineExceeded,
-    Meter,
     Policy,
     RateLimit,
     RateLimited,
@@ -38,6 +37,7 @@ from tenfold.resilience import (
     ResilienceError,
     Retry,
 )
+from tenfold.resilience.gcra import Meter
 from tenfold.testing import FakeClock
 
 CALLERS = 100

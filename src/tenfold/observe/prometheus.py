@@ -165,6 +165,18 @@ _POLICY: Final = (
         _each("limit", admitted="admitted", refused="refused"),
         ("decision",),
     ),
+    _Family(
+        "tenfold_ratelimit_unmetered",
+        "counter",
+        "Calls let through uncounted because the store did not answer.",
+        _at("limit", "unmetered"),
+    ),
+    _Family(
+        "tenfold_ratelimit_store_up", "gauge", "1 while the store of a shared limit answers.", _at("limit", "store_up")
+    ),
+    _Family(
+        "tenfold_ratelimit_store_failures", "counter", "Times that the store did not answer.", _at("limit", "failures")
+    ),
     _Family("tenfold_ratelimit_keys", "gauge", "Keys that the rate limiter remembers.", _at("limit", "keys")),
     _Family(
         "tenfold_adaptive_limit_places",

@@ -37,7 +37,7 @@ def again_sync(
     kwargs: dict[str, Any],
     outer: Scope,
     until: float,
-    began: float,
+    began: float | None,
 ) -> Any:
     """Try again until it succeeds or there is a reason not to. ``box`` holds the first error."""
     error = box.pop()
@@ -64,7 +64,7 @@ def again_sync(
                 if not plan.wants(error, idempotent):
                     return _give_up(plan, error, attempt, None, until, began)
                 continue
-            if not _unwanted(plan, result, idempotent):
+            if not plan.unwanted(result, idempotent):
                 plan.counters.successes += 1
                 return result
             error = Unwanted(result)
@@ -84,7 +84,7 @@ async def again_async(
     kwargs: dict[str, Any],
     outer: Scope,
     until: float,
-    began: float,
+    began: float | None,
 ) -> Any:
     """As `again_sync`, for coroutines."""
     error = box.pop()
@@ -114,7 +114,7 @@ async def again_async(
                 if not plan.wants(error, idempotent):
                     return _give_up(plan, error, attempt, None, until, began)
                 continue
-            if not _unwanted(plan, result, idempotent):
+            if not plan.unwanted(result, idempotent):
                 plan.counters.successes += 1
                 return result
             error = Unwanted(result)
@@ -152,10 +152,6 @@ def _put_back(plan: Plan, step: Step) -> None:
         plan.purse.refund(step.reservation)
 
 
-def _unwanted(plan: Plan, result: Any, idempotent: bool) -> bool:
-    return plan.retrier is not None and plan.retrier.unwanted(result, idempotent)
-
-
 def _follow(plan: Plan, failure: Exception, before: BaseException) -> Exception:
     """The error of a further try. It stands as it is; only where the deadline ended it the one before is the cause."""
     if isinstance(failure, DeadlineTooShort) and failure.policy == plan.name:
@@ -166,7 +162,9 @@ def _follow(plan: Plan, failure: Exception, before: BaseException) -> Exception:
     return failure
 
 
-def _give_up(plan: Plan, error: BaseException, attempt: int, why: Stop | None, until: float, began: float) -> Any:
+def _give_up(
+    plan: Plan, error: BaseException, attempt: int, why: Stop | None, until: float, began: float | None
+) -> Any:
     """Raise the last error as it is, with a note, or return the last result."""
     now = plan.monotonic()
     if why is not None:
@@ -180,10 +178,11 @@ def _give_up(plan: Plan, error: BaseException, attempt: int, why: Stop | None, u
             "" if plan.purse is None else f"; retry budget: {plan.purse.tokens:.1f} of {plan.purse.cap:g} tokens left"
         )
         ended = "" if why is None else f", {_WHY[why]}"
-        _note(error, f"policy {plan.name!r}: {tries} in {format_duration(now - began)}{ended}{budget}")
+        took = "" if began is None else f" in {format_duration(now - began)}"
+        _note(error, f"policy {plan.name!r}: {tries}{took}{ended}{budget}")
     if why == "deadline" and now >= until and not isinstance(error, DeadlineExceeded):
         raise DeadlineExceeded(
-            f"policy {plan.name!r}: the deadline passed after {format_duration(now - began)}", policy=plan.name
+            f"policy {plan.name!r}: the deadline passed before another try, after {attempt}", policy=plan.name
         ) from error
     try:
         raise error

@@ -52,6 +52,7 @@ class _Entry:
         self.until = self.limit = min(self.outer[0], self.now + plan.deadline)
 
     def settle(self, error: BaseException, started: bool) -> BaseException:
+        timer, self.timer = self.timer, None  # it refers to the task, and that to its exception
         return self.plan.settle(
             error,
             self.outer,
@@ -62,7 +63,7 @@ class _Entry:
             self.ticket,
             self.entry,
             self.permit,
-            self.timer,
+            timer,
         )
 
 
@@ -154,14 +155,14 @@ def leave(owner: object, error: BaseException | None) -> None:
         if held.timer is None or held.timer[0].pop(held.timer[1], None) is not None:
             _succeed(held)
             return
-        late = LateResult("the block went on after its time-out")
-        stopped = held.settle(late, started=True)
-        plan.count(stopped)
-        raise stopped from late
+        error = LateResult("the block went on after its time-out")
     final = held.settle(error, started=True)
     plan.count(final)
-    if final is not error:
-        raise final from error
+    try:
+        if final is not error:
+            raise final from error
+    finally:
+        del final, error  # their tracebacks refer to this frame
 
 
 def _begin(owner: object, plan: Plan) -> _Entry:

@@ -66,11 +66,11 @@ class Reservation:
 class Purse:
     """The live bucket of a `Budget`. Thread-safe; ``now`` is monotonic seconds.
 
-    A caller adds for each first try: ``if purse.tokens < purse.cap: purse.deposit()``, which takes no lock while the
-    purse is full, as it is while nothing fails.
+    A caller adds for each first try: ``if purse.hungry: purse.deposit()``, which takes no lock while the purse is full,
+    as it is while nothing fails.
     """
 
-    __slots__ = ("_filled", "_lock", "cap", "options", "refused", "spent", "tokens")
+    __slots__ = ("_filled", "_lock", "cap", "hungry", "options", "refused", "spent", "tokens")
 
     def __init__(self, options: Budget) -> None:
         self._lock = threading.Lock()
@@ -78,6 +78,8 @@ class Purse:
         self.options = options
         self.cap = float(options.burst)
         self.tokens = self.cap
+        self.hungry = False
+        """Whether there is room for a deposit."""
         self.spent = 0
         """Further tries that were paid for."""
         self.refused = 0
@@ -132,10 +134,11 @@ class Purse:
         with self._lock:
             self.options = options
             self.cap = float(options.burst)
-            self.tokens = min(self.tokens, self.cap)
+            self._earn(0.0)
 
     def _earn(self, tokens: float) -> None:
         self.tokens = min(self.cap, self.tokens + tokens)
+        self.hungry = self.tokens < self.cap
 
     def _take(self, now: float) -> bool:
         last = self._filled
@@ -146,6 +149,7 @@ class Purse:
             self.refused += 1
             return False
         self.tokens = max(0.0, self.tokens - 1.0)
+        self.hungry = True
         return True
 
     def state(self) -> dict[str, object]:

@@ -18,12 +18,12 @@ from tenfold.resilience.checks import Options
 from tenfold.resilience.circuit import Circuit
 from tenfold.resilience.circuits import Circuits
 from tenfold.resilience.fallback import Fallback, Stopgap
-from tenfold.resilience.fuse import Shape
 from tenfold.resilience.gcra import Meter
 from tenfold.resilience.hedge import Hedger
 from tenfold.resilience.plan import Plan
 from tenfold.resilience.ratelimit import RateLimit
-from tenfold.resilience.retry import Retrier
+from tenfold.resilience.retry import Retrier, Retry
+from tenfold.resilience.weave import Shape
 
 PARTS: Final = (
     "retrier",
@@ -91,58 +91,59 @@ def fill(plan: Plan, options: Options, old: Plan | None, rng: random.Random) -> 
     plan.quickest = math.inf if old is None else old.quickest
     plan.answers = options.answers
     plan.idempotent = options.repeatable
+    _retry(plan, options.retry, old, rng)
+    _breaker(plan, options.breaker, old, rng)
+    _limit(plan, options.limit, old)
     name, hub, clock = plan.name, plan.hub, plan.clock
-
-    def part(kind: str, given: Any, make: Callable[[], Any], fits: Callable[[Any], bool] = lambda live: True) -> Any:
-        """The old part with new options, or a new one, or none."""
-        live = None if old is None else getattr(old, kind)
-        if given is None:
-            return None
-        if live is None or not fits(live):
-            return make()
-        if getattr(live, "options", None) != given:
-            live.reconfigure(given)
-        return live
-
-    if options.retry is not None:
-        given = options.retry
-        plan.retrier = part("retrier", given, lambda: Retrier(given, rng))
-        plan.purse = plan.retrier.purse if plan.retrier is not None else None
-    _fill_breaker(plan, options.breaker, part, rng)
-    _fill_limit(plan, options.limit, part)
-    plan.places = part("places", options.bulkhead, lambda: Places(_sure(options.bulkhead), clock))
-    if plan.places is not None:
-        plan.free = plan.places.free
-    budget = plan.purse
-    plan.hedger = part(
-        "hedger",
-        options.hedge,
-        lambda: Hedger(_sure(options.hedge), budget, policy=name, clock=clock, hub=hub),
-        lambda live: old is not None and old.purse is budget,
-    )
-    plan.stopgap = part("stopgap", options.fallback, lambda: Stopgap(_sure(options.fallback), policy=name, hub=hub))
-    plan.injector = part(
-        "injector", options.chaos, lambda: Injector(_sure(options.chaos), policy=name, clock=clock, hub=hub)
-    )
+    if (bulkhead := options.bulkhead) is not None:
+        plan.places = _kept(old, "places", bulkhead) or Places(bulkhead, clock)
+    if (hedge := options.hedge) is not None:
+        # Hedges are paid for from the budget of the retries, so another purse needs another hedger.
+        same = old if old is not None and old.purse is plan.purse else None
+        plan.hedger = _kept(same, "hedger", hedge) or Hedger(hedge, plan.purse, policy=name, clock=clock, hub=hub)
+    if (fallback := options.fallback) is not None:
+        plan.stopgap = _kept(old, "stopgap", fallback) or Stopgap(fallback, policy=name, hub=hub)
+    if (chaos := options.chaos) is not None:
+        plan.injector = _kept(old, "injector", chaos) or Injector(chaos, policy=name, clock=clock, hub=hub)
 
 
-def _fill_breaker(plan: Plan, given: Breaker | None, part: Callable[..., Any], rng: random.Random) -> None:
+def _kept(old: Plan | None, slot: str, options: Any) -> Any:
+    """The old part, going by its new options; None where there was none."""
+    live = None if old is None else getattr(old, slot)
+    if live is not None and getattr(live, "options", None) != options:
+        live.reconfigure(options)
+    return live
+
+
+def _retry(plan: Plan, given: Retry | None, old: Plan | None, rng: random.Random) -> None:
+    if given is not None:
+        retrier: Retrier = _kept(old, "retrier", given) or Retrier(given, rng)
+        plan.retrier, plan.purse = retrier, retrier.purse
+
+
+def _breaker(plan: Plan, given: Breaker | None, old: Plan | None, rng: random.Random) -> None:
     if given is None:
         return
     plan.slow_call = math.inf if given.slow_call is None else float(given.slow_call)
     plan.breaker_key = given.key
+    name, hub, clock = plan.name, plan.hub, plan.clock
     if given.key is None:
-        plan.circuit = part("circuit", given, lambda: Circuit(plan.name, given, rng=rng, hub=plan.hub))
-        return
-    plan.circuits = part("circuits", given, lambda: Circuits(plan.name, given, rng=rng, hub=plan.hub, clock=plan.clock))
+        plan.circuit = _kept(old, "circuit", given) or Circuit(name, given, rng=rng, hub=hub)
+    else:
+        plan.circuits = _kept(old, "circuits", given) or Circuits(name, given, rng=rng, hub=hub, clock=clock)
 
 
-def _fill_limit(plan: Plan, given: RateLimit | AdaptiveLimit | None, part: Callable[..., Any]) -> None:
+def _limit(plan: Plan, given: RateLimit | AdaptiveLimit | None, old: Plan | None) -> None:
     if isinstance(given, AdaptiveLimit):
-        plan.limiter = part("limiter", given, lambda: AdaptivePlaces(given, name=plan.name, hub=plan.hub))
+        plan.limiter = _kept(old, "limiter", given) or AdaptivePlaces(given, name=plan.name, hub=plan.hub)
     elif isinstance(given, RateLimit):
         plan.meter_key = given.key
-        plan.meter = part("meter", given, lambda: _meter(plan, given))
+        live = None if old is None else old.meter
+        if live is not None and live.local is (given.store is None):
+            live.reconfigure(given, plan.monotonic())
+            plan.meter = live
+        else:
+            plan.meter = _meter(plan, given)
 
 
 def _meter(plan: Plan, given: RateLimit) -> Any:
@@ -150,11 +151,7 @@ def _meter(plan: Plan, given: RateLimit) -> Any:
         return Meter(given, name=plan.name)
     from tenfold.resilience.distributed import SharedMeter  # needs redis, which is an extra
 
-    return SharedMeter(given, name=plan.name)
-
-
-def _sure(value: Any) -> Any:
-    return value
+    return SharedMeter(given, name=plan.name, hub=plan.hub)
 
 
 def check_fallback(name: str, options: Fallback, fn: Callable[..., Any]) -> None:

@@ -4,11 +4,6 @@ Three rules for a file that people edit while traffic runs. *A bad file changes 
 and what was valid stays in force. *A policy is one object for good*: whoever holds it, decorated functions
 included, sees the new settings, and breakers, budgets and counters go on. *What leaves the file goes on working*
 as it last was and is marked, because a function somewhere is still decorated with it.
-
-A change is recognised by what the file holds, read whole at each look: a file of a few kilobytes costs
-microseconds, and modification times miss a second edit within a clock tick, a swapped symbolic link (Kubernetes
-mounts its ConfigMaps so) and a file moved into place with its old time stamp. A file caught while it is being
-written looks different a moment later, so it only counts once it has looked the same twice.
 """
 
 from __future__ import annotations
@@ -19,42 +14,23 @@ import re
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final
 
 from tenfold._core.clock import SYSTEM_CLOCK, Clock
 from tenfold._core.errors import MisuseError
-from tenfold._core.events import EVENTS, Event, Hub
+from tenfold._core.events import EVENTS, Hub
 from tenfold._core.tasks import Tasks
 from tenfold._core.units import Duration, duration
 from tenfold.resilience.checks import Options
-from tenfold.resilience.config_read import ConfigError, Settings, read
+from tenfold.resilience.config_read import ConfigError, Settings, read, unknown
+from tenfold.resilience.config_watch import ConfigRejected, ConfigReloaded, watch
 from tenfold.resilience.policy import Policy
 from tenfold.resilience.registry import REGISTRY, Registry
 
 _NONE: Final = {field.name: field.default for field in fields(Options)}
-_SETTLE: Final = 0.1
-_LOOKS: Final = 20
-
-
-@dataclass(frozen=True, slots=True)
-class ConfigReloaded(Event):
-    """A file was read anew and is in force. ``changes`` are lines such as ``payments.timeout: '1s' -> '2s'``."""
-
-    path: str
-    added: tuple[str, ...]
-    removed: tuple[str, ...]
-    changes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ConfigRejected(Event):
-    """A file was read anew, was wrong, and changed nothing. ``problems`` has a sentence for each thing wrong."""
-
-    path: str
-    problems: tuple[str, ...]
 
 
 class UnknownPolicy(MisuseError, KeyError):
@@ -88,11 +64,25 @@ class Policies(Mapping[str, Policy]):
         self._hub = hub
         self._lock = threading.Lock()
         self._watched = False
-        text = self._text()
-        self._last = self._judge(text)  # of each policy, also those removed
-        self._digest = self._seen = _digest(text)
+        self._last: dict[str, Settings] = {}  # of each policy, also those removed
+        self._policies: dict[str, Policy] = {}
         self._removed: frozenset[str] = frozenset()
-        self._policies = {name: self._make(name, new, registry, hub) for name, new in self._last.items()}
+        text = self._text()
+        self._digest = self._seen = _digest(text)
+        self._check_code()
+        settings = self._judge(text)
+        for name in self._code.keys() - settings.keys():
+            raise ConfigError([f"{self.path}: code adds to [policy.{name}], and the file does not have it"])
+        self._apply(settings)
+        self._last = settings
+
+    def _check_code(self) -> None:
+        for name, parts in self._code.items():
+            for key in parts:
+                if key not in _NONE:
+                    raise ConfigError(
+                        [f"{self.path}: code adds to [policy.{name}] {key}: {unknown(key, _NONE, 'key')}"]
+                    )
 
     # Reading them
 
@@ -144,13 +134,17 @@ class Policies(Mapping[str, Policy]):
         """
         with self._lock:
             event = self._reload()
+        if event is None:
+            return ()
         self._hub.emit(event)
         if isinstance(event, ConfigRejected):
             raise ConfigError(event.problems)
         return event.changes
 
-    def _reload(self) -> ConfigReloaded | ConfigRejected:
-        """Under the lock. Events are emitted after it, for handlers are other people's code."""
+    def _reload(self) -> ConfigReloaded | ConfigRejected | None:
+        """What there is to tell, if anything. Under the lock; events are emitted after it, for handlers are other
+        people's code.
+        """
         self._seen, text = self._glance()
         try:
             if isinstance(text, ConfigError):
@@ -168,10 +162,11 @@ class Policies(Mapping[str, Policy]):
             removed=tuple(name for name in self._policies if name in removed - self._removed),
             changes=tuple(changes),
         )
+        news = bool(changes or self.problems)
         self._last = {**self._last, **settings}
         self._removed, self._digest, self.problems = removed, self._seen, ()
-        self.reloads += 1
-        return event
+        self.reloads += news
+        return event if news else None
 
     def _apply(self, settings: Mapping[str, Settings]) -> list[str]:
         """Hand every policy what is new for it, or none of them. A policy may refuse what a file cannot know: that
@@ -189,7 +184,7 @@ class Policies(Mapping[str, Policy]):
                     continue
                 if name in self._removed:
                     changes.append(f"{name}: back again")
-                if old.values != new.values:
+                if old.differs(new):
                     changes += new.changes(name, old)
                     done.append(name)
                     self._reconfigure(name, new)
@@ -245,9 +240,9 @@ class Policies(Mapping[str, Policy]):
             raise self._refused(name, exc) from exc
 
     def _refused(self, name: str, error: MisuseError) -> ConfigError:
-        told = re.match(r"policy(?: '[^']*')?(?: (\w+))?: (.*)", str(error), re.DOTALL)
-        about = f"{told[1] or ''}: {told[2]}" if told else f": {error}"
-        return ConfigError([f"{self.path}: [policy.{name}] {about}".replace("] :", "]:")])
+        told = re.match(r"policy(?: '[^']*')?( \w+)?(: .*)", str(error), re.DOTALL)
+        about = f"{told[1] or ''}{told[2]}" if told else f": {error}"
+        return ConfigError([f"{self.path}: [policy.{name}]{about}"])
 
     # Watching the file
 
@@ -266,25 +261,20 @@ class Policies(Mapping[str, Policy]):
         self._watched = True
         try:
             async with Tasks(f"policies of {self.path.name}", limit=1) as tasks:
-                tasks.spawn(self._watch(seconds), name="watch")
+                tasks.spawn(
+                    watch(lambda: self._glance()[0], lambda: self._seen, self._put_into_force, seconds, self._clock),
+                    name="watch",
+                )
                 yield self
         finally:
             self._watched = False
 
-    async def _watch(self, interval: float) -> None:
-        while True:
-            await self._clock.sleep(interval)
-            digest, _ = await asyncio.to_thread(self._glance)
-            for _ in range(_LOOKS):
-                if digest == self._seen:
-                    break
-                await self._clock.sleep(min(interval, _SETTLE))
-                before, (digest, _) = digest, await asyncio.to_thread(self._glance)
-                if digest == before:
-                    self._hub.emit(await asyncio.to_thread(self._take))
-                    break
+    async def _put_into_force(self) -> None:
+        event = await asyncio.to_thread(self._take)
+        if event is not None:
+            self._hub.emit(event)
 
-    def _take(self) -> ConfigReloaded | ConfigRejected:
+    def _take(self) -> ConfigReloaded | ConfigRejected | None:
         with self._lock:
             try:
                 return self._reload()

@@ -51,8 +51,13 @@ class ConfigError(MisuseError):
     """A file that cannot be used. ``problems`` has a sentence for each thing that is wrong."""
 
     def __init__(self, problems: Iterable[str]) -> None:
-        self.problems: Final = tuple(problems)
+        self.problems: Final = tuple(map(without_passwords, problems))
         super().__init__("\n".join(self.problems))
+
+
+def without_passwords(text: str) -> str:
+    """``text`` as it may stand in a log: ``redis://user:secret@host`` loses what stands before the host."""
+    return re.sub(r"(\w://)[^/\s'\"@]+@", r"\1…@", text)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -64,11 +69,17 @@ class Settings:
     options: dict[str, Any]
     values: dict[str, Any]
 
+    def differs(self, other: Settings) -> bool:
+        """Whether the file says something else. By what is written: True and 1 are equal, and not the same option."""
+        return repr(sorted(self.values.items())) != repr(sorted(other.values.items()))
+
     def changes(self, name: str, before: Settings) -> list[str]:
         """A line for each value that differs: ``"payments.timeout: '1s' -> '500ms'"``."""
         keys = dict.fromkeys((*before.values, *self.values))
         found = [(key, before.values.get(key, _ABSENT), self.values.get(key, _ABSENT)) for key in keys]
-        return [f"{name}.{key}: {old!r} -> {new!r}" for key, old, new in found if old != new]
+        return [
+            without_passwords(f"{name}.{key}: {old!r} -> {new!r}") for key, old, new in found if repr(old) != repr(new)
+        ]
 
 
 class _Absent:
@@ -86,7 +97,7 @@ def read(text: str, path: Path, code: Mapping[str, Mapping[str, Any]]) -> dict[s
     except tomllib.TOMLDecodeError as exc:
         raise ConfigError([f"{path}: expected TOML, got a file that breaks its rules: {exc}"]) from exc
     problems = [
-        f"{path}: {key}: {_unknown(key, ('policy',), 'table')}; policies stand in tables such as [policy.payments]"
+        f"{path}: {key}: {unknown(key, ('policy',), 'table')}; policies stand in tables such as [policy.payments]"
         for key in document
         if key != "policy"
     ]
@@ -95,11 +106,6 @@ def read(text: str, path: Path, code: Mapping[str, Mapping[str, Any]]) -> dict[s
         raise ConfigError([f"{path}: policy: expected tables such as [policy.payments], got {tables!r}"])
     if not tables and not problems:
         problems.append(f"{path}: expected at least one table such as [policy.payments], got none")
-    problems += [
-        f"{path}: [policy.{name}]: code adds to this policy, and the file does not have it"
-        for name in code
-        if name not in tables
-    ]
     found = {}
     for name, table in tables.items():
         reader = _Reader(f"{path}: [policy.{name}]")
@@ -136,7 +142,7 @@ class _Reader:
                 if part is not None:
                     options[argument] = part
             elif key not in PLAIN:
-                self._wrong(key, _unknown(key, (*PLAIN, *PARTS), "key"))
+                self._wrong(key, unknown(key, (*PLAIN, *PARTS), "key"))
             elif self._plain(key, value):
                 options[key] = value
         return Settings({**options, **code}, dict(_flat(table)))
@@ -195,9 +201,9 @@ class _Reader:
     ) -> None:
         hints = get_type_hints(kind)
         shown = {name: alias for (of, alias), name in ALIASES.items() if of == part}
-        unknown = [name for name in given if name not in fields]
-        for name in unknown:
-            self._wrong(_dotted(part, spelt[name]), _unknown(name, [shown.get(each, each) for each in fields], "key"))
+        strange = [name for name in given if name not in fields]
+        for name in strange:
+            self._wrong(_dotted(part, spelt[name]), unknown(name, [shown.get(each, each) for each in fields], "key"))
         for name, value in given.items():
             if name in fields and not _fits(value, hints[name]):
                 names = _named(hints[name])
@@ -205,7 +211,7 @@ class _Reader:
                 help_ = "" if names else f"; give {part} in code"
                 self._wrong(_dotted(part, spelt[name]), f"{refusal}, got {value!r}{help_}")
         for name, field in fields.items():
-            if field.default is dataclasses.MISSING and name not in given and not unknown:
+            if field.default is dataclasses.MISSING and name not in given and not strange:
                 key = shown.get(name, name)
                 self._wrong(part, f"expected {key}, got none; say {part} = {{ {key} = … }}")
 
@@ -222,7 +228,8 @@ def _flat(table: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, Any
             yield f"{before}{key}", value
 
 
-def _unknown(key: str, known: Iterable[str], what: str) -> str:
+def unknown(key: str, known: Iterable[str], what: str) -> str:
+    """What to say about a name that nobody knows."""
     names = list(known)
     close = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
     return f"unknown {what}; did you mean {close[0]}?" if close else f"unknown {what}; expected {' or '.join(names)}"

@@ -80,6 +80,7 @@ class Deadline:
     ) -> None:
         timer, inherited = self._close()
         fired = None if timer is None else disarm(*timer)
+        del timer  # it refers to the task, that to its exception, and that to this frame
         if fired and (error is None or isinstance(error, Exception | asyncio.CancelledError)):
             whose = "inherited deadline" if inherited else f"deadline of {format_duration(self.seconds)}"
             raise DeadlineExceeded(f"the {whose} passed while the block ran") from error

@@ -93,7 +93,6 @@ class Plan:
         "clock",
         "counters",
         "deadline",
-        "free",
         "hedger",
         "hub",
         "idempotent",
@@ -139,7 +138,6 @@ class Plan:
         self.meter_key: Callable[..., Any] | None = None
         self.limiter: AdaptivePlaces | None = None
         self.places: Places | None = None
-        self.free: list[int] | None = None
         self.hedger: Hedger | None = None
         self.stopgap: Stopgap | None = None
         self.injector: Injector | None = None
@@ -191,14 +189,32 @@ class Plan:
                 final.__cause__ = error
             return [final]
         self.count(final)
-        if final is error:
-            return None
-        raise final from error
+        try:
+            if final is error:
+                return None
+            raise final from error
+        finally:
+            del final, error, held  # their tracebacks refer to this frame, and so does the task by its exception
+
+    def lost(self, error: BaseException, outer: Scope, held: tuple[Any, ...]) -> None:
+        """A further try failed. Raises what stands for the error; if nothing does, it is to be raised as it is."""
+        final = self.settle(error, outer, *held)
+        try:
+            if final is not error:
+                raise final from error
+        finally:
+            del final, error, held
 
     def wants(self, error: BaseException, idempotent: bool) -> bool:
         """Whether the failure is worth another try."""
         retrier = self.retrier
-        return retrier is not None and not isinstance(error, self.answers) and retrier.wants(error, idempotent)
+        if retrier is None or isinstance(error, self.answers):
+            return False
+        return retrier.wants(error, idempotent or self.idempotent)
+
+    def unwanted(self, result: Any, idempotent: bool) -> bool:
+        """Whether the result asks for another try."""
+        return self.retrier is not None and self.retrier.unwanted(result, idempotent or self.idempotent)
 
     def substitutes(self, error: BaseException) -> bool:
         """Whether the fallback answers for the failure."""
@@ -233,8 +249,8 @@ class Plan:
         bad: bool | None = None
         loss: bool | None = None
         if fired is not None and isinstance(error, Exception | asyncio.CancelledError):
-            # It did take too long, even where somebody else (the owner of an inherited deadline, mostly) cancelled it in
-            # the same turn, and has the last word about how it ends.
+            # It did take too long, even where somebody else (mostly the owner of an inherited deadline) cancelled it in
+            # the same turn and has the last word about how it ends.
             inherited = until == outer[0]
             stopped = self._stopped(timer, until, end - now, inherited)
             impatient = inherited and isinstance(stopped, DeadlineExceeded) and end - now < self.slow_call

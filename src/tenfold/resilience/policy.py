@@ -10,7 +10,8 @@ try asks the breaker and takes a place of its own, and gives it back before the 
 *Reloading while calls run.* A decorated function is a generated one with a plain dictionary of globals of its own, and
 finds its `Plan` there under a name that its code spells out (``PLAN_3``). `Policy.reconfigure` first adds the new plan
 under the next name and then swaps the function's ``__code__``, which is one step: a call runs the old code with the
-old plan or the new code with the new one, never a mixture. A handful of names take turns, so nothing grows.
+old plan or the new code with the new one, never a mixture. A name is never used again, for a thread may have been put
+to sleep between taking up the code and looking up the name; a minute after it was replaced a plan is let go.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from tenfold.resilience.wheel import Lines
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_TURNS: Final = 8  # names of plans; a call would have to sleep through so many reloads between two bytecodes
+_KEPT: Final = 60.0  # seconds that a plan is kept after it was replaced
 
 
 class _Register(Protocol):
@@ -128,6 +129,7 @@ class Policy:
         self._lines = Lines(clock)
         self._lock = threading.Lock()
         self._turn = 0
+        self._retired: list[tuple[float, str]] = []
         self._wrappers: weakref.WeakSet[FunctionType] = weakref.WeakSet()
         self._plan = self._make(self.options, None)
         if registry is not None:
@@ -157,12 +159,14 @@ class Policy:
         with self._lock:
             self._check(self.options, fn)
             wrapper = FunctionType(
-                self._code(is_async(fn)),
-                {**fuse.NAMES, "__builtins__": __builtins__, "fn": fn, "idempotent": idempotent, **self._global()},
+                fuse.wrapper_code(build.shape(self.options), is_async(fn), "PLAN", fn),
+                {**fuse.NAMES, "__builtins__": __builtins__, "fn": fn, "idempotent": idempotent},
             )
             functools.update_wrapper(wrapper, fn)
+            if fuse.positional(fn) is not None:
+                wrapper.__defaults__ = fn.__defaults__
             wrapper.policy = self  # type: ignore[attr-defined]  # and keeps it alive
-            self._rename(wrapper)
+            self._point(wrapper)
             self._wrappers.add(wrapper)
         return wrapper
 
@@ -171,16 +175,12 @@ class Policy:
         if options.fallback is not None:
             build.check_fallback(self.name, options.fallback, fn)
 
-    def _code(self, asynchronous: bool) -> Any:
-        return fuse.compiled(build.shape(self.options), "wrapper", asynchronous, f"PLAN_{self._turn}")
-
-    def _global(self) -> dict[str, Plan]:
-        return {f"PLAN_{self._turn}": self._plan}
-
-    @staticmethod
-    def _rename(wrapper: FunctionType) -> None:
-        # In tracebacks and profiles a function goes by the name in its code.
-        wrapper.__code__ = wrapper.__code__.replace(co_name=wrapper.__name__, co_qualname=wrapper.__qualname__)
+    def _point(self, wrapper: FunctionType) -> None:
+        """Let a wrapper go by the present plan."""
+        names, plan_name = wrapper.__globals__, f"PLAN_{self._turn}"
+        names[plan_name] = self._plan
+        fn = names["fn"]
+        wrapper.__code__ = fuse.wrapper_code(build.shape(self.options), is_async(fn), plan_name, fn)
 
     # For single calls and blocks
 
@@ -196,10 +196,10 @@ class Policy:
             asynchronous = is_async(fn)
             check_function(self.name, self.options, fn)
         if asynchronous:
-            return plan.call_async(plan, fn, plan.idempotent, args, kwargs)  # type: ignore[no-any-return]
+            return plan.call_async(plan, fn, False, args, kwargs)  # type: ignore[no-any-return]
         if plan.timeout < math.inf or plan.hedger is not None or plan.stopgap is not None:
             self._check(self.options, fn)
-        return plan.call_sync(plan, fn, plan.idempotent, args, kwargs)  # type: ignore[no-any-return]
+        return plan.call_sync(plan, fn, False, args, kwargs)  # type: ignore[no-any-return]
 
     async def __aenter__(self) -> Policy:
         await block.enter_async(self, self._plan)
@@ -225,7 +225,8 @@ class Policy:
         """Go by other options from now on, decorated functions included; what is not named stays.
 
         ``None`` takes a layer out. Layers of the same kind keep their state (an open breaker stays open, permits that
-        are out stay out). Calls under way end by the old options and give what they took back to where it came from.
+        are out stay out) and go by their new numbers at once; calls under way keep the layers that they began with, and
+        give what they took back to where it came from.
         Raises `MisuseError`, and changes nothing, for options that make no sense or that a decorated function cannot
         have.
         """
@@ -239,13 +240,24 @@ class Policy:
                 return
             plan = self._make(options, self._plan)
             self.options, self._plan = options, plan
-            self._turn = (self._turn + 1) % _TURNS
+            now = time.monotonic()
+            gone = [name for when, name in self._retired if now - when > _KEPT]
+            self._retired = [*self._retired[len(gone) :], (now, f"PLAN_{self._turn}")]
+            self._turn += 1
             for wrapper in wrappers:
-                wrapper.__globals__.update(self._global())
-                code = self._code(is_async(wrapper.__globals__["fn"]))
-                wrapper.__code__ = code.replace(co_name=wrapper.__name__, co_qualname=wrapper.__qualname__)
+                self._point(wrapper)
+                for name in gone:
+                    wrapper.__globals__.pop(name, None)
         if self._hub.wants(PolicyReconfigured):
             self._hub.emit(PolicyReconfigured(self.name, changed))
+
+    async def aclose(self) -> None:
+        """Close what the running loop holds open: the connection of a rate limit that processes share, if any. The
+        policy may be used on; it connects anew then.
+        """
+        meter = self._plan.meter
+        if meter is not None and not meter.local:
+            await meter.aclose()
 
     @property
     def plan(self) -> Plan:

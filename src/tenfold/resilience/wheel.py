@@ -3,9 +3,13 @@
 Theory. `asyncio.timeout` puts one timer into the loop's heap per call and takes it out again. Almost no time-out
 ever fires, so the work is in arming and disarming; hashed wheels make both O(1) (Varghese and Lauck, "Hashed and
 hierarchical timing wheels", SOSP 1987). Here a *bucket* is a dictionary ``limit -> task`` for all limits in one
-tick of 1/128 s, and the loop has one timer a bucket, due at the bucket's end: never early, late by a tick at most.
-Neighbouring calls of one policy fall into the same bucket, so each policy keeps the last one at hand (a `Line`),
-and arming is a comparison and a store. The loop's timer is set once a tick, not once a call.
+tick of 1/128 s, and it fires at its end: never early, late by a tick at most (and by what the loop itself lags).
+Neighbouring calls of one policy fall into the same bucket, so each policy keeps the last one at hand (a `Line`), and
+arming is a comparison and a store.
+
+Unlike a classic wheel this one has no fixed number of slots: buckets are made as they are needed, and the loop has one
+timer, for the first of them. A bucket that was emptied in time would lie about until its tick, an hour perhaps; so
+whenever the buckets have doubled the empty ones are swept out, which costs a constant each.
 
 Who takes an entry out decides: the frame that finds its entry still there was in time, and a bucket that fires
 takes the entry out *before* it cancels the task. Both happen in the loop's own thread, so a cancellation can never
@@ -19,7 +23,9 @@ Otherwise somebody else cancelled the task too, and that one wins.
 from __future__ import annotations
 
 import asyncio
+import heapq
 import math
+import sys
 import threading
 from asyncio import tasks as _asyncio_tasks
 from collections.abc import Callable
@@ -31,87 +37,139 @@ TICK: Final = 1 / 128
 """Seconds; a power of two, so that the edges of buckets are exact."""
 
 Task = asyncio.Task[Any]
-Bucket = dict[float, Task]
-Armed = tuple[Bucket, float, Task, int]
+Armed = tuple[dict[float, Task], float, Task, int]
 """What `disarm` needs: the bucket, the limit that is the key in it, the task, and ``task.cancelling()`` before."""
-
-
-def _task_of() -> Callable[[Any], Task | None]:
-    # `asyncio.current_task(loop)` of Python 3.11 asks for the running loop, which costs a system call. The table it
-    # then looks into is the same for all who registered a task, uvloop included.
-    table = getattr(_asyncio_tasks, "_current_tasks", None)
-    if isinstance(table, dict) and asyncio.current_task.__module__ == "asyncio.tasks":
-        return table.get
-    return _current_task
 
 
 def _current_task(loop: Any) -> Task | None:
     return None if loop is None else asyncio.current_task(loop)
 
 
+def _task_of() -> Callable[[Any], Task | None]:
+    # `asyncio.current_task(loop)` of Python 3.11 asks for the running loop first, which costs a system call. The table
+    # that it then looks into is the same for all kinds of loops; from 3.14 on it is not kept any more.
+    table = getattr(_asyncio_tasks, "_current_tasks", None)
+    if sys.version_info < (3, 14) and isinstance(table, dict):
+        return table.get
+    return _current_task
+
+
 task_of: Final = _task_of()
 """The task that a loop runs at the moment; None for a loop that runs none."""
 
 
-class Wheel:
-    """The buckets of one event loop."""
+class Bucket:
+    """The limits of one tick, and how many lines have it at hand."""
 
-    __slots__ = ("_buckets", "_monotonic", "loop")
+    __slots__ = ("armed", "slot", "users")
+
+    def __init__(self, slot: float) -> None:
+        self.slot: Final = slot
+        self.armed: dict[float, Task] = {}
+        self.users = 0
+
+    @property
+    def end(self) -> float:
+        """When it fires."""
+        return (self.slot + 1.0) * TICK
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody would miss it."""
+        return not (self.armed or self.users)
+
+
+class Wheel:
+    """The buckets of one event loop. Used in that loop's thread only."""
+
+    __slots__ = ("_buckets", "_monotonic", "_next", "_slots", "_sweep_at", "_timer", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
         self.loop: Final = loop
         self._monotonic = clock.monotonic
         self._buckets: dict[float, Bucket] = {}
+        self._slots: list[float] = []  # a heap; may hold slots that have no bucket any more
+        self._sweep_at = 64
+        self._next = math.inf
+        self._timer: asyncio.TimerHandle | None = None
 
-    def bucket(self, slot: float) -> Bucket:
-        """The bucket of tick number ``slot``, with its timer set."""
+    def take(self, slot: float) -> Bucket:
+        """The bucket of tick number ``slot``, for a line to have at hand."""
         found = self._buckets.get(slot)
         if found is None:
-            found = self._buckets[slot] = {}
-            self._set(slot)
+            if len(self._slots) >= self._sweep_at:
+                self._sweep()
+            found = self._buckets[slot] = Bucket(slot)
+            heapq.heappush(self._slots, slot)
+            if slot < self._next:
+                self._set(found)
+        found.users += 1
         return found
 
-    def _set(self, slot: float) -> None:
+    def give(self, bucket: Bucket) -> None:
+        """A line has it at hand no more."""
+        bucket.users -= 1
+        if bucket.idle and self._buckets.get(bucket.slot) is bucket:
+            del self._buckets[bucket.slot]
+
+    def _sweep(self) -> None:
+        self._buckets = {slot: bucket for slot, bucket in self._buckets.items() if not bucket.idle}
+        self._slots = sorted(self._buckets)
+        self._sweep_at = max(64, 2 * len(self._slots))
+
+    def _set(self, bucket: Bucket) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._next = bucket.slot
         # At least a millisecond: uvloop rounds to whole ones from a start it has cached, and would spin.
-        delay = max((slot + 1.0) * TICK - self._monotonic(), 0.001)
-        self.loop.call_later(delay, self._fire, slot)
+        self._timer = self.loop.call_later(max(bucket.end - self._monotonic(), 0.001), self._fire)
 
-    def _fire(self, slot: float) -> None:
-        if self._monotonic() < (slot + 1.0) * TICK:
-            self._set(slot)
-            return
-        bucket = self._buckets.pop(slot)
-        while bucket:
-            _, task = bucket.popitem()
-            task.cancel()
+    def _fire(self) -> None:
+        self._timer, self._next = None, math.inf
+        now = self._monotonic()
+        while self._slots:
+            bucket = self._buckets.get(self._slots[0])
+            if bucket is not None and not bucket.idle and now < bucket.end:
+                self._set(bucket)
+                return
+            heapq.heappop(self._slots)
+            if bucket is None:
+                continue
+            del self._buckets[bucket.slot]
+            while bucket.armed:
+                _, task = bucket.armed.popitem()
+                task.cancel()
 
-    def __len__(self) -> int:
-        return sum(map(len, self._buckets.values()))
-
-    def __bool__(self) -> bool:
-        return True
+    @property
+    def armed(self) -> int:
+        """Calls that would be stopped."""
+        return sum(len(bucket.armed) for bucket in self._buckets.values())
 
     def __repr__(self) -> str:
-        return f"<Wheel armed={len(self)} buckets={len(self._buckets)}>"
+        return f"<Wheel armed={self.armed} buckets={len(self._buckets)}>"
 
 
 class Line:
     """One policy's view of one loop's wheel: the bucket it used last, for limits in ``start <= limit < end``."""
 
-    __slots__ = ("_wheel", "armed", "end", "loop", "start")
+    __slots__ = ("_bucket", "_wheel", "armed", "end", "loop", "start")
 
     def __init__(self, wheel: Wheel | None) -> None:
         self._wheel = wheel
+        self._bucket: Bucket | None = None
         self.loop: Final = None if wheel is None else wheel.loop
-        self.armed: Bucket = {}
+        self.armed: dict[float, Task] = {}
         self.start = self.end = math.inf
 
     def turn(self, limit: float) -> None:
         """Go to the bucket of ``limit``."""
-        assert self._wheel is not None
-        slot = limit // TICK
-        self.armed = self._wheel.bucket(slot)
-        self.start = slot * TICK
+        wheel, old = self._wheel, self._bucket
+        assert wheel is not None
+        bucket = self._bucket = wheel.take(limit // TICK)
+        if old is not None:
+            wheel.give(old)
+        self.armed = bucket.armed
+        self.start = bucket.slot * TICK
         self.end = self.start + TICK
 
 
@@ -119,7 +177,7 @@ NO_LINE: Final = Line(None)
 """What a thread has that never ran a loop: no task is current in it."""
 
 
-def unused(armed: Bucket, limit: float) -> float:
+def unused(armed: dict[float, Task], limit: float) -> float:
     """The first limit from ``limit`` on that no other call of this bucket has; they differ by less than a
     nanosecond.
     """
@@ -195,7 +253,7 @@ def _closed(loop: asyncio.AbstractEventLoop | None) -> bool:
     return loop is None or loop.is_closed()
 
 
-def disarm(armed: Bucket, limit: float, task: Task, base: int) -> bool | None:
+def disarm(armed: dict[float, Task], limit: float, task: Task, base: int) -> bool | None:
     """Take the entry out. None: in time. True: it had fired, and the cancellation is its own. False: it had fired, and
     somebody else cancelled the task too.
     """

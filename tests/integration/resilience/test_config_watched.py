@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from tenfold._core.events import Hub
-from tenfold.resilience.config import ConfigRejected, ConfigReloaded, load_policies
+from tenfold.resilience.config import load_policies
+from tenfold.resilience.config_watch import ConfigRejected, ConfigReloaded
 from tenfold.resilience.errors import DeadlineExceeded
 from tenfold.resilience.registry import Registry
 

@@ -11,7 +11,7 @@ from tenfold.resilience.adaptive import AdaptiveLimit
 from tenfold.resilience.breaker import Breaker
 from tenfold.resilience.budget import Budget
 from tenfold.resilience.bulkhead import Bulkhead
-from tenfold.resilience.chaos import Chaos
+from tenfold.resilience.chaos import Chaos, ChaosStarted
 from tenfold.resilience.config import load_policies
 from tenfold.resilience.config_read import ConfigError, read
 from tenfold.resilience.fallback import Fallback
@@ -368,13 +368,39 @@ def test_all_that_is_wrong_is_told_at_once():
     ]
 
 
+def test_no_sentence_holds_a_password():
+    text = '[policy.p]\nlimit = { rate = 1, store = "redis://user:secret@host/0", leese = 1 }'
+    with pytest.raises(ConfigError) as caught:
+        read(text.replace("redis:", "memcached:").replace("leese", "lease"), Path("p.toml"), {})
+    assert "secret" not in str(caught.value)
+    assert "memcached://…@host/0" in str(caught.value)
+    before = read(text.replace(", leese = 1", ""), Path("p.toml"), {})["p"]
+    after = read(text.replace(", leese = 1", "").replace("secret", "other"), Path("p.toml"), {})["p"]
+    assert after.changes("p", before) == ["p.limit.store: 'redis://…@host/0' -> 'redis://…@host/0'"]
+
+
+def test_a_name_that_is_taken_frees_the_names_made_before(load):
+    registry = Registry()
+    taken = load("[policy.b]\nretry = true", registry=registry)
+    with pytest.raises(ConfigError, match=r"\[policy.b\]: expected a name of its own") as caught:
+        load("[policy.a]\nretry = true\n[policy.b]\nretry = true", registry=registry)
+    assert caught.value is not None  # and its traceback still lives
+    assert registry.names() == ["b"]
+    assert registry.get("b") is taken["b"]
+
+
 def test_what_stands_in_the_file_and_in_the_code_is_refused():
     with pytest.raises(
         ConfigError, match=r"\[policy.p\] retry: expected it either in the file or in the code, got both"
     ):
         read("[policy.p]\nretry = true", Path("p.toml"), {"p": {"retry": Retry()}})
-    with pytest.raises(ConfigError, match=r"\[policy.q\]: code adds to this policy, and the file does not have it"):
-        read("[policy.p]\nretry = true", Path("p.toml"), {"q": {"retry": Retry()}})
+
+
+def test_code_for_what_is_not_there_is_refused(load):
+    with pytest.raises(ConfigError, match=r"code adds to \[policy.q\], and the file does not have it"):
+        load("[policy.p]\nretry = true", code={"q": {"retry": Retry()}})
+    with pytest.raises(ConfigError, match=r"code adds to \[policy.p\] fallbak: unknown key; did you mean fallback?"):
+        load("[policy.p]\nretry = true", code={"p": {"fallbak": Fallback(1)}})
 
 
 def test_a_file_that_cannot_be_read(tmp_path):
@@ -388,15 +414,17 @@ def test_a_file_that_cannot_be_read(tmp_path):
 
 
 def test_a_wrong_file_makes_no_policy_and_tells_nobody(load):
+    """Whether parts go together is tried on policies that nobody sees."""
     hub, seen, registry = Hub(), [], Registry()
-    with hub.subscribe(Event, seen.append), pytest.raises(ConfigError):
-        load(
-            '[policy.a]\nretry = true\nchaos = { fault = 1, for = "1m", enabled = true }\n[policy.b]\nx = 1',
-            hub=hub,
-            registry=registry,
-        )
-    assert registry.names() == []
-    assert seen == []
+    chaos = 'chaos = { fault = 1, for = "1m", enabled = true }'
+    with hub.subscribe(Event, seen.append):
+        with pytest.raises(ConfigError, match=r"\[policy.b\]"):
+            load(f"[policy.a]\n{chaos}\n[policy.b]\nidempotent = true", hub=hub, registry=registry)
+        assert registry.names() == []
+        assert seen == []
+        policies = load(f"[policy.a]\n{chaos}", hub=hub, registry=registry)
+        assert [type(event) for event in seen] == [ChaosStarted]
+    assert registry.get("a") is policies["a"]
 
 
 # Reading them

@@ -1,5 +1,6 @@
 """Reading the file anew while policies are at work: all of it or nothing, and the policies stay the same objects."""
 
+import asyncio
 import os
 import threading
 
@@ -7,9 +8,12 @@ import pytest
 
 from tenfold._core.errors import MisuseError
 from tenfold._core.events import Hub
-from tenfold.resilience.config import ConfigRejected, ConfigReloaded, load_policies
+from tenfold.resilience.config import load_policies
 from tenfold.resilience.config_read import ConfigError
+from tenfold.resilience.config_watch import ConfigRejected, ConfigReloaded
+from tenfold.resilience.config_watch import watch as watch_file
 from tenfold.resilience.errors import BulkheadFull
+from tenfold.resilience.fallback import Fallback
 from tenfold.resilience.registry import Registry
 from tenfold.testing import FakeClock
 
@@ -166,10 +170,33 @@ def test_a_policy_whose_name_is_taken_is_a_problem_of_the_file(policies, path, r
     assert registry.get("c") is taken
 
 
-def test_a_reload_that_changes_nothing_leaves_the_live_parts_alone(policies):
+def test_a_reload_that_changes_nothing_leaves_the_live_parts_alone(policies, told):
     plan = policies["a"].plan
     assert policies.reload() == ()
     assert policies["a"].plan is plan
+    assert told == []
+    assert policies.reloads == 0
+
+
+def test_true_and_one_are_two_settings(policies, path):
+    replace(path, TWO.replace("{ attempts = 3 }", "true"))
+    policies.reload()
+    assert policies["a"].options.retry.attempts == 3
+    replace(path, TWO.replace("{ attempts = 3 }", "1"))
+    assert policies.reload() == ("a.retry: True -> 1",)
+    assert policies["a"].options.retry.attempts == 1
+
+
+def test_what_code_adds_outlives_reloads_and_does_not_keep_a_policy_in_the_file(path, clock):
+    fallback = Fallback("pending")
+    policies = load_policies(path, code={"b": {"fallback": fallback}}, registry=Registry(), clock=clock, hub=Hub())
+    replace(path, TWO.replace("bulkhead = 5", "bulkhead = 6"))
+    policies.reload()
+    assert policies["b"].options.fallback == fallback
+    replace(path, '[policy.a]\ndeadline = "2s"\n')
+    policies.reload()
+    assert policies.removed == {"b"}
+    assert policies["b"].options.fallback == fallback
 
 
 def test_threads_may_reload_at_once(policies, path):
@@ -363,3 +390,21 @@ def test_watching_ends_with_its_block(clock, policies, path):
 
     clock.run(later())
     assert policies["a"].options.deadline == 2.0
+
+
+def test_a_change_being_taken_when_the_watch_ends_is_taken_to_its_end(clock):
+    taken = []
+
+    async def take():
+        await clock.sleep(1)
+        taken.append(clock.monotonic())
+
+    async def main():
+        task = asyncio.ensure_future(watch_file(lambda: "new", lambda: "old", take, 1.0, clock))
+        await clock.sleep(1.5)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    clock.run(main())
+    assert taken == [pytest.approx(2.1)]

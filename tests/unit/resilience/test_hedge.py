@@ -268,6 +268,19 @@ def test_a_loser_that_ignores_its_cancellation_withholds_the_answer_for_a_second
     assert live._stuck == set()
 
 
+def test_a_loser_that_fails_on_its_way_out_disturbs_nobody(clock):
+    async def attempt():
+        if live.hedges:
+            return "second"
+        try:
+            await asyncio.sleep(10)
+        finally:
+            raise OSError("the connection could not be closed")
+
+    live = hedger(clock, "200ms")
+    assert run(clock, lambda: live.run(attempt)) == "second"
+
+
 def test_a_failing_race_leaves_no_cycle_of_references(clock):
     made = weakref.WeakSet()
 
@@ -340,6 +353,10 @@ def test_old_samples_are_forgotten(clock):
     live.delay(11.0)
     assert live.delay(11.0) == pytest.approx(0.1, rel=0.01)
     assert live.delay(40.0) is None
+    live.observe(40.0, 0.1)
+    for _ in range(10):
+        live.observe(40.0, 5.0)
+    assert live.delay(50.0) is None  # nothing came for a whole window, so not even the newer half is left
 
 
 def test_failures_are_no_samples(clock):

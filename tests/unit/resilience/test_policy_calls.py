@@ -1,11 +1,14 @@
 """`Policy` around one call: what goes in, what comes out, in which order the layers act, and what they say."""
 
 import asyncio
+import contextlib
 import functools
+import gc
 import inspect
 import json
 import random
 import traceback
+import weakref
 
 import pytest
 
@@ -25,6 +28,7 @@ from tenfold.resilience.errors import (
     DeadlineExceeded,
     DeadlineTooShort,
     RateLimited,
+    ResilienceError,
 )
 from tenfold.resilience.fallback import Fallback
 from tenfold.resilience.hedge import Hedge
@@ -116,6 +120,61 @@ def test_a_method_is_bound_and_a_partial_and_a_callable_object_will_do(make, clo
     assert clock.run(policy.call(Callable(), 5)) == 5
 
 
+def names_like_ours(plan, now, /, outer, until=3, token=4, result=5):
+    return plan, now, outer, until, token, result
+
+
+def keywords(a, *, limit=2):
+    return a, limit
+
+
+def anything(*args, **kwargs):
+    return args, kwargs
+
+
+def nine(a, b, c, d, e, f, g, h, i=9):
+    return a, b, c, d, e, f, g, h, i
+
+
+@pytest.mark.parametrize("options", [WHOLE, {"retry": Retry(2, idempotent=True)}, {"bulkhead": Bulkhead(2)}])
+def test_arguments_arrive_as_they_were_given(make, clock, options):
+    policy = make(**options)
+    guarded = policy(names_like_ours)
+    assert guarded(1, 2, outer=0) == (1, 2, 0, 3, 4, 5)
+    assert guarded(1, 2, 0, result=7, token=8) == (1, 2, 0, 3, 8, 7)
+    assert policy(keywords)(1, limit=5) == (1, 5)
+    assert policy(anything)(1, now=2) == ((1,), {"now": 2})
+    assert policy(nine)(*range(8)) == (*range(8), 9)
+    with pytest.raises(TypeError, match=r"names_like_ours\(\) missing 1 required positional argument: 'outer'"):
+        guarded(1, 2)
+    with pytest.raises(TypeError, match="positional-only"):
+        guarded(now=1, plan=2, outer=3)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'unknown'"):
+        guarded(1, 2, 3, unknown=4)
+    assert policy.counters.failures == 0  # nothing was called
+
+    @policy
+    async def later(error, box=2):
+        return error, box
+
+    assert clock.run(later(box=1, error=3)) == (3, 1)
+    policy.reconfigure(deadline="7s")
+    assert guarded(1, 2, outer=0) == (1, 2, 0, 3, 4, 5)
+
+
+def test_arguments_of_a_further_try_are_the_same(make):
+    seen = []
+
+    @make(retry=Retry(3, base=0.001, idempotent=True))
+    def fails(a, b=2):
+        seen.append((a, b))
+        raise OSError("down")
+
+    with pytest.raises(OSError, match="down"):
+        fails(a=1)
+    assert seen == [(1, 2)] * 3
+
+
 def test_call_gives_a_value_or_an_awaitable_as_the_function_does(make, clock):
     policy = make(**WHOLE)
 
@@ -181,8 +240,8 @@ def test_the_generated_source_stands_in_tracebacks(make):
     with pytest.raises(KeyError) as info:
         broken()
     text = "".join(traceback.format_exception(info.value))
-    assert "result = fn(*args, **kwargs)" in text
-    assert "<tenfold policy wrapper: deadline+retry+budget+breaker:one+bulkhead" in text
+    assert "result = fn()" in text
+    assert "<tenfold policy wrapper of 0: deadline+retry+budget+breaker:one+bulkhead" in text
     assert ", in broken" in text
     assert "During handling" not in text
 
@@ -386,7 +445,7 @@ def test_an_http_status_that_blames_the_request_is_an_answer(make, status, opene
     class HTTPStatusError(Exception):
         class response:  # noqa: N801 - as in httpx
             status_code = status
-            headers: dict[str, str] = {}
+            headers = None
 
     policy = make(breaker=Breaker(consecutive=1))
 
@@ -597,10 +656,8 @@ def test_a_block_cancelled_and_one_that_swallows(make, clock):
 
     async def swallows():
         async with policy:
-            try:
+            with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.sleep(100)
-            except asyncio.CancelledError:
-                pass
 
     async def main():
         with pytest.raises(AttemptTimeout):
@@ -670,3 +727,62 @@ def test_the_registry_knows_it_while_it_lives():
     assert registry.get("shop") is wrapper.policy  # what is decorated keeps it alive
     with pytest.raises(MisuseError, match="name of its own"):
         Policy("shop", deadline="1s", registry=registry)
+
+
+@pytest.mark.parametrize("retry", [None, Retry(3, idempotent=True, base=0.001), Retry(3, base=0.001)])
+@pytest.mark.parametrize("ending", ["error", "time-out", "deadline", "cancelled"])
+def test_a_failure_leaves_no_cycle_of_frames_and_tracebacks(make, clock, retry, ending):
+    """Under an outage each failing call would otherwise keep its frames, arguments and all, until a collection."""
+    options = {"deadline": "1s"} if ending == "deadline" else {"timeout": "1s", "deadline": "9s"}
+    policy = make(retry=retry, bulkhead=Bulkhead(5), **options)
+
+    class Argument:
+        pass
+
+    @policy
+    async def fails(argument):
+        if ending == "error":
+            raise OSError("down")
+        await asyncio.sleep(100)
+
+    async def main(argument):
+        task = asyncio.create_task(fails(argument))
+        if ending == "cancelled":
+            await asyncio.sleep(0.5)
+            task.cancel()
+        with contextlib.suppress(OSError, ResilienceError, asyncio.CancelledError):
+            await task
+        del task
+
+    argument = Argument()
+    seen = weakref.ref(argument)
+    gc.collect()
+    gc.disable()
+    try:
+        clock.run(main(argument))
+        del argument
+        assert seen() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("retry", [None, Retry(3, idempotent=True, base=0.001)])
+def test_nor_does_a_plain_one(make, retry):
+    class Argument:
+        pass
+
+    @make(deadline="3s", retry=retry)
+    def fails(argument):
+        raise OSError("down")
+
+    argument = Argument()
+    seen = weakref.ref(argument)
+    gc.collect()
+    gc.disable()
+    try:
+        with contextlib.suppress(OSError):
+            fails(argument)
+        del argument
+        assert seen() is None
+    finally:
+        gc.enable()

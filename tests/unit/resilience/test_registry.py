@@ -165,3 +165,37 @@ def test_a_finalizer_that_makes_a_policy_does_not_lock_up():
     registry.add(Member("a"))  # collects under way
     assert made
     assert registry.get("from the finalizer") is made[0]
+
+
+def test_nor_does_one_that_runs_while_the_lock_is_held():
+    """A collection can happen at any object made. Here it happens where the name is looked up, under the lock."""
+    registry, made = Registry(), []
+
+    class Name(str):
+        __slots__ = ()
+
+        def __hash__(self):
+            gc.collect()
+            return str.__hash__(self)
+
+    class Last(Member):
+        def __del__(self):
+            made.append(Member("from the finalizer"))
+            registry.add(made[0])
+
+    def add():
+        last = Last("garbage")
+        last.itself = last
+        del last
+        registry.add(named)
+
+    named = Member(Name("a"))
+    gc.disable()
+    thread = threading.Thread(target=add, daemon=True)
+    try:
+        thread.start()
+        thread.join(10)
+    finally:
+        gc.enable()
+    assert not thread.is_alive()
+    assert registry.names() == ["from the finalizer", "a"]  # the first came in while the second was on its way

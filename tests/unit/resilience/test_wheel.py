@@ -317,7 +317,7 @@ def run_in_thread(target):
     def body():
         try:
             found.append(target())
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - the test looks at it
             found.append(error)
 
     thread = threading.Thread(target=body)
@@ -392,7 +392,7 @@ def test_a_loop_that_is_closed_with_entries_left_is_let_go():
         lines.arm(lines.find()[0]._wheel._monotonic() + 3600)
 
     loop.run_until_complete(arm())
-    assert len(wheel_of(loop)) == 1
+    assert wheel_of(loop).armed == 1
     loop.close()
 
     async def another():
@@ -458,3 +458,74 @@ def test_disarming_tells_the_three_endings_apart(clock):
         task.uncancel()
 
     clock.run(main())
+
+
+def test_buckets_do_not_pile_up_under_a_long_deadline(clock):
+    """An hour has 460,800 ticks. What was emptied in time must not wait for its own."""
+
+    async def quick():
+        await asyncio.sleep(0)
+
+    async def slow():
+        await asyncio.sleep(50)
+
+    policy = Policy("p", deadline="1h", clock=clock, registry=None)
+    other = Policy("q", deadline="30m", clock=clock, registry=None)
+
+    async def main():
+        live = wheel_of(asyncio.get_running_loop(), clock)
+        tasks, most = [], 0
+        for n in range(5000):
+            await policy(quick)()
+            await other(quick)()
+            if n % 50 == 0:
+                tasks.append(asyncio.create_task(policy(slow)()))
+            await asyncio.sleep(0.011)
+            most = max(most, len(live._buckets))
+        await asyncio.gather(*tasks)
+        assert len(live._slots) <= 2 * most + 64
+        return most, live.armed
+
+    most, armed = clock.run(main())
+    assert armed == 0
+    assert most <= 2 * (5000 // 50 + 2) + 64
+
+
+def test_a_bucket_that_two_policies_have_at_hand_is_not_swept_away_from_one(clock):
+    async def sleeps(seconds):
+        await asyncio.sleep(seconds)
+
+    quiet = Policy("quiet", timeout="10s", clock=clock, registry=None)(sleeps)
+    busy = Policy("busy", timeout="10s", clock=clock, registry=None)(sleeps)
+
+    async def main():
+        await quiet(0)  # has the bucket at hand, and it is empty
+        await busy(0)
+        for n in range(500):  # makes many buckets, so that there is a sweep
+            await Policy("x", timeout=20 + n / 10, clock=clock, registry=None)(sleeps)(0)
+        with pytest.raises(AttemptTimeout):
+            await quiet(100)
+        with pytest.raises(AttemptTimeout):
+            await busy(100)
+
+    clock.run(main())
+
+
+def test_a_nearer_limit_moves_the_timer_forward(clock):
+    async def sleeps():
+        await asyncio.sleep(1000)
+
+    async def main():
+        far = asyncio.create_task(stopped_after(clock, 100.0, sleeps)())
+        await asyncio.sleep(0)
+        began = clock.monotonic()
+        with pytest.raises(AttemptTimeout):
+            await stopped_after(clock, 1.0, sleeps)()
+        near = clock.monotonic() - began
+        with pytest.raises(AttemptTimeout):
+            await far
+        return near, clock.monotonic() - began
+
+    near, far = clock.run(main())
+    assert 1 <= near <= 1 + TICK
+    assert 100 <= far <= 100 + TICK
