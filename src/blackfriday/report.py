@@ -84,7 +84,9 @@ def sections(story: Story) -> list[Section]:
     if story.integrity:
         made.append(Section("Orders and stock", html=_integrity(story.integrity), wide=True))
     if story.outage:
-        made.append(Section("Ten seconds without payments", html=f"<p>{escape(without_payments(story.outage))}</p>", wide=True))
+        made.append(
+            Section("Ten seconds without payments", html=f"<p>{escape(without_payments(story.outage))}</p>", wide=True)
+        )
     run = story.ten_times_run
     if run is not None:
         made += [

@@ -183,15 +183,15 @@ ADDS = "what it adds"
 _WIDE = 120
 
 
-
 def without_payments(found: Outage) -> str:
     """What customers noticed of the outage."""
-    back = "no order was paid at once after it" if found.paid_again is None else f"paid again {found.paid_again:.1f} s after"
+    back = "no order" if found.paid_again is None else f"{found.paid_again:.1f} s later the next order"
     return (
-        f"payment service frozen for {found.seconds:.0f} s: {found.failed_browses} of {found.browsed:,} browses failed, "
-        f"{found.failed_checkouts} checkouts failed, {found.pending} of {found.checkouts} pending, {back}, "
-        f"{found.never_paid} never paid"
+        f"payments frozen for {found.seconds:.0f} s: {found.failed_browses} of {found.browsed:,} browses and "
+        f"{found.failed_checkouts} checkouts failed, {found.pending} of {found.checkouts} orders pending; {back} "
+        f"was paid at once, {found.never_paid} never"
     )
+
 
 def cells(rungs: Sequence[RungOutcome], fixed_rate: float | None) -> tuple[list[str], list[list[str]]]:
     """The ladder as head and rows of text."""

@@ -74,8 +74,10 @@ class PaymentOutage:
     async def told(self, result: RunResult) -> Outage:
         """What customers noticed, by the whole run around it; waits for the money that is still pending."""
         began = monotonic()
-        while (left := await self.stage.connection.fetchval(_PENDING)) and monotonic() - began < SETTLED_WITHIN:
+        left = await self.stage.connection.fetchval(_PENDING)
+        while left and monotonic() - began < SETTLED_WITHIN:
             await asyncio.sleep(POLL)
+            left = await self.stage.connection.fetchval(_PENDING)
         browsing = [step for step in result.steps if step.name in BROWSE]
         return Outage(
             seconds=self.seconds,

@@ -83,7 +83,9 @@ async def _play(story: Story, plan: Plan, view: View, stage: Stage, finish: floa
         await climb("cache", shops)
         if not plan.quick:
             await climb(TUNED.key, shops)
-        view.act("prove", "ten times the rate that broke the baseline, without payments for a while; then the same rate")
+        view.act(
+            "prove", "ten times the rate that broke the baseline, without payments for a while; then the same rate"
+        )
         tuned = shops[TUNED.key]
         found = await ten_times(stage, tuned, baseline.rate, plan, view, story.seed)
         story.ten_times, story.ten_times_run, reads, story.outage = found

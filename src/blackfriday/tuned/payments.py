@@ -93,7 +93,9 @@ class Cashier:
         """Ask for the money of some pending orders; whether all of them were paid and there may be more."""
         pending = await self._pool.fetch(sql.PENDING, GRACE, AT_ONCE)
         for row in pending:
-            reference = await self._payments.charge(f"{row['customer_id']}-{row['idempotency_key']}", row["total_cents"])
+            reference = await self._payments.charge(
+                f"{row['customer_id']}-{row['idempotency_key']}", row["total_cents"]
+            )
             if reference is None:
                 return False
             await self._pool.execute(sql.PAID, row["id"], reference, row["total_cents"])

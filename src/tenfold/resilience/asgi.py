@@ -32,7 +32,9 @@ from tenfold.resilience.inbound import (
     client_address,
     read_terms,
 )
+from tenfold.resilience.meters import meter_of
 from tenfold.resilience.problem import answer_to
+from tenfold.resilience.ratelimit import RateLimit
 from tenfold.resilience.scope import SCOPE
 from tenfold.resilience.shed import Shed, Waiter
 from tenfold.resilience.shedder import Shedder
@@ -42,10 +44,10 @@ from tenfold.resilience.wire import PRIORITY, Priority
 class ResilienceMiddleware:
     """Deadlines, shedding, rate limits and degradation in front of an ASGI application.
 
-    ``shedder`` bounds concurrency (`Shedder`, or `Shed` options for a new one), ``rate_limit`` is a live rate
-    limit that is asked with ``key(scope)`` (default: the peer's address). ``degradation`` is fed with the
-    shedder's pressure at each request (``drive=False``: you feed it) and its level stands in the response
-    header ``Tenfold-Degradation``, where it is above 0.
+    ``shedder`` bounds concurrency (`Shedder`, or `Shed` options for a new one). ``rate_limit`` is a `RateLimit`, or
+    a live one of `meter_of`, and is asked with ``key(scope)`` (default: the ``key`` of the `RateLimit`, else the
+    peer's address). ``degradation`` is fed with the shedder's pressure at each request (``drive=False``: you feed
+    it) and its level stands in the response header ``Tenfold-Degradation``, where it is above 0.
 
     The deadline is the smallest of ``default_timeout`` (none), of the time that the caller has left by
     ``Tenfold-Timeout-Ms``, taken as ``max_timeout`` (60 s) at most, and of a deadline in force already. It is
@@ -70,8 +72,8 @@ class ResilienceMiddleware:
         app: App,
         *,
         shedder: Shedder | Shed | None = None,
-        rate_limit: Meter | None = None,
-        key: Callable[[Scope], Hashable] = client_address,
+        rate_limit: RateLimit | Meter | None = None,
+        key: Callable[[Scope], Hashable] | None = None,
         degradation: Degradation | None = None,
         drive: bool = True,
         default_timeout: Duration | None = None,
@@ -87,10 +89,14 @@ class ResilienceMiddleware:
     ) -> None:
         if not callable(app):
             raise MisuseError(f"ResilienceMiddleware: expected an ASGI application, got {app!r}")
-        if rate_limit is not None and not callable(getattr(rate_limit, "admit", None)):
+        self._own_meter: Any = None
+        meter: Any = rate_limit
+        if isinstance(rate_limit, RateLimit):
+            key = key or rate_limit.key
+            meter = self._own_meter = meter_of(rate_limit, name="requests")
+        if meter is not None and not callable(getattr(meter, "admit", None)):
             raise MisuseError(
-                f"rate_limit: expected a live rate limit with an admit method, got {rate_limit!r}; "
-                "make one from its options"
+                f"rate_limit: expected RateLimit options, or a live rate limit with an admit method, got {rate_limit!r}"
             )
         if isinstance(shedder, Shed):
             shedder = Shedder(shedder, name="requests", clock=clock)
@@ -103,8 +109,8 @@ class ResilienceMiddleware:
         self.app: Final = app
         self.shedder: Final = shedder
         self.counters: Final = counters if counters is not None else RequestCounters()
-        self._rate_limit = rate_limit
-        self._key = key
+        self._rate_limit: Meter | None = meter
+        self._key = key or client_address
         self._degradation = degradation
         self._drive = drive and shedder is not None
         self._default_timeout = math.inf if default_timeout is None else _positive(default_timeout, "default_timeout")
@@ -120,7 +126,11 @@ class ResilienceMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
         if kind not in ("http", "websocket") or scope.get("path") in self._exempt:
-            await self.app(scope, receive, send)
+            try:
+                await self.app(scope, receive, send)
+            finally:
+                if kind == "lifespan" and hasattr(self._own_meter, "aclose"):
+                    await self._own_meter.aclose()
             return
         now = self._clock.monotonic()
         self.counters.requests += 1

@@ -18,8 +18,8 @@ from tenfold.resilience.checks import Options
 from tenfold.resilience.circuit import Circuit
 from tenfold.resilience.circuits import Circuits
 from tenfold.resilience.fallback import Fallback, Stopgap
-from tenfold.resilience.gcra import Meter
 from tenfold.resilience.hedge import Hedger
+from tenfold.resilience.meters import meter_of
 from tenfold.resilience.plan import Plan
 from tenfold.resilience.ratelimit import RateLimit
 from tenfold.resilience.retry import Retrier, Retry
@@ -143,15 +143,7 @@ def _limit(plan: Plan, given: RateLimit | AdaptiveLimit | None, old: Plan | None
             live.reconfigure(given, plan.monotonic())
             plan.meter = live
         else:
-            plan.meter = _meter(plan, given)
-
-
-def _meter(plan: Plan, given: RateLimit) -> Any:
-    if given.store is None:
-        return Meter(given, name=plan.name)
-    from tenfold.resilience.distributed import SharedMeter  # needs redis, which is an extra
-
-    return SharedMeter(given, name=plan.name, hub=plan.hub)
+            plan.meter = meter_of(given, name=plan.name, hub=plan.hub)
 
 
 def check_fallback(name: str, options: Fallback, fn: Callable[..., Any]) -> None:

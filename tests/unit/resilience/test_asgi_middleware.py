@@ -663,7 +663,7 @@ def test_a_websocket_beyond_the_places_is_denied(clock, extensions, sent):
         ({"max_timeout": "long"}, "max_timeout: expected a duration such as"),
         ({"max_priority": "top"}, "max_priority: expected one of"),
         ({"exempt": "/health"}, "exempt: expected several paths"),
-        ({"rate_limit": 100}, "rate_limit: expected a live rate limit with an admit method, got 100"),
+        ({"rate_limit": 100}, "rate_limit: expected RateLimit options, or a live rate limit .* got 100"),
         ({"shedder": 50}, "shedder: expected a Shedder or Shed options, got 50"),
         ({"degradation": Degrade()}, "degradation: expected a Degradation, got Degrade"),
     ],
