@@ -26,15 +26,7 @@ from tenfold.resilience.circuits import Circuits
 from tenfold.resilience.config import Policies, UnknownPolicy, load_policies
 from tenfold.resilience.config_read import ConfigError
 from tenfold.resilience.config_watch import ConfigRejected, ConfigReloaded
-from tenfold.resilience.deadline import (
-    Deadline,
-    carry,
-    deadline,
-    from_remaining_ms,
-    remaining,
-    to_remaining_ms,
-    to_thread,
-)
+from tenfold.resilience.deadline import Deadline, carry, from_remaining_ms, remaining, to_remaining_ms, to_thread
 from tenfold.resilience.degradation import Degradation
 from tenfold.resilience.degrade import Degrade, LevelChanged
 from tenfold.resilience.errors import (
@@ -85,7 +77,6 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     # deadlines
     "Deadline",
     "carry",
-    "deadline",
     "remaining",
     "to_thread",
     "to_remaining_ms",
