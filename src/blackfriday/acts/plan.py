@@ -30,6 +30,12 @@ class Plan:
     """Before each block and before the long run."""
     warm: int
     """Products that the caches are warmed with, the most viewed first."""
+    warm_cache_rung: int
+    """The same for the rung that only adds the cache."""
+    finish: float
+    """Seconds from the beginning within which the blocks of before and after are over, as far as they have enough
+    samples by then.
+    """
 
 
 FULL: Final = Plan(
@@ -45,11 +51,13 @@ FULL: Final = Plan(
     hold_seconds=30.5,
     warmup=3.0,
     warm=40_000,
+    warm_cache_rung=40_000,
+    finish=460.0,
 )
 QUICK: Final = Plan(
     quick=True,
     search_budget=24.0,
-    baseline_budget=26.0,
+    baseline_budget=24.0,
     search_samples=700,
     probe_seconds=7.0,
     precision=0.2,
@@ -59,4 +67,6 @@ QUICK: Final = Plan(
     hold_seconds=30.5,
     warmup=1.0,
     warm=40_000,
+    warm_cache_rung=2_000,  # it is tried at a rate that the baseline can bear, and promises nothing
+    finish=110.0,
 )

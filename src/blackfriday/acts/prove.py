@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import math
+from time import monotonic
 from typing import Final
 
 from blackfriday.acts.measure import hold
+from blackfriday.acts.outage import PaymentOutage
 from blackfriday.acts.ownreads import OwnReads
 from blackfriday.acts.plan import Plan
 from blackfriday.acts.stage import Stage
 from blackfriday.journeys import BROWSE
 from blackfriday.shop import Shop
-from blackfriday.story import SameRate, TenTimes
+from blackfriday.story import Outage, SameRate, TenTimes
 from blackfriday.view import View
 from tenfold.load import CompareOptions, RunResult, compare
 
 SHARE: Final = 0.7  # of the baseline's breakpoint: a rate at which it is well, so that the gain is not that of a queue
 TEN: Final = 10.0
 WARM_UP: Final = 3.0
-ENOUGH: Final = 450.0  # samples a side: the 95th percentile of fewer than 200 is no number to compare
+WANTED: Final = 450.0  # samples a side
+ENOUGH: Final = 300.0  # the 95th percentile of fewer than 200 is none to compare, and arrivals are random
 LONGEST: Final = 25.0  # seconds a block
+BETWEEN: Final = 0.7  # seconds between two runs
 
 
 async def same_rate(
-    stage: Stage, baseline: Shop, tuned: Shop, breakpoint: float, plan: Plan, view: View, seed: int
+    stage: Stage, baseline: Shop, tuned: Shop, breakpoint: float, plan: Plan, finish: float, view: View, seed: int
 ) -> tuple[SameRate, RunResult, RunResult]:
-    """Before, after, before, after …: both shops stand, one of them is loaded at a time, by the same arrivals."""
+    """Before, after, before, after …: both shops stand, one of them is loaded at a time, by the same arrivals.
+
+    ``finish`` is the monotonic moment at which the story wants to go on: blocks are as long as there is time, and never
+    too short for what is said about them.
+    """
     rate = SHARE * breakpoint
-    seconds = min(LONGEST, max(plan.block_seconds, math.ceil(ENOUGH / plan.blocks / rate)))
+    seconds = block_seconds(rate, plan, finish - monotonic())
     before: list[RunResult] = []
     after: list[RunResult] = []
     # The baseline has just been started, the tuned shop has been under load: let it compile its statements and open its
@@ -65,13 +73,23 @@ async def same_rate(
     )
 
 
+def block_seconds(rate: float, plan: Plan, left: float) -> float:
+    """How long each block may take if all of them are to end in ``left`` seconds."""
+    share = (left - WARM_UP - BETWEEN) / (2 * plan.blocks) - plan.warmup - BETWEEN
+    wanted = max(plan.block_seconds, WANTED / plan.blocks / rate)
+    enough = ENOUGH / plan.blocks / rate
+    return min(LONGEST, math.ceil(max(enough, min(wanted, share))))
+
+
 async def ten_times(
     stage: Stage, tuned: Shop, breakpoint: float, plan: Plan, view: View, seed: int
-) -> tuple[TenTimes, RunResult, OwnReads]:
-    """Ten times the breakpoint for the whole of `Plan.hold_seconds`, while other buyers check what they wrote."""
+) -> tuple[TenTimes, RunResult, OwnReads, Outage]:
+    """Ten times the breakpoint for the whole of `Plan.hold_seconds`, while other buyers check what they wrote and the
+    payment service goes away for ten seconds.
+    """
     rate = TEN * breakpoint
     before = await tuned.stats()
-    async with OwnReads(tuned.url) as reads:
+    async with OwnReads(tuned.url) as reads, PaymentOutage(stage, tuned) as outage:
         result = await hold(
             stage.scenario(tuned),
             rate,
@@ -98,6 +116,7 @@ async def ten_times(
         ),
         result,
         reads,
+        await outage.told(result),
     )
 
 

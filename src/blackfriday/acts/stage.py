@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +75,7 @@ class Stage:
         self.connection: asyncpg.Connection
         self.orders: Path
         self.seeded: dict[str, int] = {}
-        self._payment: PaymentProcess
+        self.payment: PaymentProcess
 
     async def __aenter__(self) -> Stage:
         import asyncpg
@@ -87,7 +87,7 @@ class Stage:
                 )
                 bar.update(1.0, f"primary, {REPLICAS} replicas, Valkey")
             self.orders = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="blackfriday-orders-")))
-            self._payment = await self._stack.enter_async_context(PaymentProcess())
+            self.payment = await self._stack.enter_async_context(PaymentProcess())
             self.connection = await asyncpg.connect(self.servers.primary.url, timeout=10)
             self._stack.push_async_callback(self.connection.close, timeout=5)
             with self._view.bar("the catalogue") as bar:
@@ -104,11 +104,14 @@ class Stage:
         await self._stack.aclose()
 
     @asynccontextmanager
-    async def shops(self, *keys: str, indexes: bool, warm: int = 0) -> AsyncIterator[dict[str, Shop]]:
+    async def shops(
+        self, *keys: str, indexes: bool, warm: Mapping[str, int] | None = None
+    ) -> AsyncIterator[dict[str, Shop]]:
         """The shops of these rungs, ready and warm, side by side; they are loaded one after the other.
 
-        They find full shelves, no orders, an empty Valkey, and the tuned indexes if ``indexes``. ``warm`` is how many
-        products the caches are warmed with. Each has a Valkey database of its own, or they would share what they cache.
+        They find full shelves, no orders, an empty Valkey, and the tuned indexes if ``indexes``. ``warm`` says with how
+        many products the cache of which rung is warmed. Each has a Valkey database of its own, or they would share
+        what they cache.
         """
         await self.reset()
         await (apply_indexes if indexes else drop_indexes)(self.connection)
@@ -122,8 +125,8 @@ class Stage:
                     database=self.servers.primary.url,
                     replicas=[replica.url for replica in self.servers.replicas],
                     valkey=f"{address}/{number}",
-                    payment=self._payment.url,
-                    warm=warm,
+                    payment=self.payment.url,
+                    warm=(warm or {}).get(which.key, 0),
                 )
                 for number, which in enumerate(map(step, keys))
             ]

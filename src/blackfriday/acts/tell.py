@@ -46,7 +46,7 @@ async def tell(story: Story, plan: Plan, view: View, scale: Scale | None = None)
         view.act("set the stage", "real servers, started from nothing")
         async with Stage(view, scale) as stage:
             with stage.recording():
-                await _play(story, plan, view, stage)
+                await _play(story, plan, view, stage, began + plan.finish)
     except asyncio.CancelledError:
         story.stopped_because = "interrupted"
         raise
@@ -58,7 +58,7 @@ async def tell(story: Story, plan: Plan, view: View, scale: Scale | None = None)
         story.promises = promises(story)
 
 
-async def _play(story: Story, plan: Plan, view: View, stage: Stage) -> None:
+async def _play(story: Story, plan: Plan, view: View, stage: Stage, finish: float) -> None:
     async with stage.shops("baseline", "draft", "shapes", indexes=False) as shops:
         view.act("measure", f"the highest rate at which the baseline holds {story.slo}")
         await forget(stage)
@@ -77,19 +77,23 @@ async def _play(story: Story, plan: Plan, view: View, stage: Stage) -> None:
         story.rungs.append(baseline)
         await climb("shapes", shops)
 
-    async with stage.shops("indexes", "cache", "replicas", "baseline", indexes=True, warm=plan.warm) as shops:
+    warm = {"cache": plan.warm_cache_rung, TUNED.key: plan.warm}
+    async with stage.shops("indexes", "cache", TUNED.key, "baseline", indexes=True, warm=warm) as shops:
         await climb("indexes", shops)
         await climb("cache", shops)
         if not plan.quick:
-            await climb("replicas", shops)
-        view.act("prove", "ten times the rate that broke the baseline; then the same rate before and after")
+            await climb(TUNED.key, shops)
+        view.act(
+            "prove", "ten times the rate that broke the baseline, without payments for a while; then the same rate"
+        )
         tuned = shops[TUNED.key]
         found = await ten_times(stage, tuned, baseline.rate, plan, view, story.seed)
-        story.ten_times, story.ten_times_run, reads = found
+        story.ten_times, story.ten_times_run, reads, story.outage = found
         view.ten_times(story.ten_times)
+        view.outage(story.outage)
         # Now, before the baseline sells from the same shelves, with its read-then-write of the stock.
         story.integrity["tuned"] = await _integrity(stage, reads)
-        pair = await same_rate(stage, shops["baseline"], tuned, baseline.rate, plan, view, story.seed)
+        pair = await same_rate(stage, shops["baseline"], tuned, baseline.rate, plan, finish, view, story.seed)
         story.same_rate, story.before_run, story.after_run = pair
         view.same_rate(story.same_rate)
     if plan.quick:

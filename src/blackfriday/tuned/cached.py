@@ -24,6 +24,7 @@ DOCUMENT_TTL = "1h"
 PATIENCE = "150ms"  # a busy machine is late now and then; a document from PostgreSQL would be later still
 FIGURES = 100_000  # stock figures that each worker takes over when it starts: one statement, a few megabytes
 WARM_BATCH = 500
+BATCHES_TOGETHER = 2
 WARM_TOGETHER = 4
 
 
@@ -99,8 +100,9 @@ class CachedCatalogue(Catalogue):
         """Load the most viewed products, and the first two pages of every listing and category."""
         before = self.counters.own("document_loads")
         numbers = [row["id"] for row in await self.origin.fetch(sql.POPULAR, products)]
-        for at in range(0, len(numbers), WARM_BATCH):
-            await self._sheets(numbers[at : at + WARM_BATCH])
+        batches = [numbers[at : at + WARM_BATCH] for at in range(0, len(numbers), WARM_BATCH)]
+        for at in range(0, len(batches), BATCHES_TOGETHER):  # PostgreSQL loads one while Valkey stores the other
+            await asyncio.gather(*map(self._sheets, batches[at : at + BATCHES_TOGETHER]))
         pages = 0
         for sort in ("newest", "price"):
             page = await self._listing(sort, -1, -1, contract.PAGE)

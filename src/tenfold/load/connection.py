@@ -8,7 +8,7 @@ from os import write
 from typing import TYPE_CHECKING, cast
 
 from tenfold.load.trampoline import resume
-from tenfold.load.wire import Reader, read_whole
+from tenfold.load.wire import Reader
 
 if TYPE_CHECKING:
     from tenfold.load.pool import Pool
@@ -55,8 +55,16 @@ class Connection(asyncio.Protocol):
         self.pool.connections.add(self)
 
     def send(self, wire: bytes) -> None:
-        """Write a request. The transport's queue is empty between requests, so the bytes may go to the kernel
-        at once; only what it does not take goes through the transport, which also is who meets the errors.
+        """Write a request: with the others of this turn where the pool is handing answers out, else at once."""
+        outgoing = self.pool.outgoing
+        if outgoing is None:
+            self.write(wire)
+        else:
+            outgoing.append((self, wire))
+
+    def write(self, wire: bytes) -> None:
+        """The transport's queue is empty between requests, so the bytes may go to the kernel at once; only what it
+        does not take goes through the transport, which also is who meets the errors.
         """
         if self.fd >= 0:
             try:
@@ -69,25 +77,15 @@ class Connection(asyncio.Protocol):
         self.transport.write(wire)
 
     def data_received(self, data: bytes) -> None:
-        user = self.user
-        pool = self.pool
-        pool.bytes_in += len(data)
-        if self.reader is None and user is not None and not self.head_only:
-            answer = read_whole(data)
-            if answer is not None:
-                self.user = None
-                self.used = True
-                pool.requests += 1
-                pool.idle.append(self)
-                resume(user, answer)
-                if pool.waiting:
-                    pool.serve()
-                return
-        self._read_on(data)
+        if self.user is None:  # bytes that nobody asked for: a broken peer, or an answer to a request given up
+            self.drop()
+        else:
+            self.pool.arrive(self, data)
 
-    def _read_on(self, data: bytes) -> None:
+    def take(self, data: bytes) -> None:
+        """The general way of `Pool.hand_out`: part of an answer, or one that `read_whole` leaves alone."""
         user = self.user
-        if user is None:  # bytes that nobody asked for: a broken peer, or an answer to a request given up
+        if user is None:
             self.drop()
             return
         if self.reader is None:
@@ -107,10 +105,12 @@ class Connection(asyncio.Protocol):
         resume(user, Failure(reader.failure) if reader.failure is not None else reader.answer)
 
     def eof_received(self) -> bool:
+        self.pool.hand_out()  # what came before the end comes first
         self.pool.forget(self)
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.pool.hand_out()
         self.pool.forget(self)
         self.pool.refill()
         user, reader = self.user, self.reader

@@ -6,6 +6,10 @@ that requests wait while their intended time counts on. Whichever comes first, t
 returned one, serves the request that waited longest; only a journey that goes straight on to its next request
 keeps the connection that it has, as a browser would.
 
+Answers of one turn of the loop are taken together: first the loop reads all sockets, then all their journeys go on,
+then all their next requests are written. Reading, running and writing by turns, an answer at a time, costs a busy
+client about a tenth more processor time, most of it in the kernel, which wakes the server once for each request.
+
 Deadlines are looked at in one coarse sweep (`Pool.sweep`, every 20 ms) instead of a timer a request: a sweep
 over 1,000 connections costs 40 µs, a thousand timers cost a thousand insertions into a heap for nothing.
 """
@@ -21,6 +25,7 @@ from typing import TYPE_CHECKING, Final
 
 from tenfold.load.connection import Connection, Failure
 from tenfold.load.trampoline import resume
+from tenfold.load.wire import read_whole
 
 if TYPE_CHECKING:
     from tenfold.load.user import User
@@ -47,6 +52,10 @@ class Pool:
         self.requests = 0
         self.retries = 0
         self.bytes_in = 0
+        self.outgoing: list[tuple[Connection, bytes]] | None = None
+        """Requests to be written when all answers of this turn are handed out; None: nothing is being handed out."""
+        self._arrived: list[tuple[Connection, bytes]] = []
+        self._loop = asyncio.get_running_loop()
         self._sweeps = 0
         self._tls = tls if scheme == "https" else None
         self._address: str | None = None
@@ -56,8 +65,8 @@ class Pool:
         default = port == (443 if scheme == "https" else 80)
         self.authority = shown if default else f"{shown}:{port}"
         self.fields = f" HTTP/1.1\r\nHost: {self.authority}\r\nUser-Agent: {user_agent}\r\nAccept: */*\r\n"
-        self.wires: dict[tuple[str, str], bytes] = {}
-        """Requests without fields or body of their own, by method and path."""
+        self.gets: dict[str, bytes] = {}
+        """GET requests without fields of their own, by path."""
 
     async def warm(self, count: int) -> None:
         """Open ``count`` connections before the run. Raises `OSError` or `ssl.SSLError` where the target is
@@ -103,6 +112,45 @@ class Pool:
             self.waiting.append(user)
             if len(self.connections) < self.limit:
                 self.refill()
+
+    def arrive(self, connection: Connection, data: bytes) -> None:
+        """Bytes for a request under way; `hand_out` follows in this turn of the loop."""
+        if not self._arrived:
+            self._loop.call_soon(self.hand_out)
+        self._arrived.append((connection, data))
+
+    def hand_out(self) -> None:
+        """Let the journeys go on whose answers have arrived, and write what they send next."""
+        arrived = self._arrived
+        if not arrived:
+            return
+        self._arrived = []
+        idle = self.idle
+        outgoing = self.outgoing = []
+        try:
+            for connection, data in arrived:
+                self.bytes_in += len(data)
+                user = connection.user
+                if (
+                    user is not None
+                    and connection.reader is None
+                    and not connection.head_only
+                    and (answer := read_whole(data)) is not None
+                ):
+                    connection.user = None
+                    connection.used = True
+                    self.requests += 1
+                    idle.append(connection)
+                    resume(user, answer)
+                    if self.waiting:
+                        self.serve()
+                else:
+                    connection.take(data)
+        finally:
+            self.outgoing = None
+            for connection, wire in outgoing:
+                if connection.open:  # else its end is on its way to the journey
+                    connection.write(wire)
 
     def put(self, connection: Connection) -> None:
         """A connection is free: to the longest waiting request, or to the idle ones."""
@@ -178,6 +226,7 @@ class Pool:
 
     def sweep(self) -> None:
         """Fail every request whose deadline has passed."""
+        self.hand_out()
         now = monotonic()
         late = [c for c in self.connections if c.user is not None and c.user._deadline < now]
         for connection in late:

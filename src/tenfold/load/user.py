@@ -151,7 +151,7 @@ class User:
         current = opened if opened is not None else engine.implicit(self, method, url)
         wire: bytes | None = None
         if headers is None and json is None and data is None and self._jar is None:
-            wire = pool.wires.get((method, url)) or _remember(pool, method, url)
+            wire = (pool.gets.get(url) or _remember(pool, url)) if method == "GET" else _plain(pool, method, url)
         if wire is None:
             pool, url, wire = self._compose(method, url, headers, json, data)
         now = monotonic()
@@ -183,12 +183,8 @@ class User:
                 continue
             self._failed(current, opened, answer.kind)
         current.answered = monotonic()
-        status = answer.status
-        if current.expect is None:
-            if not 200 <= status < 400:
-                current.fail(f"status {status}")
-        elif status not in current.expect:
-            current.fail(f"status {status}")
+        if answer.status != 200 or current.expect is not None:
+            current.judge(answer.status)
         if answer._cookies:
             for cookie in answer.headers.get_all("set-cookie"):
                 self.cookies.store(pool.host, url, cookie)
@@ -266,16 +262,22 @@ class User:
         return f"User({self._journey}, arrival {self._index})"
 
 
-def _remember(pool: Pool, method: str, url: str) -> bytes | None:
-    """The bytes of a request to a path, without fields or body of its own, kept for the next time."""
+def _remember(pool: Pool, url: str) -> bytes | None:
+    """The bytes of a GET of a path, without fields of its own, kept for the next time."""
+    wire = _plain(pool, "GET", url)
+    if wire is not None:
+        if len(pool.gets) >= _WIRES:
+            pool.gets.clear()
+        pool.gets[url] = wire
+    return wire
+
+
+def _plain(pool: Pool, method: str, url: str) -> bytes | None:
+    """The bytes of a request to a path, without fields or body of its own; None for a whole URL."""
     if not url.startswith("/"):
         return None
-    if method not in _BODILESS:
-        return _checked(method, url, f"{pool.fields}Content-Length: 0\r\n\r\n")
-    if len(pool.wires) >= _WIRES:
-        pool.wires.clear()
-    wire = pool.wires[method, url] = _checked(method, url, f"{pool.fields}\r\n")
-    return wire
+    length = "" if method in _BODILESS else "Content-Length: 0\r\n"
+    return _checked(method, url, f"{pool.fields}{length}\r\n")
 
 
 def _checked(method: str, url: str, rest: str) -> bytes:

@@ -12,6 +12,7 @@ from rich.console import Console as RichConsole
 
 from blackfriday.acts import QUICK, blank
 from blackfriday.acts.find import findings
+from blackfriday.acts.prove import block_seconds
 from blackfriday.promises import promises
 from blackfriday.report import render, write
 from blackfriday.story import (
@@ -190,3 +191,16 @@ def test_a_statement_is_shown_by_what_it_reads() -> None:
     assert short(text, 200) == "SELECT … FROM product LEFT JOIN category ON true LIMIT $1 OFFSET $2"
     assert short("WITH b(id) AS (SELECT c.id AS id FROM c) SELECT x, y FROM b", 200).count("…") == 2
     assert len(short(text, 40)) == 40
+
+
+@pytest.mark.parametrize(
+    ("rate", "left", "seconds"),
+    [
+        (43.0, 60.0, 6),  # as much time as is wanted
+        (21.0, 60.0, 11),  # a slow shop takes longer blocks
+        (21.0, 20.0, 8),  # no time is left: as short as the samples allow
+        (2.0, 20.0, 25),  # and never longer than this
+    ],
+)
+def test_a_block_is_as_long_as_there_is_time_and_as_its_samples_need(rate: float, left: float, seconds: float) -> None:
+    assert block_seconds(rate, QUICK, left) == seconds
