@@ -223,35 +223,6 @@ class AdaptivePlaces:
         if self._hub.wants(LimitMoved):
             self._hub.emit(LimitMoved(self._name, before, after))
 
-    # -- looking at it
-
-    @property
-    def options(self) -> AdaptiveLimit:
-        """The options in force."""
-        return self._options
-
-    def reconfigure(self, options: AdaptiveLimit) -> None:
-        """Go by other options; what was found out stays, as far as the new bounds allow."""
-        with self._lock:
-            self._options = options
-            self._move(self.limit)
-
-    def state(self) -> dict[str, object]:
-        """Plain values: the estimate, what is in force, the counters; ``elasticity`` is None before it is known."""
-        return {
-            "limit": round(self.limit, 3),
-            "in_force": self.in_force,
-            "in_flight": self.in_flight,
-            "elasticity": None if math.isnan(self.elasticity) else round(self.elasticity, 4),
-            "admitted": self.admitted,
-            "refused": self.refused,
-            "lost": self.lost,
-            "experiments": self.experiments,
-        }
-
-    def __repr__(self) -> str:
-        return f"<AdaptivePlaces {self._name!r} {self.in_flight} of {self.in_force} in flight, limit={self.limit:.1f}>"
-
     # -- the experiment (under the lock)
 
     def _begin(self) -> None:
