@@ -18,9 +18,10 @@ measured instead, by an experiment that runs all the time:
 * Of each pair of phases, e = ln(R_high / R_low) / ln(N_high / N_low). *We* set N, so what correlates with it is
   our doing; a dependency that became slower for everybody is slower in both phases and moves nothing: the
   correlation guard. The order of the phases alternates (low high, high low, …), which cancels a trend.
-* ln(limit) moves by step · (tolerance − e) / (1 + variance of e). The step doubles, to four times, while moves in one
-  direction are more than noise could make them, and starts again when the direction turns (after Kesten 1958): fast
-  far from the knee, calm near it.
+* ln(limit) moves by step · (tolerance − e) / (1 + variance of e), the difference cut to ±1: a dependency that changes
+  in the middle of an experiment moves the limit a little and once. The step doubles, to four times, while the latest
+  differences agree more than noise would, and starts again when they turn (after Kesten 1958); while they say that the
+  limit is too low, the upper level is 30 % up. So it is fast far from the knee and calm near it.
 * Between two experiments, unless the knee is far, calls may have √limit places more, Gradient2's room for a queue:
   a place that is freed then finds a call waiting.
 

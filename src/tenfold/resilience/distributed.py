@@ -126,14 +126,12 @@ class SharedMeter:
         lock = self._lock
         lock.acquire()
         try:
+            if not 0 < cost <= self._burst:
+                raise self._misuse(cost)
             if self._leases.spend(now, key, cost):
-                if not cost > 0:
-                    raise self._misuse(cost)
                 self.admitted += 1
                 self.leased += 1
                 return 0
-            if not 0 < cost <= self._burst:
-                raise self._misuse(cost)
             wait = self._leases.refused(now, key, cost)
             if wait > 0:
                 self.refused += 1
@@ -156,12 +154,12 @@ class SharedMeter:
         )
 
     def _answered(self, now: float, key: Hashable, cost: float, wanted: float, answer: list[int]) -> None:
-        granted, wait, taken_at = answer
+        granted, extra, wait, taken_at = answer
         with self._lock:
             back, self._down = self._down, False
             self._down_until = -math.inf
             if granted:
-                self._leases.grant(now, key, wanted, cost, max(float(granted), cost), taken_at)
+                self._leases.grant(now, key, wanted, cost, cost + extra, taken_at)
                 self.admitted += 1
             else:
                 self._leases.refuse(now, key, wanted, cost, wait / 1e6)

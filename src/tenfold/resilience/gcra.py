@@ -6,9 +6,9 @@ conforms if ``max(TAT, x) + c - x <= burst``; then that sum becomes the new TAT.
 timer: the level is ``TAT - x``. In every window of t seconds at most ``burst + rate * t`` cells are admitted.
 
 *Time is counted in cells*: x = base + rate * now. A TAT then grows by whole numbers, which a double adds without
-error, and x is rounded once for each reading and never accumulates. (Adding 1/rate seconds to a monotonic time of
-10^6 seconds at 100,000/s is off by up to 1e-10 of 1e-5 with each call, always the same way.) And a new rate needs
-no pass over the keys: ``base`` is chosen such that the clock of cells goes on from where it stands.
+error, and x is rounded once for each reading and never accumulates. (10 µs added to a monotonic time of 10^6 seconds
+are rounded to 0.1 ns, with each call and always the same way.) And a new rate needs no pass over the keys: ``base`` is
+chosen such that the clock of cells goes on from where it stands.
 
 *Bounded.* A TAT that has passed is as good as none, so such keys are dropped: with each new key the two oldest are
 looked at. At ``max_keys`` eight are, and if all of them are in use, the one with the least to remember goes; that

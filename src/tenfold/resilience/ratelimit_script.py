@@ -23,8 +23,9 @@ _PREFIX: Final = "tenfold:1:rate:"
 _LONGEST: Final = 128
 
 # KEYS: the record   ARGV: rate a second, burst, cells needed, cells wanted at most
-# Answers {cells granted, microseconds to wait (if none were), when (server's clock, microseconds)}.
-# With a negative need: give back so many cells, taken at ARGV[4].
+# Answers {1 granted or 0 refused, cells granted beyond the need, microseconds to wait if refused, when (server's
+# clock, microseconds)}; all whole, as Valkey cuts fractions off. With a negative need: give back so many cells, taken
+# at ARGV[4].
 SCRIPT: Final = """
 local rate, burst, need = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local time = redis.call('TIME')
@@ -36,19 +37,19 @@ if record then
   level = math.min(tonumber(old) - math.max(0, now - tonumber(computed)) * rate / 1000000, burst)
   if level > 0 then since = tonumber(empty) else level = 0 end
 end
-local granted, wait = 0, 0
+local extra = 0
 if need < 0 then
-  if since > tonumber(ARGV[4]) then return {0, 0, now} end
+  if since > tonumber(ARGV[4]) then return {0, 0, 0, now} end
   level = math.max(0, level + need)
 elseif level + need <= burst then
-  granted = math.max(need, math.min(tonumber(ARGV[4]), math.floor(burst - level)))
-  level = level + granted
+  extra = math.max(0, math.floor(math.min(tonumber(ARGV[4]), burst - level) - need))
+  level = level + need + extra
 else
-  return {0, math.ceil((level + need - burst) * 1000000 / rate), now}
+  return {0, 0, math.ceil((level + need - burst) * 1000000 / rate), now}
 end
 redis.call('SET', KEYS[1], string.format('%.17g %.0f %.0f', level, now, since),
   'PX', math.ceil(level * 1000 / rate) + 1000)
-return {granted, wait, now}
+return {1, extra, 0, now}
 """
 
 SHA: Final = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()

@@ -87,6 +87,7 @@ async def test_keys_and_costs(url: str, name: str) -> None:
     assert not await admits_async(meter, "a", 2)
     assert await admits_async(meter, "a", 1)
     assert await admits_async(meter, "b", 4)
+    assert [await admits_async(meter, "c", 0.75) for _ in range(6)] == [True] * 5 + [False]
     await meter.aclose()
 
 
