@@ -21,6 +21,7 @@ SHARE: Final = 0.7  # of the baseline's breakpoint: a rate at which it is well, 
 TEN: Final = 10.0
 WARM_UP: Final = 3.0
 WANTED: Final = 450.0  # samples a side
+SHORTEST: Final = 5.0  # seconds a block: an interval wants ten measured seconds a side
 ENOUGH: Final = 300.0  # the 95th percentile of fewer than 200 is none to compare, and arrivals are random
 LONGEST: Final = 25.0  # seconds a block
 BETWEEN: Final = 0.7  # seconds between two runs
@@ -77,7 +78,7 @@ def block_seconds(rate: float, plan: Plan, left: float) -> float:
     """How long each block may take if all of them are to end in ``left`` seconds."""
     share = (left - WARM_UP - BETWEEN) / (2 * plan.blocks) - plan.warmup - BETWEEN
     wanted = max(plan.block_seconds, WANTED / plan.blocks / rate)
-    enough = ENOUGH / plan.blocks / rate
+    enough = max(SHORTEST, ENOUGH / plan.blocks / rate)
     return min(LONGEST, math.ceil(max(enough, min(wanted, share))))
 
 
