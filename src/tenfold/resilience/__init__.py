@@ -29,6 +29,7 @@ from tenfold.resilience.config_watch import ConfigRejected, ConfigReloaded
 from tenfold.resilience.deadline import Deadline, carry, from_remaining_ms, remaining, to_remaining_ms, to_thread
 from tenfold.resilience.degradation import Degradation
 from tenfold.resilience.degrade import Degrade, LevelChanged
+from tenfold.resilience.distributed import RateStoreDown, RateStoreUp
 from tenfold.resilience.errors import (
     AttemptTimeout,
     BreakerOpen,
@@ -133,6 +134,8 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "Hedged",
     "LevelChanged",
     "PolicyReconfigured",
+    "RateStoreDown",
+    "RateStoreUp",
     "RetryRefused",
     "RetryScheduled",
     "SheddingEnded",
