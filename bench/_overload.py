@@ -31,6 +31,7 @@ SERVICES: dict[str, Draw] = {
     "uniform": lambda rng: rng.uniform(0.5, 1.5),
     "exponential": lambda rng: rng.expovariate(1.0),
     "lognormal": lambda rng: rng.lognormvariate(-0.5, 1.0),  # coefficient of variation 1.31
+    "pareto": lambda rng: 0.6 * rng.paretovariate(2.5),  # no finite third moment
     "bimodal": _bimodal,  # nine in ten take 0.2, one takes 8.2: coefficient of variation 2.4
 }
 

@@ -25,9 +25,10 @@ measured instead, by an experiment that runs all the time:
 * Between two experiments, unless the knee is far, calls may have √limit places more, Gradient2's room for a queue:
   a place that is freed then finds a call waiting.
 
-A *time-out or overload answer is a loss*, not a latency: each takes half a place away, which within a round
-trip in which everything is lost is a factor of about 0.6, and a pair of phases with losses never raises the
-limit. (In Gradient2 a time-out is a sample like another, and constant time-outs make the limit climb.)
+A *time-out or overload answer is a loss*, not a latency. Once they are more than a few in a hundred, each takes half a
+place away, which within a round trip in which everything is lost is a factor of about 0.6, and no experiment raises the
+limit. (In Gradient2 a time-out is a sample like another, and constant time-outs make the limit climb. A limit that
+takes every single loss for overload is crushed by one time-out in a hundred, as the window of TCP Reno is.)
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ _WORK: Final = 8  # round trips between two experiments
 _CLIP: Final = 4.0  # a latency counts up to this many times the usual one: tails say little about queues
 _MEMORY: Final = 1 / 64  # weight of a new latency in the usual one
 _LOSS: Final = 0.5  # places that a loss takes away
-_LOSS_SHARE: Final = 0.02  # from this share of losses on an experiment cannot raise the limit
+_LOSS_SHARE: Final = 0.03  # losses up to this share of the answers of late are the dependency's habit, not overload
+_LOSS_MEMORY: Final = 1 / 256
 _TINY: Final = 1e-9
 
 
@@ -118,14 +120,13 @@ class AdaptivePlaces:
     """An `AdaptiveLimit` at work: `enter`, and exactly one `leave` for each token. Thread-safe."""
 
     __slots__ = (
-        "_answers",
         "_brim",
         "_high",
         "_hub",
         "_is_high",
         "_left",
         "_lock",
-        "_losses",
+        "_lossy",
         "_low",
         "_name",
         "_options",
@@ -154,7 +155,7 @@ class AdaptivePlaces:
         self.elasticity = math.nan
         """What the last experiment found; NaN before the first."""
         self._told = self.limit
-        self._usual = 0.0
+        self._usual = self._lossy = 0.0
         self._pace = Pace(float(options.smoothing))
         self._is_high = False
         self.in_flight = self.admitted = self.refused = self.lost = self.experiments = 0
@@ -203,14 +204,15 @@ class AdaptivePlaces:
                 if latency > _CLIP * usual:
                     latency = _CLIP * usual
                 self._usual = usual + (latency - usual) * _MEMORY
-                self._answers += 1
+                self._lossy -= self._lossy * _LOSS_MEMORY
                 if side is not None:
                     side.add(latency, crowd)
             elif ok is False:
                 self.lost += 1
-                self._losses += 1
-                self._pace.rest()
-                self._move(self.limit - _LOSS)
+                self._lossy += (1.0 - self._lossy) * _LOSS_MEMORY
+                if self._lossy > _LOSS_SHARE:
+                    self._pace.rest()
+                    self._move(self.limit - _LOSS)
             if side is not None:
                 side.open -= 1
                 if self._stage == _TAIL and not self._low.open and not self._high.open:
@@ -228,7 +230,6 @@ class AdaptivePlaces:
 
     def _begin(self) -> None:
         self._low, self._high = Side(), Side()
-        self._answers = self._losses = 0
         self._enter_stage(_FIRST)
 
     def _enter_stage(self, stage: int) -> None:
@@ -273,7 +274,7 @@ class AdaptivePlaces:
             self.elasticity, doubt = found
             self.experiments += 1
             wish = float(self._options.tolerance) - self.elasticity
-            if wish > 0 and self._losses > _LOSS_SHARE * (self._answers + self._losses):
+            if wish > 0 and self._lossy > _LOSS_SHARE:
                 self._pace.rest()
             else:
                 by, far = self._pace.move(wish, doubt)

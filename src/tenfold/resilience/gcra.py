@@ -126,22 +126,20 @@ class Meter:
     def _remember(self, key: Hashable, tat: float, cells: float) -> None:
         tats, keys = self._tats, self._keys
         full = len(tats) >= self._max_keys
-        least, least_tat = None, math.inf
+        used: list[Hashable] = []
         for _ in range(min(len(keys), _LOOK_WHEN_FULL if full else _LOOK)):
-            oldest = keys[0]
-            its = tats[oldest]
-            if its <= cells:
-                keys.popleft()
+            oldest = keys.popleft()
+            if tats[oldest] > cells:
+                used.append(oldest)
+            else:
                 del tats[oldest]
                 full = False
-            else:
-                keys.rotate(-1)
-                if its < least_tat:
-                    least, least_tat = oldest, its
         if full:
+            least = min(used, key=tats.__getitem__)
+            used.remove(least)
             del tats[least]
-            keys.remove(least)
             self.forgotten += 1
+        keys.extend(used)  # to be looked at again after all others
         tats[key] = tat
         keys.append(key)
 

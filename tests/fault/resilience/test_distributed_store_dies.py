@@ -218,6 +218,20 @@ async def test_a_slow_store_costs_no_call_more_than_its_time_out(valkey: Valkey)
         await meter.aclose()
 
 
+async def test_who_comes_while_others_wait_does_not_wait_a_time_out_of_its_own(valkey: Valkey) -> None:
+    async with FaultProxy(valkey.url) as proxy:
+        meter = meter_at(proxy.url, "open", store_timeout="1s")
+        await calls(meter, 1)
+        proxy.freeze()
+        began = time.monotonic()
+        first = asyncio.ensure_future(calls(meter, 1))
+        await asyncio.sleep(0.5)
+        assert await calls(meter, 300) == ["admitted"] * 300
+        assert time.monotonic() - began < 1.4
+        assert await first == ["admitted"]
+        await meter.aclose()
+
+
 async def test_a_store_that_refuses_the_script_counts_as_down(valkey: Valkey) -> None:
     """Out of memory, read-only after a failover, no permission: an answer, but no decision."""
     meter = meter_at(valkey.url.replace("/0", "/15000"), "closed")

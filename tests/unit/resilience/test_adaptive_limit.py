@@ -107,22 +107,40 @@ def test_time_outs_never_make_it_grow() -> None:
     assert places.lost == 1000
 
 
-def test_a_loss_takes_half_a_place_and_what_says_nothing_takes_none() -> None:
+def test_losses_in_a_row_take_half_a_place_each_and_what_says_nothing_takes_none() -> None:
     places = AdaptivePlaces(AdaptiveLimit(initial=10))
-    places.leave(places.enter(0.0), 1.0, False)
-    assert places.limit == 9.5
-    places.leave(places.enter(1.0), 2.0, None)
-    assert places.limit == 9.5
+    after = []
+    for call in range(12):
+        places.leave(places.enter(float(call)), call + 0.5, False)
+        after.append(places.limit)
+    assert after == [10.0] * 7 + [9.5, 9.0, 8.5, 8.0, 7.5]  # seven among the 256 of late may be habit
+    places.leave(places.enter(20.0), 21.0, None)
+    assert places.limit == 7.5
     assert places.in_flight == 0
 
 
-def test_some_losses_forbid_growth() -> None:
-    places = AdaptivePlaces(AdaptiveLimit(initial=20))
+@pytest.mark.parametrize("every", [100, 50])
+def test_a_dependency_with_a_habit_of_losing_a_call_now_and_then_is_not_crushed(every: int) -> None:
+    places = AdaptivePlaces(AdaptiveLimit(initial=20, maximum=60))
     now = 0.0
+    for _ in range(800):
+        now = flood(places, every - 1, lambda crowd: 0.01, now=now)
+        now = flood(places, 1, lambda crowd: 0.01, ok=False, now=now)
+    assert places.lost == 800
+    assert places.limit > 40
+
+
+def test_losses_beyond_a_habit_forbid_growth() -> None:
+    places = AdaptivePlaces(AdaptiveLimit(initial=20, maximum=60))
+    now, highest = 0.0, 0.0
+    for _ in range(20):  # let it know that they are beyond
+        now = flood(places, 1, lambda crowd: 0.01, ok=False, now=now)
     for _ in range(400):
-        now = flood(places, 57, lambda crowd: 0.01, now=now)
-        now = flood(places, 3, lambda crowd: 0.01, ok=False, now=now)
-    assert places.limit < 20
+        now = flood(places, 19, lambda crowd: 0.01, now=now)
+        now = flood(places, 1, lambda crowd: 0.01, ok=False, now=now)
+        highest = max(highest, places.limit)
+    assert highest <= 20
+    assert places.limit < 10
 
 
 def test_idle_it_stays_where_it_is() -> None:
@@ -208,7 +226,7 @@ def test_moves_are_told_in_whole_places() -> None:
     hub, told = Hub(), []
     hub.subscribe(LimitMoved, told.append)
     places = AdaptivePlaces(AdaptiveLimit(initial=10), name="shop", hub=hub)
-    for call in range(4):
+    for call in range(11):
         places.leave(places.enter(float(call)), call + 0.5, False)
     assert told == [LimitMoved("shop", 10.0, 9.0), LimitMoved("shop", 9.0, 8.0)]
 

@@ -40,6 +40,7 @@ def test_without_the_right_limit_the_simulation_shows_the_harm(limit: int) -> No
         {"service": "constant"},
         {"service": "uniform"},
         {"service": "lognormal"},
+        {"service": "pareto"},
         {"discipline": "shared"},
         {"capacity": 10},
         {"capacity": 100, "spans": (800.0, 1200.0)},
@@ -48,7 +49,7 @@ def test_without_the_right_limit_the_simulation_shows_the_harm(limit: int) -> No
     ids=str,
 )
 @pytest.mark.parametrize("seed", [1, 2])
-def test_other_shapes_than_the_one_it_was_tuned_on(seed: int, shape: dict[str, Any]) -> None:
+def test_other_services_capacities_and_arrivals(seed: int, shape: dict[str, Any]) -> None:
     found = simulate(seed, **shape)
     assert found["goodput_share"] >= 0.9
     assert found["p99_vs_unloaded"] <= 3.0
