@@ -15,7 +15,7 @@ Options (`Retry`, `Breaker`, …) are frozen declarations; `Policy` makes the li
 
 from tenfold._core.errors import MisuseError
 from tenfold._core.events import EVENTS, Hub
-from tenfold.resilience.adaptive import AdaptiveLimit
+from tenfold.resilience.adaptive import AdaptiveLimit, LimitMoved
 from tenfold.resilience.asgi import ResilienceMiddleware
 from tenfold.resilience.breaker import Breaker, BreakerChanged, State
 from tenfold.resilience.budget import Budget
@@ -133,6 +133,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "FallbackUsed",
     "Hedged",
     "LevelChanged",
+    "LimitMoved",
     "PolicyReconfigured",
     "RateStoreDown",
     "RateStoreUp",
