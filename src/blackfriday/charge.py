@@ -31,12 +31,18 @@ class Payments:
         """
         try:
             async with asyncio.timeout(self._timeout):
-                answer = await self._client.post(
-                    "/payments", json={"amount_cents": amount_cents}, headers={"Idempotency-Key": key}
-                )
+                return await self.ask(key, amount_cents)
         except (httpx2.HTTPError, TimeoutError):
             return None
-        return answer.json()["reference"] if answer.status_code == 201 else None
+
+    async def ask(self, key: str, amount_cents: int) -> str:
+        """The reference of the payment, from one request. Raises `httpx2.HTTPError` for anything but a payment."""
+        answer = await self._client.post(
+            "/payments", json={"amount_cents": amount_cents}, headers={"Idempotency-Key": key}
+        )
+        answer.raise_for_status()
+        reference: str = answer.json()["reference"]
+        return reference
 
     async def aclose(self) -> None:
         """Close the connections."""

@@ -80,9 +80,18 @@ def _nothing_lost(story: Story) -> Promise:
         return Promise(promise, target, "not measured", None)
     measured = (
         f"{found.lost} of {found.acknowledged:,} orders lost, {found.oversold} products oversold, "
-        f"{found.stale_own_reads} of {found.own_reads:,} own reads stale; faults during the peak not measured"
+        f"{found.stale_own_reads} of {found.own_reads:,} own reads stale"
     )
     bad = (
         found.lost + found.oversold + found.negative_stock + found.miscounted + found.duplicates + found.stale_own_reads
     )
+    outage = story.outage
+    if outage is not None:
+        failed = outage.failed_browses + outage.failed_checkouts
+        measured += (
+            f"; {outage.seconds:.0f} s without payments: {failed} requests failed, {outage.pending} orders pending, "
+            f"{outage.never_paid} never paid"
+        )
+        bad += not outage.survived
+    measured += "; other faults during the peak not measured"
     return Promise(promise, target, measured, bad == 0 and found.acknowledged > 0)

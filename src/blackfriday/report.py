@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 
 from blackfriday.story import Evidence, Integrity, RungOutcome, SameRate, Story
-from blackfriday.view import ADDS, cells, short, verdict
+from blackfriday.view import ADDS, cells, short, verdict, without_payments
 from tenfold import MisuseError
 from tenfold.load.report import Badge, Figure, Section, figures, page, save, tables
 
@@ -83,6 +83,10 @@ def sections(story: Story) -> list[Section]:
         ]
     if story.integrity:
         made.append(Section("Orders and stock", html=_integrity(story.integrity), wide=True))
+    if story.outage:
+        made.append(
+            Section("Ten seconds without payments", html=f"<p>{escape(without_payments(story.outage))}</p>", wide=True)
+        )
     run = story.ten_times_run
     if run is not None:
         made += [

@@ -6,9 +6,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
+import signal
 import tempfile
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -58,6 +61,18 @@ class PaymentProcess:
     ) -> None:
         if self._child is not None:
             await _shielded(self._child.stop())
+
+    @asynccontextmanager
+    async def frozen(self) -> AsyncIterator[None]:
+        """The service takes connections and answers nothing while the block runs: the worst kind of being away."""
+        if self._child is None:
+            raise NotReady("the payment service is not open: use it with async with")
+        os.kill(self._child.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(self._child.pid, signal.SIGCONT)
 
 
 class Shop:

@@ -95,6 +95,23 @@ class TenTimes(Struct, frozen=True):
     loads: int  # of these, how many went to the database
 
 
+class Outage(Struct, frozen=True):
+    """The payment service was frozen in the middle of the long run."""
+
+    seconds: float
+    browsed: int  # in the whole run
+    failed_browses: int
+    checkouts: int  # accepted while it was away
+    pending: int  # of these, how many were told that their money is pending
+    failed_checkouts: int  # in the whole run
+    paid_again: float | None  # seconds from its return to the first order that was paid at once
+    never_paid: int  # orders still pending when the cashier had had its time
+
+    @property
+    def survived(self) -> bool:
+        return not (self.failed_browses or self.failed_checkouts or self.never_paid) and self.paid_again is not None
+
+
 class Integrity(Struct, frozen=True):
     """Acknowledged against stored, sold against stock, read against written."""
 
@@ -131,6 +148,7 @@ class Story(Struct):
     evidence: Evidence | None = None
     same_rate: SameRate | None = None
     ten_times: TenTimes | None = None
+    outage: Outage | None = None
     integrity: dict[str, Integrity] = field(default_factory=dict)
     promises: list[Promise] = field(default_factory=list)
     seconds: float = 0.0

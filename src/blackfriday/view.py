@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console as RichConsole
     from rich.table import Table
 
-    from blackfriday.story import Evidence, Integrity, Promise, RungOutcome, SameRate, Story, TenTimes
+    from blackfriday.story import Evidence, Integrity, Outage, Promise, RungOutcome, SameRate, Story, TenTimes
 
 
 class Bar:
@@ -47,6 +47,9 @@ class View:
 
     def ten_times(self, found: TenTimes) -> None:
         """The long run at ten times the rate."""
+
+    def outage(self, found: Outage) -> None:
+        """The time without payments."""
 
     def integrity(self, found: dict[str, Integrity]) -> None:
         """What was sold, stored and lost."""
@@ -129,6 +132,9 @@ class Console(View):
             f"{-found.reduction:+.0%} (95 % interval {found.low:+.0%} to {found.high:+.0%}): {found.verdict}"
         )
 
+    def outage(self, found: Outage) -> None:
+        self.say(f"  {without_payments(found)}")
+
     def ten_times(self, found: TenTimes) -> None:
         verdict = "held" if found.held else "not held"
         if found.invalid:
@@ -175,6 +181,16 @@ class _Last(Bar):
 
 ADDS = "what it adds"
 _WIDE = 120
+
+
+def without_payments(found: Outage) -> str:
+    """What customers noticed of the outage."""
+    back = "no order" if found.paid_again is None else f"{found.paid_again:.1f} s later the next order"
+    return (
+        f"payments frozen for {found.seconds:.0f} s: {found.failed_browses} of {found.browsed:,} browses and "
+        f"{found.failed_checkouts} checkouts failed, {found.pending} of {found.checkouts} orders pending; {back} "
+        f"was paid at once, {found.never_paid} never"
+    )
 
 
 def cells(rungs: Sequence[RungOutcome], fixed_rate: float | None) -> tuple[list[str], list[list[str]]]:

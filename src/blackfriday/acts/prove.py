@@ -7,12 +7,13 @@ from time import monotonic
 from typing import Final
 
 from blackfriday.acts.measure import hold
+from blackfriday.acts.outage import PaymentOutage
 from blackfriday.acts.ownreads import OwnReads
 from blackfriday.acts.plan import Plan
 from blackfriday.acts.stage import Stage
 from blackfriday.journeys import BROWSE
 from blackfriday.shop import Shop
-from blackfriday.story import SameRate, TenTimes
+from blackfriday.story import Outage, SameRate, TenTimes
 from blackfriday.view import View
 from tenfold.load import CompareOptions, RunResult, compare
 
@@ -20,6 +21,7 @@ SHARE: Final = 0.7  # of the baseline's breakpoint: a rate at which it is well, 
 TEN: Final = 10.0
 WARM_UP: Final = 3.0
 WANTED: Final = 450.0  # samples a side
+SHORTEST: Final = 5.0  # seconds a block: an interval wants ten measured seconds a side
 ENOUGH: Final = 300.0  # the 95th percentile of fewer than 200 is none to compare, and arrivals are random
 LONGEST: Final = 25.0  # seconds a block
 BETWEEN: Final = 0.7  # seconds between two runs
@@ -76,17 +78,19 @@ def block_seconds(rate: float, plan: Plan, left: float) -> float:
     """How long each block may take if all of them are to end in ``left`` seconds."""
     share = (left - WARM_UP - BETWEEN) / (2 * plan.blocks) - plan.warmup - BETWEEN
     wanted = max(plan.block_seconds, WANTED / plan.blocks / rate)
-    enough = ENOUGH / plan.blocks / rate
+    enough = max(SHORTEST, ENOUGH / plan.blocks / rate)
     return min(LONGEST, math.ceil(max(enough, min(wanted, share))))
 
 
 async def ten_times(
     stage: Stage, tuned: Shop, breakpoint: float, plan: Plan, view: View, seed: int
-) -> tuple[TenTimes, RunResult, OwnReads]:
-    """Ten times the breakpoint for the whole of `Plan.hold_seconds`, while other buyers check what they wrote."""
+) -> tuple[TenTimes, RunResult, OwnReads, Outage]:
+    """Ten times the breakpoint for the whole of `Plan.hold_seconds`, while other buyers check what they wrote and the
+    payment service goes away for ten seconds.
+    """
     rate = TEN * breakpoint
     before = await tuned.stats()
-    async with OwnReads(tuned.url) as reads:
+    async with OwnReads(tuned.url) as reads, PaymentOutage(stage, tuned) as outage:
         result = await hold(
             stage.scenario(tuned),
             rate,
@@ -113,6 +117,7 @@ async def ten_times(
         ),
         result,
         reads,
+        await outage.told(result),
     )
 
 

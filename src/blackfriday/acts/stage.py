@@ -75,7 +75,7 @@ class Stage:
         self.connection: asyncpg.Connection
         self.orders: Path
         self.seeded: dict[str, int] = {}
-        self._payment: PaymentProcess
+        self.payment: PaymentProcess
 
     async def __aenter__(self) -> Stage:
         import asyncpg
@@ -87,7 +87,7 @@ class Stage:
                 )
                 bar.update(1.0, f"primary, {REPLICAS} replicas, Valkey")
             self.orders = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="blackfriday-orders-")))
-            self._payment = await self._stack.enter_async_context(PaymentProcess())
+            self.payment = await self._stack.enter_async_context(PaymentProcess())
             self.connection = await asyncpg.connect(self.servers.primary.url, timeout=10)
             self._stack.push_async_callback(self.connection.close, timeout=5)
             with self._view.bar("the catalogue") as bar:
@@ -125,7 +125,7 @@ class Stage:
                     database=self.servers.primary.url,
                     replicas=[replica.url for replica in self.servers.replicas],
                     valkey=f"{address}/{number}",
-                    payment=self._payment.url,
+                    payment=self.payment.url,
                     warm=(warm or {}).get(which.key, 0),
                 )
                 for number, which in enumerate(map(step, keys))

@@ -83,11 +83,14 @@ async def _play(story: Story, plan: Plan, view: View, stage: Stage, finish: floa
         await climb("cache", shops)
         if not plan.quick:
             await climb(TUNED.key, shops)
-        view.act("prove", "ten times the rate that broke the baseline; then the same rate before and after")
+        view.act(
+            "prove", "ten times the rate that broke the baseline, without payments for a while; then the same rate"
+        )
         tuned = shops[TUNED.key]
         found = await ten_times(stage, tuned, baseline.rate, plan, view, story.seed)
-        story.ten_times, story.ten_times_run, reads = found
+        story.ten_times, story.ten_times_run, reads, story.outage = found
         view.ten_times(story.ten_times)
+        view.outage(story.outage)
         # Now, before the baseline sells from the same shelves, with its read-then-write of the stock.
         story.integrity["tuned"] = await _integrity(stage, reads)
         pair = await same_rate(stage, shops["baseline"], tuned, baseline.rate, plan, finish, view, story.seed)

@@ -9,7 +9,6 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 
-from blackfriday.charge import Payments
 from blackfriday.counters import Counters
 from blackfriday.domain import contract
 from blackfriday.domain.contract import Cursor, IdempotencyKey, Limit
@@ -18,8 +17,7 @@ from blackfriday.tuned import documents
 from blackfriday.tuned.catalogue import Catalogue
 from blackfriday.tuned.checkout import Till
 from blackfriday.tuned.origin import Origin
-
-PAYMENT_TIMEOUT = 2.0
+from blackfriday.tuned.payments import Cashier, GuardedPayments
 
 router = APIRouter()
 Buyer = Annotated[int, Depends(contract.customer_id)]
@@ -141,7 +139,7 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         origin = Origin(settings)
         counters = Counters(settings.counters)
-        payments = Payments(settings.payment, PAYMENT_TIMEOUT)
+        payments = GuardedPayments(settings.payment)
         catalogue = Catalogue(origin, counters)
         if settings.includes("cache"):
             from blackfriday.tuned.cached import CachedCatalogue
@@ -152,7 +150,8 @@ def create_app(settings: Settings) -> FastAPI:
         try:
             await origin.open()
             await catalogue.open()
-            yield
+            async with Cashier(origin.pool, payments):
+                yield
         finally:
             await catalogue.aclose()
             await payments.aclose()

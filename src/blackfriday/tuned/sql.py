@@ -136,6 +136,12 @@ SELECT (SELECT id FROM placed) AS order_id, (SELECT total_cents FROM placed) AS 
     (SELECT array_agg(id ORDER BY id) FROM wanted) AS wanted,
     (SELECT array_agg(id ORDER BY id) FROM sold) AS sold"""
 
+# Once, whoever comes first.
 PAID = """
-WITH paid AS (UPDATE orders SET status = 'paid' WHERE id = $1 RETURNING id)
+WITH paid AS (UPDATE orders SET status = 'paid' WHERE id = $1 AND status = 'payment_pending' RETURNING id)
 INSERT INTO payment (order_id, reference, amount_cents) SELECT id, $2, $3 FROM paid"""
+
+# At random, so that workers that look at the same time mostly see others.
+PENDING = """
+SELECT id, customer_id, idempotency_key, total_cents FROM orders
+WHERE status = 'payment_pending' AND created_at < now() - make_interval(secs => $1) ORDER BY random() LIMIT $2"""

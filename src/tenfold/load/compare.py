@@ -148,11 +148,12 @@ def compare(a: Runs, b: Runs, options: CompareOptions | None = None) -> Comparis
 
 
 def measured_seconds(run: RunResult, steps: Sequence[str] = ()) -> list[Interval]:
-    """The whole seconds of a run after its warm-up, without the last, incomplete one.
+    """The whole seconds of a run after its warm-up, without the last one of a run that was cut short.
 
+    A run that is complete covers its schedule, also where the last answer came a moment before its end.
     ``steps`` narrows them to the samples of these steps. Raises `MisuseError` for a step that the run does not have.
     """
-    end = min(run.elapsed, run.duration) if run.duration else run.elapsed
+    end = run.duration if run.duration and run.complete else min(run.elapsed, run.duration or run.elapsed)
     whole = [second for second in run.intervals if second.at >= run.warmup and second.at + 1 <= end + 1e-9]
     for name in steps:
         run.named(name)

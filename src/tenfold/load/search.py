@@ -30,7 +30,7 @@ Vote = Literal["pass", "fail", "invalid"]
 Stop = Literal["precision", "ceiling", "budget", "client saturated", "nothing passes", "probe limit"]
 
 _KNEE_POINTS: Final = 5
-_PATIENCE: Final = 2.0
+_PATIENCE: Final = 4.0
 _KNEE_HEIGHT: Final = 0.2
 
 
@@ -38,12 +38,13 @@ _KNEE_HEIGHT: Final = 0.2
 class SearchOptions:
     """What bounds a search. Rates are arrivals a second, durations seconds.
 
-    ``start`` is the first rate, ``factor`` (2) the step of the climb and of the descent where ``start``
-    itself fails; ``floor`` (a sixteenth of start) and ``ceiling`` (5,000) bound both. ``precision`` (5 %) is
-    the width of the final bracket. A probe has at least ``samples`` (1,000) arrivals and lasts at least
-    ``min_seconds`` (3), since a queue needs time to grow; ``max_seconds`` (none) cuts the samples of a probe at a
-    low rate. ``budget`` (none) bounds the whole: a probe that would end after it is not begun, except the first;
-    and while no rate has passed yet the search may take twice as long, because zero is no answer.
+    ``start`` is the first rate, ``factor`` (2) the step of the climb and of the descent where ``start`` itself fails,
+    whose steps grow, because a rate that fails takes longest and tells least; ``floor`` (a sixteenth of start) and
+    ``ceiling`` (5,000) bound both. ``precision`` (5 %) is the width of the final bracket. A probe has at least
+    ``samples`` (1,000) arrivals and lasts at least ``min_seconds`` (3), since a queue needs time to grow;
+    ``max_seconds`` (none) cuts the samples of a probe at a low rate. ``budget`` (none) bounds the whole: a probe that
+    would end after it is not begun, except the first; and while no rate has passed yet the search may take four times
+    as long, because zero is no answer.
     """
 
     start: float = 20.0
@@ -206,7 +207,7 @@ class BreakpointSearch:
         top = min(rate for rate in (failing, client) if rate is not None)
         if passing is None and top > options.lowest:
             # What failed is settled later, if it turns out to be an end of the bracket.
-            return self._ask(max(top / options.factor, options.lowest), "descend")
+            return self._ask(max(top / options.factor ** len(self._votes), options.lowest), "descend")
         if not self._settled(top) and not self._bisecting(top):
             return self._ask(top, "confirm the failure")
         if passing is None:

@@ -197,8 +197,9 @@ def test_a_statement_is_shown_by_what_it_reads() -> None:
     ("rate", "left", "seconds"),
     [
         (43.0, 60.0, 6),  # as much time as is wanted
+        (43.0, 10.0, 5),  # no time is left: as short as an interval allows
         (21.0, 60.0, 11),  # a slow shop takes longer blocks
-        (21.0, 20.0, 8),  # no time is left: as short as the samples allow
+        (21.0, 10.0, 8),  # and as its samples allow
         (2.0, 20.0, 25),  # and never longer than this
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 
 from tenfold._core.errors import MisuseError
 from tenfold.load.bootstrap import student, tail_probability
-from tenfold.load.compare import CompareOptions, Comparison, compare
+from tenfold.load.compare import CompareOptions, Comparison, compare, measured_seconds
 from tenfold.load.result import RunResult
 
 MakeRun = Callable[..., RunResult]
@@ -43,6 +43,14 @@ def test_too_few_samples_or_seconds_are_inconclusive(make_run: MakeRun) -> None:
     short = compare(make_run(seconds=12), make_run(seconds=12, median=1.0))
     assert short.outcome == "inconclusive"
     assert short.metrics[0].note == "too short: 9 measured seconds, at least 10 needed"
+
+
+def test_a_complete_run_covers_its_schedule_to_the_last_second(make_run: MakeRun) -> None:
+    run = make_run(seconds=10, warmup=3)
+    run.elapsed = 9.9996  # the last answer came a moment before the end
+    assert [second.at for second in measured_seconds(run)] == [3, 4, 5, 6, 7, 8, 9]
+    run.complete = False
+    assert measured_seconds(run)[-1].at == 8
 
 
 def test_failing_fast_is_not_faster(make_run: MakeRun) -> None:

@@ -133,6 +133,13 @@ def test_everything_passes_up_to_the_ceiling() -> None:
     assert "ceiling" in found.why
 
 
+def test_the_descent_takes_longer_steps_and_more_time_than_the_climb() -> None:
+    found = drive(breaks_at(10), start=100, floor=1, factor=1.3, samples=700, max_seconds=7, budget=11)
+    assert [round(probe.rate, 1) for probe in found.probes] == [100.0, 76.9, 45.5, 20.7, 7.3]
+    assert found.stopped == "budget"
+    assert found.highest_passing == pytest.approx(7.25, abs=0.01)
+
+
 def test_a_budget_that_runs_out_leaves_the_best_bracket_so_far() -> None:
     found = drive(breaks_at(1024), budget=120)
     assert found.stopped == "budget"
