@@ -21,16 +21,17 @@ from __future__ import annotations
 import linecache
 import math
 from collections.abc import Callable
+from contextvars import Token
 from functools import lru_cache
 from inspect import CO_VARARGS, CO_VARKEYWORDS
 from threading import get_ident
 from types import CodeType, CoroutineType, FunctionType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from tenfold._core.errors import MisuseError
 from tenfold.resilience.again import again_async, again_sync
-from tenfold.resilience.plan import LateResult, Unwanted
-from tenfold.resilience.scope import NO_SCOPE, SCOPE
+from tenfold.resilience.plan import LateResult, Plan, Unwanted
+from tenfold.resilience.scope import NO_SCOPE, SCOPE, Scope
 from tenfold.resilience.weave import Kind, Shape, Weaver
 from tenfold.resilience.wheel import NO_LINE, task_of, unused
 
@@ -43,8 +44,18 @@ def _returned_coroutine(result: Any, fn: Any) -> None:
     )
 
 
+def _inherit(plan: Plan, token: Token[Scope]) -> None:
+    """A scope of our own has replaced one that was inherited: keep its deadline."""
+    until = cast("Scope", token.old_value)[0]
+    if until <= plan.monotonic():
+        plan.counters.failures += 1
+        raise plan.too_late()
+    SCOPE.set((until, True))
+
+
 NAMES: Final[dict[str, Any]] = {
     "NO_SCOPE": NO_SCOPE,
+    "MISSING": Token.MISSING,
     "RETRIED": (math.inf, True),
     "scope_get": SCOPE.get,
     "scope_set": SCOPE.set,
@@ -59,6 +70,7 @@ NAMES: Final[dict[str, Any]] = {
     "again_sync": again_sync,
     "again_async": again_async,
     "returned_coroutine": _returned_coroutine,
+    "inherit": _inherit,
 }
 
 

@@ -135,26 +135,40 @@ class Weaver:
 
     def _clockless(self) -> None:
         """Nothing here needs the time, unless a deadline was inherited; and mostly nothing was."""
-        retry = self.shape.retry
+        if self.shape.retry:
+            self("token = scope_set(RETRIED)")
+            self._in_scope()
+            return
         self("outer = scope_get()", "until = outer[0]")
-        with self.block("if outer is NO_SCOPE:"):
-            self("token = scope_set(RETRIED)" if retry else "pass")
-        with self.block("else:"):
+        with self.block("if outer is not NO_SCOPE:"):
             self("now = plan.monotonic()")
             self._not_too_late()
-            if retry:
-                self("token = scope_set((until, True))")
-        if retry:
-            self._in_scope()
-        else:
-            self._retry()
+        self._retry()
+
+    @property
+    def lean(self) -> bool:
+        """Whether a success needs nothing of what was inherited."""
+        shape = self.shape
+        return shape.clockless and shape.retry and not (shape.on_result or shape.bulkhead)
+
+    def _outer(self) -> None:
+        self("outer = NO_SCOPE if token.old_value is MISSING else token.old_value", "until = outer[0]")
 
     def _in_scope(self) -> None:
         with self.block("try:"):
+            if self.shape.clockless:
+                # The token knows what it has replaced, which spares asking for it before.
+                with self.block("if token.old_value is not MISSING:"):
+                    self("inherit(plan, token)")
+                if not self.lean:
+                    self._outer()
             self._retry()
         with self.block("finally:"):
             if self.timed:
                 self._forget_the_task()
+            if not self.asynchronous:
+                self("scope_reset(token)")
+                return
             with self.block("try:"):
                 self("scope_reset(token)")
             with self.block("except ValueError:"):
@@ -179,9 +193,8 @@ class Weaver:
     def _retry(self) -> None:
         shape = self.shape
         if shape.budget:
-            self("purse = plan.purse")
-            with self.block("if purse.hungry:"):
-                self("purse.deposit()")
+            with self.block("if plan.purse.hungry:"):
+                self("plan.purse.deposit()")
         if shape.retry and not shape.clockless:
             self("began = now")
         self._attempt()
@@ -219,6 +232,8 @@ class Weaver:
             if self.kind == "attempt":
                 self(f"plan.lost(error, outer, ({self._held()}))", "raise")
             else:
+                if self.lean:
+                    self._outer()
                 held = "None" if self.hedged else f"({self._held()})"
                 self(f"box = plan.failed(error, {'idempotent' if self.shape.retry else 'False'}, outer, {held})")
                 with self.block("if box is None:"):
@@ -306,7 +321,7 @@ class Weaver:
         else:
             self(f"result = {call}")
         if not self.asynchronous:
-            with self.block("if result.__class__ is Coroutine:"):
+            with self.block("if type(result) is Coroutine:"):
                 self("returned_coroutine(result, fn)")
 
     def _give_back(self) -> None:
