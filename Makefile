@@ -3,13 +3,14 @@ SHELL := /bin/sh
 VENV  ?= .venv
 PY    := $(VENV)/bin/python
 
-.PHONY: help demo test test-slow check bench format lock clean
+.PHONY: help demo test test-slow fuzz check bench format lock clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       the whole proof on the reference shop, about 8 minutes (ARGS=--quick: 2 minutes)"
 	@echo "make test       every test that takes seconds, on real servers"
 	@echo "make test-slow  the tests that take minutes, the quick demo among them"
+	@echo "make fuzz       the property tests again and again with new examples (ROUNDS=20)"
 	@echo "make check      ruff, mypy --strict, import contracts"
 	@echo "make bench      ratios against peers (NAME=load, ARGS=--quick)"
 	@echo "make format     let ruff format and fix"
@@ -22,6 +23,13 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	@$(PY) -m pytest -m slow $(ARGS)
+
+ROUNDS ?= 20
+fuzz: $(VENV)/.dev
+	@for round in $$(seq $(ROUNDS)); do \
+		echo "round $$round of $(ROUNDS)"; \
+		TENFOLD_HYPOTHESIS=fuzz $(PY) -m pytest -q tests/property $(ARGS) || exit 1; \
+	done
 
 check: $(VENV)/.dev
 	@$(VENV)/bin/ruff check .
