@@ -189,7 +189,7 @@ def without_payments(found: Outage) -> str:
     return (
         f"payments frozen for {found.seconds:.0f} s: {found.failed_browses} of {found.browsed:,} browses and "
         f"{found.failed_checkouts} checkouts failed, {found.pending} of {found.checkouts} orders pending; {back} "
-        f"was paid at once, {found.never_paid} never"
+        f"was paid at once, {found.never_paid} stayed unpaid"
     )
 
 

@@ -19,6 +19,7 @@ from blackfriday.story import (
     Endpoint,
     Evidence,
     Integrity,
+    Outage,
     Probe,
     Promise,
     RungOutcome,
@@ -48,6 +49,7 @@ def whole() -> Story:
     )
     story.same_rate = SameRate(70.0, "browsing", 0.050, 0.005, -0.92, -0.88, "better", 4000)
     story.ten_times = TenTimes(1000.0, 30.0, 0.020, 0.0, True, (), 30_000, 28_500, 700)
+    story.outage = Outage(10.0, 28_500, 0, 70, 69, 0, 2.5, 0)
     story.integrity = {"tuned": Integrity(800, 801, 0, 0, 0, 0, 0, 200, 0)}
     story.promises = promises(story)
     return story
@@ -65,6 +67,7 @@ def test_a_story_that_kept_everything_says_what_it_measured_and_what_not() -> No
     assert "10.0 × 100/s = 1000/s" in row(story, "ten times").measured
     assert "breaks at 25.0 ×" in row(story, "ten times").measured
     assert "97.5% of 28,500 reads" in row(story, "hit rate").measured
+    assert "10 s without payments: 0 requests failed, 69 orders pending, 0 never paid" in row(story, "nothing").measured
     assert all("not measured" in found.measured for found in story.promises if found.kept is None)
 
 
@@ -88,6 +91,10 @@ def test_a_story_in_which_nothing_happened_keeps_nothing_and_breaks_nothing() ->
         ("nothing lost", {"integrity": {"tuned": Integrity(800, 800, 0, 0, 0, 1, 0, 200, 0)}}),
         ("nothing lost", {"integrity": {"tuned": Integrity(800, 800, 0, 0, 0, 0, 0, 200, 1)}}),
         ("nothing lost", {"integrity": {"tuned": Integrity(0, 0, 0, 0, 0, 0, 0, 0, 0)}}),
+        ("nothing lost", {"outage": Outage(10.0, 28_500, 1, 70, 70, 0, 2.5, 0)}),
+        ("nothing lost", {"outage": Outage(10.0, 28_500, 0, 70, 70, 1, 2.5, 0)}),
+        ("nothing lost", {"outage": Outage(10.0, 28_500, 0, 70, 70, 0, None, 0)}),
+        ("nothing lost", {"outage": Outage(10.0, 28_500, 0, 70, 70, 0, 2.5, 1)}),
     ],
 )
 def test_a_broken_promise_is_broken(promise: str, change: dict[str, object]) -> None:
@@ -148,6 +155,8 @@ def test_the_console_tells_every_part_and_fits_eighty_columns() -> None:
     view.ladder(story.rungs, 200.0)
     assert story.same_rate is not None
     view.same_rate(story.same_rate)
+    assert story.outage is not None
+    view.outage(story.outage)
     assert story.ten_times is not None
     view.ten_times(story.ten_times)
     view.integrity(story.integrity)
