@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from os import write
+from time import monotonic
 from typing import TYPE_CHECKING, cast
 
 from tenfold.load.trampoline import resume
@@ -54,14 +55,6 @@ class Connection(asyncio.Protocol):
         self.pool.opened += 1
         self.pool.connections.add(self)
 
-    def send(self, wire: bytes) -> None:
-        """Write a request: with the others of this turn where the pool is handing answers out, else at once."""
-        outgoing = self.pool.outgoing
-        if outgoing is None:
-            self.write(wire)
-        else:
-            outgoing.append((self, wire))
-
     def write(self, wire: bytes) -> None:
         """The transport's queue is empty between requests, so the bytes may go to the kernel at once; only what it
         does not take goes through the transport, which also is who meets the errors.
@@ -79,8 +72,11 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self.user is None:  # bytes that nobody asked for: a broken peer, or an answer to a request given up
             self.drop()
-        else:
-            self.pool.arrive(self, data)
+            return
+        pool = self.pool
+        if not pool.arrived:
+            pool.loop.call_soon(pool.hand_out)
+        pool.arrived.append((self, data))
 
     def take(self, data: bytes) -> None:
         """The general way of `Pool.hand_out`: part of an answer, or one that `read_whole` leaves alone."""
@@ -98,6 +94,8 @@ class Connection(asyncio.Protocol):
         self.reader = None
         self.used = True
         self.pool.requests += 1
+        if self.pool.outgoing is None:  # nobody else has looked at the clock for this answer
+            self.pool.now = monotonic()
         if reader.keep and reader.failure is None and self.open:
             self.pool.put(self)
         else:

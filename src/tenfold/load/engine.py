@@ -278,7 +278,7 @@ class Engine:
         self._alarm.at(now)
 
     def _launch(self, due: float, draw: float, now: float) -> None:
-        self.recorder.late.append(int((now - due) * 1e6))
+        self.recorder.late.append(now - due)
         if len(self._live) >= MAX_IN_FLIGHT:
             self.dropped += 1
             return

@@ -5,8 +5,9 @@ Everything else that a result shows is a sum of these, because histograms merge 
 counted once here, and `Recorder.take` adds up, five times a second instead of once a sample.
 
 Two ways to the same numbers. `fold_plain` takes some 0.9 µs a sample. `fold_arrays` needs numpy, pays for
-some forty calls into it whatever the size, and then 0.1 to 0.5 µs a sample; it finds the bucket of `bucket_of` with
-``frexp``, whose exponent is the bit length of any integer below 2^53.
+some forty calls into it whatever the size, and then some 0.1 µs a sample; it finds the bucket of `bucket_of` with
+``frexp``, whose exponent is the bit length of any integer below 2^53, and counts in arrays (`Dense`), which become
+histograms when somebody asks for them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
+from tenfold._core.errors import MisuseError
 from tenfold._core.histogram import LINEAR_BITS, SUB_BUCKET_BITS, Histogram
 
 if TYPE_CHECKING:
@@ -31,15 +33,74 @@ FULL_BATCH: Final = 1000
 class Folded:
     """What some good samples of one step add up to. Seconds count from the start of the schedule."""
 
-    __slots__ = ("answered", "corrected", "sent", "uncorrected")
+    __slots__ = ("_corrected", "_dense", "_uncorrected", "answered", "sent")
 
     def __init__(self) -> None:
         self.sent: defaultdict[int, int] = defaultdict(int)
         self.answered: defaultdict[int, int] = defaultdict(int)
-        self.corrected: defaultdict[tuple[int, bool], Histogram] = defaultdict(Histogram)
+        self._corrected: defaultdict[tuple[int, bool], Histogram] = defaultdict(Histogram)
+        self._uncorrected: defaultdict[bool, Histogram] = defaultdict(Histogram)
+        self._dense: dict[tuple[int, bool] | bool, Dense] = {}
+
+    @property
+    def corrected(self) -> defaultdict[tuple[int, bool], Histogram]:
         """By the second in which the samples were intended, and whether that was in the warm-up."""
-        self.uncorrected: defaultdict[bool, Histogram] = defaultdict(Histogram)
+        self._settle()
+        return self._corrected
+
+    @property
+    def uncorrected(self) -> defaultdict[bool, Histogram]:
         """By whether the samples were intended in the warm-up."""
+        self._settle()
+        return self._uncorrected
+
+    def dense(self, key: tuple[int, bool] | bool) -> Dense:
+        """The counts in an array that belong to the histogram of that key."""
+        found = self._dense.get(key)
+        if found is None:
+            found = self._dense[key] = Dense()
+        return found
+
+    def _settle(self) -> None:
+        for key, counted in self._dense.items():
+            counted.into(self._uncorrected[key] if isinstance(key, bool) else self._corrected[key])
+        self._dense.clear()
+
+
+class Dense:
+    """Counts by bucket in an array: adding many at a time costs no look-up for each bucket."""
+
+    __slots__ = ("_counts", "_high", "_low", "_total")
+
+    def __init__(self) -> None:
+        import numpy as np
+
+        self._counts = np.zeros(1024, np.int64)
+        self._low, self._high, self._total = -1, 0, 0
+
+    def add(self, values: NDArray[np.int64]) -> None:
+        """Count microseconds. Raises `MisuseError` for a negative one when the counts become a histogram."""
+        import numpy as np
+
+        shift = np.maximum(np.frexp(values)[1] - LINEAR_BITS, 0)
+        buckets = (shift.astype(np.int64) << SUB_BUCKET_BITS) + (values >> shift)
+        low, high = int(values.min()), int(values.max())
+        if low < 0:
+            raise MisuseError(f"fold: expected microseconds >= 0, got {low!r}")
+        first, last = int(buckets.min()), int(buckets.max())
+        if last >= len(self._counts):
+            self._counts = np.concatenate((self._counts, np.zeros(last + 1, np.int64)))
+        self._counts[first : last + 1] += np.bincount(buckets - first)
+        self._low = low if self._low < 0 else min(self._low, low)
+        self._high = max(self._high, high)
+        self._total += int(values.sum())
+
+    def into(self, histogram: Histogram) -> None:
+        """Add what was counted."""
+        (used,) = self._counts.nonzero()
+        counts = dict(zip(used.tolist(), self._counts[used].tolist(), strict=True))
+        if counts:
+            histogram.record_counts(counts, low=self._low, high=self._high, total=self._total)
 
 
 Fold = Callable[[Folded, list[float], float, float], None]
@@ -80,6 +141,18 @@ def fold_plain(into: Folded, flat: list[float], start: float, warm_until: float)
         into.uncorrected[warm].record_many(values)
 
 
+def fold_lateness(into: Histogram, late: list[float], arrays: bool) -> None:
+    """Count seconds of lateness in microseconds; with numpy if ``arrays`` and worth it."""
+    if len(late) < WORTH_ARRAYS or not arrays:
+        into.record_many([int(seconds * 1e6) for seconds in late])
+        return
+    import numpy as np
+
+    counted = Dense()
+    counted.add((np.fromiter(late, np.float64, len(late)) * 1e6).astype(np.int64))
+    counted.into(into)
+
+
 def fold_arrays(into: Folded, flat: list[float], start: float, warm_until: float) -> None:
     """With numpy. Raises `ImportError` where that is missing."""
     import numpy as np
@@ -94,9 +167,9 @@ def fold_arrays(into: Folded, flat: list[float], start: float, warm_until: float
     # Second and warm-up in one number, so that one comparison finds the samples of a histogram.
     keys = (intended - start).astype(np.int64) * 2 + warm
     for key, chosen in _split(keys, corrected):
-        _record(into.corrected[key >> 1, bool(key & 1)], chosen)
+        into.dense((key >> 1, bool(key & 1))).add(chosen)
     for key, chosen in _split(warm.astype(np.int64), uncorrected):
-        _record(into.uncorrected[bool(key)], chosen)
+        into.dense(bool(key)).add(chosen)
 
 
 def _count(into: dict[int, int], seconds: NDArray[np.int64]) -> None:
@@ -111,19 +184,3 @@ def _split(keys: NDArray[np.int64], values: NDArray[np.int64]) -> list[tuple[int
         return [(low, values)]
     found = sorted(set(keys.tolist()))
     return [(key, values[keys == key]) for key in found]
-
-
-def _record(into: Histogram, values: NDArray[np.int64]) -> None:
-    import numpy as np
-
-    shift = np.maximum(np.frexp(values)[1] - LINEAR_BITS, 0)
-    buckets = (shift.astype(np.int64) << SUB_BUCKET_BITS) + (values >> shift)
-    first = int(buckets.min())
-    counts = np.bincount(buckets - first)
-    (used,) = counts.nonzero()
-    into.record_counts(
-        dict(zip((used + first).tolist(), counts[used].tolist(), strict=True)),
-        low=int(values.min()),
-        high=int(values.max()),
-        total=int(values.sum()),
-    )

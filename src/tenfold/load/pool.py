@@ -20,12 +20,14 @@ import asyncio
 import socket
 import ssl
 from collections import deque
+from os import write
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
+from tenfold.load import wire
+from tenfold.load.answer import Answer
 from tenfold.load.connection import Connection, Failure
-from tenfold.load.trampoline import resume
-from tenfold.load.wire import read_whole
+from tenfold.load.trampoline import PARKED, foreign, over, resume, running
 
 if TYPE_CHECKING:
     from tenfold.load.user import User
@@ -54,8 +56,11 @@ class Pool:
         self.bytes_in = 0
         self.outgoing: list[tuple[Connection, bytes]] | None = None
         """Requests to be written when all answers of this turn are handed out; None: nothing is being handed out."""
-        self._arrived: list[tuple[Connection, bytes]] = []
-        self._loop = asyncio.get_running_loop()
+        self.arrived: list[tuple[Connection, bytes]] = []
+        """What this turn of the loop has read so far."""
+        self.now = 0.0
+        """When the answers that are being handed out were read."""
+        self.loop = asyncio.get_running_loop()
         self._sweeps = 0
         self._tls = tls if scheme == "https" else None
         self._address: str | None = None
@@ -113,44 +118,65 @@ class Pool:
             if len(self.connections) < self.limit:
                 self.refill()
 
-    def arrive(self, connection: Connection, data: bytes) -> None:
-        """Bytes for a request under way; `hand_out` follows in this turn of the loop."""
-        if not self._arrived:
-            self._loop.call_soon(self.hand_out)
-        self._arrived.append((connection, data))
-
     def hand_out(self) -> None:
-        """Let the journeys go on whose answers have arrived, and write what they send next."""
-        arrived = self._arrived
+        """Let the journeys go on whose answers have arrived, and write what they send next.
+
+        The usual answer takes no call of ours here: it is cut by what `wire.cut` knows of the one before, its journey
+        is resumed as `resume` does it, and its next request is written as `Connection.write` does it.
+        """
+        arrived = self.arrived
         if not arrived:
             return
-        self._arrived = []
-        idle = self.idle
+        self.arrived = []
+        self.now = monotonic()
+        idle, waiting = self.idle, self.waiting
         outgoing = self.outgoing = []
+        start, body, size, status, head, cookies = wire.cut()
+        taken = requests = 0
         try:
             for connection, data in arrived:
-                self.bytes_in += len(data)
                 user = connection.user
-                if (
-                    user is not None
-                    and connection.reader is None
-                    and not connection.head_only
-                    and (answer := read_whole(data)) is not None
-                ):
-                    connection.user = None
-                    connection.used = True
-                    self.requests += 1
-                    idle.append(connection)
-                    resume(user, answer)
-                    if self.waiting:
-                        self.serve()
+                length = len(data)
+                taken += length
+                if user is None or connection.reader is not None or connection.head_only:
+                    connection.take(data)
+                    continue
+                if length == size and data.startswith(start):
+                    answer = Answer(status, head, data[body:], cookies)
+                elif (found := wire.read_whole(data)) is not None:
+                    answer = found
+                    start, body, size, status, head, cookies = wire.cut()
                 else:
                     connection.take(data)
+                    continue
+                connection.user = None
+                connection.used = True
+                requests += 1
+                idle.append(connection)
+                running.user = user
+                try:
+                    waits_for = user._coroutine.send(answer)
+                except BaseException as error:  # noqa: BLE001 - `over` counts it, or raises it again
+                    over(user, error)
+                else:
+                    running.user = None
+                    if waits_for is not PARKED:
+                        foreign(user, waits_for)
+                if waiting:
+                    self.serve()
+                    waiting = self.waiting
         finally:
             self.outgoing = None
-            for connection, wire in outgoing:
+            self.bytes_in += taken
+            self.requests += requests
+            for connection, request in outgoing:
                 if connection.open:  # else its end is on its way to the journey
-                    connection.write(wire)
+                    try:
+                        if write(connection.fd, request) == len(request):
+                            continue
+                    except OSError:
+                        pass  # `Connection.write` meets it again
+                    connection.write(request)
 
     def put(self, connection: Connection) -> None:
         """A connection is free: to the longest waiting request, or to the idle ones."""

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from tenfold._core.histogram import Histogram
-from tenfold.load.fold import Folded, best_fold
+from tenfold.load.fold import WORTH_ARRAYS, Folded, best_fold, fold_lateness
 from tenfold.load.result import Counts, Interval, StepResult
 
 MAX_NAMES: Final = 500
@@ -51,16 +51,16 @@ class Recorder:
         """Good samples that wait to be folded, by step: intended, sent, answered, intended, … (monotonic
         seconds).
         """
-        self.late: list[int] = []
-        """Microseconds by which journeys started late; they wait to be folded too."""
-        self.slip = Histogram()
+        self.late: list[float] = []
+        """Seconds by which journeys started late; they wait to be folded too."""
+        self._slip = Histogram()
         self.lag = Histogram()
 
     def fold(self, everything: bool = False) -> None:
         """Take the samples that wait, or those of steps where it is worth it by now."""
         enough = 3 if everything else 3 * self._batch
-        self.slip.record_many(self.late)
-        self.late.clear()
+        if len(self.late) >= WORTH_ARRAYS:
+            self._fold_lateness()
         for name, flat in list(self.good.items()):
             if len(flat) < enough:
                 continue
@@ -73,6 +73,16 @@ class Recorder:
                 flat.clear()
             else:
                 del self.good[name]
+
+    @property
+    def slip(self) -> Histogram:
+        """By how much journeys started late."""
+        self._fold_lateness()
+        return self._slip
+
+    def _fold_lateness(self) -> None:
+        fold_lateness(self._slip, self.late, self._batch > 1)
+        self.late.clear()
 
     def failed(self, name: str, intended: float, sent: float, answered: float, kind: str) -> None:
         """Take a failed sample."""

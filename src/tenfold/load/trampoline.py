@@ -42,18 +42,20 @@ def resume(user: User, value: object) -> None:
     running.user = user
     try:
         waits_for = user._coroutine.send(value)
-    except StopIteration:
-        running.user = None
-        user._engine.finished(user, None)
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # noqa: BLE001 - counted by its kind; the run goes on
-        running.user = None
-        user._engine.finished(user, error)
+    except BaseException as error:  # noqa: BLE001 - `over` counts it, or raises it again
+        over(user, error)
     else:
         running.user = None
         if waits_for is not PARKED:
-            _foreign(user, waits_for)
+            foreign(user, waits_for)
+
+
+def over(user: User, error: BaseException) -> None:
+    """The journey of ``user`` has ended with ``error``. Counted by its kind; the run goes on."""
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        raise error
+    running.user = None
+    user._engine.finished(user, None if isinstance(error, StopIteration) else error)
 
 
 def throw(user: User, error: BaseException) -> None:
@@ -74,7 +76,8 @@ class _Throws:
         return self._coroutine.throw(self._error)
 
 
-def _foreign(user: User, waits_for: Any) -> None:
+def foreign(user: User, waits_for: Any) -> None:
+    """The journey of ``user`` waits for something that is not ours."""
     if waits_for is None:  # asyncio.sleep(0)
         asyncio.get_running_loop().call_soon(resume, user, None)
     elif getattr(waits_for, "_asyncio_future_blocking", None):

@@ -170,10 +170,14 @@ class User:
                 connection = got
                 now = monotonic()
             connection.user = self
-            connection.head_only = method == "HEAD"
+            if method != "GET":
+                connection.head_only = method == "HEAD"
             if current.sent == 0.0:
                 current.sent = now
-            connection.send(wire)
+            if pool.outgoing is None:
+                connection.write(wire)
+            else:  # with the others whose answers are being handed out
+                pool.outgoing.append((connection, wire))
             answer = yield PARKED
             if answer.__class__ is Answer:
                 break
@@ -182,7 +186,9 @@ class User:
                 pool.retries += 1
                 continue
             self._failed(current, opened, answer.kind)
-        current.answered = monotonic()
+        current.answered = pool.now
+        if method != "GET":
+            connection.head_only = False
         if answer.status != 200 or current.expect is not None:
             current.judge(answer.status)
         if answer._cookies:

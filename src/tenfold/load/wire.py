@@ -54,6 +54,13 @@ _last: tuple[bytes, int, int, int, bytes, bool] = (b"", 0, -1, 0, b"", False)
 """Of the answer before; a plain tuple, which unpacks several times faster than a named one."""
 
 
+def cut() -> tuple[bytes, int, int, int, bytes, bool]:
+    """Of the answer before: its head with the empty line behind it, where the body began, the size of the whole,
+    status, head, and whether there were cookies. Bytes that begin so and are as many are such an answer again.
+    """
+    return _last
+
+
 def read_whole(data: bytes) -> Answer | None:
     """The answer that is exactly ``data``, or None where only `Reader` may judge.
 
