@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
+from collections.abc import Coroutine, Hashable, Sequence
 from typing import Any, Final
 
-from tenfold._core.errors import MisuseError
-from tenfold._core.units import format_duration
 from tenfold.cache.backplane import Backplane
 from tenfold.cache.codec import Undecodable, fresh_nonce, lease_of, value_of
-from tenfold.cache.context import LoadContext, enter
-from tenfold.cache.envelope import seal, unseal
-from tenfold.cache.errors import LoadCancelled, LoadTimeout
+from tenfold.cache.context import enter
+from tenfold.cache.envelope import unseal
+from tenfold.cache.errors import LoadCancelled
 from tenfold.cache.flight import ABSENT, Flight
 from tenfold.cache.freshness import REFRESHED, SERVED, Decision, Life
+from tenfold.cache.keep import Keeper, Load, within
 from tenfold.cache.lookup import Found, Spec, Wanted, decode, names, read
 from tenfold.cache.redis import Level2
 from tenfold.cache.stale import Shared, Stale
@@ -28,8 +27,6 @@ from tenfold.cache.stale import Shared, Stale
 CLOSE_PATIENCE: Final = 5.0
 MAX_REFRESHES: Final = 1000  # loads that nobody waits for, under way at once
 _NEWER: Final = 0.1  # by that share of the TTL a copy in level 2 must outlive ours to save the refresh
-
-Load = Callable[[Sequence[Flight]], Awaitable[Sequence[Any]]]
 
 
 class Engine:
@@ -40,6 +37,7 @@ class Engine:
         self._stale = Stale(shared)
         self._refreshing = 0
         self._flights: dict[Hashable, Flight] = {}
+        self._keeper = Keeper(shared, self._flights)
         self._loads: set[asyncio.Task[Any]] = set()
         self._background: set[asyncio.Task[Any]] = set()
         self.level2: Level2 | None = None
@@ -238,7 +236,7 @@ class Engine:
                 await self._fill(spec, missing, load)
         except asyncio.CancelledError:
             for flight in flights:
-                self._leave(flight)
+                self._keeper.leave(flight)
                 self._stale.fail(
                     spec, flight, LoadCancelled(f"{spec.name}: the load of {flight.key} was cancelled; ask again")
                 )
@@ -246,11 +244,11 @@ class Engine:
                 raise
         except Exception as error:  # noqa: BLE001 - the loader's own error belongs to those who wait for it
             for flight in flights:
-                self._leave(flight)
+                self._keeper.leave(flight)
                 self._stale.fail(spec, flight, error)
         finally:
             for flight in flights:
-                self._leave(flight)
+                self._keeper.leave(flight)
                 self._refreshing -= flight.background
 
     async def _probe(self, spec: Spec, flights: Sequence[Flight], mode: str) -> list[Flight]:
@@ -268,18 +266,18 @@ class Engine:
                 continue
             life = spec.fresh.found(sent, found.fresh, found.left, found.etag)
             ageless = not spec.fresh.stale and found.left <= found.fresh  # then what the server still has is good
-            if life.fresh_until > max(sent, flight.beyond) or (ageless and flight.beyond < sent):
+            if life.fresh_until > max(sent, flight.beyond) or (ageless and flight.beyond == -math.inf):
                 self._shared.counters.l2_hits += not flight.background
                 if life.fresh_until > sent:
-                    self._remember(flight, value, life)
-                self._land(flight, value)
+                    self._keeper.remember(flight, value, life)
+                self._keeper.land(flight, value)
             elif life.stale_until <= sent or flight.beyond > -math.inf or self._found_stale(spec, flight, value, life):
                 missing.append((flight, found, "renew"))
         return await self._lease(spec, missing)
 
     def _found_stale(self, spec: Spec, flight: Flight, value: Any, life: Life) -> bool:
         """Level 2 has an old value, and level 1 none. Whether its load is still to be done."""
-        self._remember(flight, value, life)
+        self._keeper.remember(flight, value, life)
         now = self._shared.clock.monotonic()
         if flight.soft_at > now:
             flight.later(flight.soft_at - now, self._stale.relieve)
@@ -288,7 +286,7 @@ class Engine:
             return True  # invalidated just now
         self._shared.counters.stale_hits += 1
         if not self._may_refresh():
-            self._land(flight, value)
+            self._keeper.land(flight, value)
             return False
         self._go_background(flight)
         flight.relieve(value)
@@ -345,18 +343,8 @@ class Engine:
             self._shared.counters.undecodable += 1
             return False
         self._shared.counters.l2_hits += 1
-        self._land(flight, value)
+        self._keeper.land(flight, value)
         return True
-
-    def _leave(self, flight: Flight) -> None:
-        """Nobody joins it any more."""
-        if self._flights.get(flight.slot) is flight:
-            del self._flights[flight.slot]
-
-    def _land(self, flight: Flight, value: Any) -> None:
-        # First out of the books: a waiter may ask again before the task that loads comes to its end.
-        self._leave(flight)
-        flight.land(value)
 
     async def _fill(self, spec: Spec, flights: Sequence[Flight], load: Load) -> None:
         counters, clock = self._shared.counters, self._shared.clock
@@ -366,95 +354,14 @@ class Engine:
         context = self._stale.context(spec, flights)
         enter(context)
         try:
-            values = await self._within(spec, load, flights)
+            values = await within(spec, load, flights, self.spawn_load, counters)
         except BaseException:
             counters.load_errors += 1
             raise
         finally:
             counters.load_seconds += clock.monotonic() - began
         if len(flights) == 1:
-            await self._keep(spec, flights[0], values[0], context)
+            await self._keeper.keep(self.level2, spec, flights[0], values[0], context)
             return
-        await asyncio.gather(
-            *[self._keep(spec, flight, value, context) for flight, value in zip(flights, values, strict=True)]
-        )
-
-    async def _within(self, spec: Spec, load: Load, flights: Sequence[Flight]) -> Sequence[Any]:
-        """The loader's answer within the hard time-out. The loader is a task of its own, so that one that does not
-        heed its cancellation holds up nobody but `aclose`.
-        """
-        if spec.fresh.hard is None:
-            return await load(flights)
-
-        async def run() -> Sequence[Any]:
-            return await load(flights)
-
-        task: asyncio.Task[Sequence[Any]] = self.spawn_load(run())
-        try:
-            done, _ = await asyncio.wait((task,), timeout=spec.fresh.hard)
-            if done:
-                return task.result()
-        finally:
-            if not task.done():
-                task.add_done_callback(_seen)
-                task.cancel()
-        self._shared.counters.load_timeouts += 1
-        raise LoadTimeout(
-            f"{spec.name}: the loader took longer than its hard time-out of {format_duration(spec.fresh.hard)}"
-        )
-
-    async def _keep(self, spec: Spec, flight: Flight, value: Any, context: LoadContext) -> None:
-        life = None
-        if value is not ABSENT:
-            now, draw = self._shared.clock.monotonic(), self._shared.random.random()
-            life = spec.fresh.life(now, draw, none=value is None, ttl=context.ttl, etag=context.etag)
-        if life is None:
-            await self._drop(flight)
-        elif context.tags:
-            await self._keep_late(spec, flight, value, life, context.tags)
-        else:
-            stored: bool | None = None
-            if self.level2 is not None and flight.lease is not None:
-                payload = seal(spec.codec.encode(value), life.stale_until - life.fresh_until, life.etag)
-                stored = await self.level2.store(
-                    names(flight), flight.lease, flight.tag_nonces, int((life.stale_until - now) * 1000), payload
-                )
-            if stored is False:
-                self._shared.counters.refused += 1
-            elif spec.memory:
-                self._remember(flight, value, life)
-        self._land(flight, value)
-
-    async def _keep_late(self, spec: Spec, flight: Flight, value: Any, life: Life, tags: tuple[str, ...]) -> None:
-        """A value whose loader named further tags: level 1 alone, under the epoch from before the load."""
-        if not spec.memory:
-            raise MisuseError(f"{spec.name}: ctx.tags needs level 1; leave out memory=False or declare the tags")
-        if self.level2 is not None and flight.renewed:
-            await self.level2.invalidate([f"e:{flight.key}"])  # an older value, without these tags
-        flight.tags = tuple(dict.fromkeys((*flight.tags, *tags)))
-        self._remember(flight, value, life)
-
-    async def _drop(self, flight: Flight) -> None:
-        """There is nothing to keep, and what was kept is over as well."""
-        if self._flights.get(flight.slot) is flight:
-            self._shared.memory.delete(flight.key)
-        if self.level2 is not None and flight.renewed:
-            await self.level2.invalidate([f"e:{flight.key}"])
-
-    def _remember(self, flight: Flight, value: Any, life: Life) -> None:
-        """Level 1, unless something was invalidated since the load began or another load has taken this one's
-        place.
-        """
-        if self._flights.get(flight.slot) is not flight or not self._shared.barriers.good(flight.epoch, flight.tags):
-            self._shared.counters.refused += 1
-            return
-        entry = self._shared.memory.put(flight.key, value, life.until)
-        if entry is not None:
-            entry.tags, entry.epoch = flight.tags, flight.epoch
-            entry.life = None if life.plain else life
-
-
-def _seen(task: asyncio.Task[Any]) -> None:
-    """A loader that fails after its hard time-out has been counted already; nobody is left to tell."""
-    if not task.cancelled():
-        task.exception()
+        pairs = zip(flights, values, strict=True)
+        await asyncio.gather(*[self._keeper.keep(self.level2, spec, *pair, context) for pair in pairs])
