@@ -14,6 +14,8 @@ A loader does not take this as a parameter: parameters are the key. It asks for 
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any, Final
@@ -115,5 +117,15 @@ def load_context() -> LoadContext:
 
 
 def enter(context: LoadContext) -> None:
-    """From here on, in this task and those that it starts, `load_context` answers with ``context``."""
+    """From here on, in this task and those that it starts, `load_context` answers with ``context``, and there is no
+    deadline.
+
+    A load belongs to all who wait for it and outlives each of them, so the deadline of the caller who happened to be
+    first is not its own (each caller still has theirs). That an outer layer retries is left as it is. A deadline can
+    only have been set where `tenfold.resilience` is loaded; it is not loaded for this.
+    """
     _CURRENT.set(context)
+    scope = sys.modules.get("tenfold.resilience.scope")
+    if scope is not None:
+        _, retried = scope.SCOPE.get()
+        scope.SCOPE.set((math.inf, retried))

@@ -342,7 +342,7 @@ class Engine:
         except Undecodable:
             self._shared.counters.undecodable += 1
             return False
-        self._shared.counters.l2_hits += 1
+        self._shared.counters.l2_hits += not flight.background
         self._keeper.land(flight, value)
         return True
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tenfold.cache import Cache, CacheError, LoadTimeout
+from tenfold.resilience import Deadline, DeadlineExceeded, Policy
 from tenfold.testing import FakeClock
 
 
@@ -203,3 +204,32 @@ async def test_closing_ends_a_load_under_a_hard_limit(clock: FakeClock) -> None:
     await cache.aclose()
     assert "was cancelled" in str((await caller)[0])
     assert (source.cancelled, len(asyncio.all_tasks())) == (1, 1)
+
+
+@on_a_clock
+async def test_the_deadline_of_the_first_caller_is_not_the_loads(clock: FakeClock) -> None:
+    """Neither of a load that others wait for nor of one in the background."""
+    cache, source = Cache("t", clock=clock, jitter=0, stale="1h"), Source()
+    database = Policy("database", deadline="5s", clock=clock)
+
+    @cache("10s")
+    async def f() -> int:
+        return await database.call(source)
+
+    async def hurried() -> int:
+        async with Deadline("1s", clock=clock):
+            result: int = await f()
+            return result
+
+    source.takes = 2.0
+    first = asyncio.create_task(timed(clock, hurried()))
+    await clock.advance(0.5)
+    assert await timed(clock, f()) == (1, 1.5)
+    error, waited = await first
+    assert isinstance(error, DeadlineExceeded)
+    assert waited == pytest.approx(1.0, abs=0.02)
+    await clock.advance(11)
+    assert await hurried() == 1
+    await clock.advance(2)
+    assert await f() == 2
+    assert cache.stats().refresh_errors == 0
