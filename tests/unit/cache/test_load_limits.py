@@ -233,3 +233,45 @@ async def test_the_deadline_of_the_first_caller_is_not_the_loads(clock: FakeCloc
     await clock.advance(2)
     assert await f() == 2
     assert cache.stats().refresh_errors == 0
+
+
+@on_a_clock
+async def test_a_caller_of_many_waits_no_longer_for_one_because_of_another(clock: FakeClock) -> None:
+    cache, takes = Cache("t", clock=clock, jitter=0, stale="1m", soft_timeout="1s"), {1: 0.0, 2: 0.0}
+
+    @cache.many("10s")
+    async def things(ids: list[int]) -> dict[int, float]:
+        began = clock.monotonic()
+        await asyncio.sleep(max(takes[one] for one in ids))
+        return dict.fromkeys(ids, began)
+
+    await things([2])
+    await clock.advance(11)
+    takes |= {1: 3.0, 2: 10.0}
+    cold = asyncio.create_task(things([1]))
+    await asyncio.sleep(0)
+    values, waited = await timed(clock, things([1, 2]))
+    assert (values, waited) == ({1: 11.0, 2: 0.0}, 3.0)  # for 1, which is cold; 2 took its old value by then
+    assert await cold == {1: 11.0}
+    assert cache.stats().stale_rescues == 1
+    assert await timed(clock, things([2])) == ({2: 0.0}, 0.0)
+
+
+def test_a_stale_value_of_one_event_loop_is_refreshed_in_the_next() -> None:
+    cache, source = Cache("t", stale="1h"), Source()
+
+    @cache("1h")
+    async def f() -> int:
+        return await source()
+
+    async def use() -> int:
+        async with cache:
+            value: int = await f()
+        return value
+
+    assert asyncio.run(use()) == 1
+    entry = cache._memory._index[f.key()]
+    entry.life.fresh_until = entry.until = 0.0
+    assert asyncio.run(use()) == 1
+    assert asyncio.run(use()) == 2
+    assert source.loads == 2
