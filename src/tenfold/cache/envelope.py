@@ -23,7 +23,7 @@ def seal(payload: bytes, stale: float, etag: str | None) -> bytes:
     if not stale and etag is None:
         return payload
     name = (etag or "").encode()
-    return _MARK + _HEAD.pack(int(stale * 1000), len(name)) + name + payload
+    return _MARK + _HEAD.pack(round(stale * 1000), len(name)) + name + payload
 
 
 def unseal(payload: bytes) -> tuple[bytes, float, str | None]:
