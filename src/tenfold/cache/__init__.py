@@ -6,8 +6,10 @@ asked for.
 """
 
 from tenfold.cache.cache import Cache
+from tenfold.cache.context import LoadContext, load_context
 from tenfold.cache.counters import CacheStats
-from tenfold.cache.errors import CacheError, LoadCancelled
+from tenfold.cache.errors import CacheError, LoadCancelled, LoadTimeout
+from tenfold.cache.freshness import FreshnessOptions
 from tenfold.cache.function import Cached, CachedMany
 from tenfold.cache.memory import Memory, MemoryStats
 
@@ -17,10 +19,15 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "CacheStats",
     "Cached",
     "CachedMany",
+    # freshness, and what a loader may say
+    "FreshnessOptions",
+    "LoadContext",
+    "load_context",
     # level 1 alone
     "Memory",
     "MemoryStats",
     # errors
     "CacheError",
     "LoadCancelled",
+    "LoadTimeout",
 ]

@@ -6,24 +6,27 @@ import asyncio
 import os
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from random import Random
 from types import TracebackType
-from typing import Any, Final, ParamSpec, TypeVar, cast
+from typing import Any, Final, ParamSpec, TypeVar, Unpack, cast
 
 from tenfold._core.clock import SYSTEM_CLOCK, Clock
 from tenfold._core.errors import MisuseError
-from tenfold._core.units import Duration, Size, duration, share
+from tenfold._core.units import Duration, Size, share
 from tenfold.cache.backplane import Backplane
 from tenfold.cache.codec import Codec
 from tenfold.cache.counters import CacheStats, Counters
-from tenfold.cache.engine import Engine, Shared
+from tenfold.cache.engine import Engine
 from tenfold.cache.flight import Flight
+from tenfold.cache.freshness import Freshness, FreshnessOptions, Phase, declared, life_time
 from tenfold.cache.function import Cached, CachedMany, cached, name_of, result_type, value_type
 from tenfold.cache.keys import check_tags
 from tenfold.cache.link import Link
 from tenfold.cache.lookup import Spec, Wanted
 from tenfold.cache.memory import Entry, Memory
 from tenfold.cache.redis import EVERYTHING, MAX_KEYS_A_BATCH, Level2
+from tenfold.cache.stale import Shared
 from tenfold.cache.tags import Barriers
 
 P = ParamSpec("P")
@@ -43,7 +46,8 @@ class Cache:
     alone. ``max_items`` (100,000) and ``max_bytes`` (none) bound level 1. ``ttl`` (5 minutes) is the life of
     entries whose decorator names none; it is shortened at random by up to ``jitter`` (0.1), so that what was
     loaded together does not expire together. ``timeout`` (50 ms) is what a look-up waits for level 2 before
-    it turns to the loader.
+    it turns to the loader. ``stale="1h"`` and the other options of `FreshnessOptions` say what may be served
+    after the TTL; they are the defaults of its functions.
 
     What is promised: one load a process however many ask; after ``await invalidate()`` this process never
     serves what was loaded before, and no value whose load began before an invalidation is kept in either
@@ -64,26 +68,25 @@ class Cache:
         ttl: Duration = "5m",
         jitter: float = 0.1,
         timeout: Duration = "50ms",
-        stale: None = None,
         clock: Clock = SYSTEM_CLOCK,
         random: Random | None = None,
+        **freshness: Unpack[FreshnessOptions],
     ) -> None:
         if type(name) is not str or not re.fullmatch(r"[\w.-]+", name):
             raise MisuseError(f'name: expected letters, digits, "_", "." and "-", such as "shop", got {name!r}')
-        if stale is not None:
-            raise MisuseError(f"stale: serving stale values is not built yet; leave the argument out (got {stale!r})")
         if redis is not None and not isinstance(redis, str):
             raise MisuseError(f"redis: expected a URL such as redis://127.0.0.1:6379/0 or None, got {redis!r}")
         self.name = name
         self._url = redis
-        self._ttl = _ttl(ttl, "ttl")
-        self._soft = _ttl(timeout, "timeout")
+        self._fresh = declared(
+            Freshness(ttl=life_time(ttl, "ttl"), jitter=share(jitter, "jitter")), "", None, freshness
+        )
+        self._soft = life_time(timeout, "timeout")
         self._shared = Shared(
             memory=Memory(max_items, max_bytes=max_bytes, clock=clock),
             barriers=Barriers(),
             counters=Counters(),
             clock=clock,
-            jitter=share(jitter, "jitter"),
             random=random or Random(),
         )
         self._memory = self._shared.memory
@@ -102,6 +105,7 @@ class Cache:
         tags: Sequence[str] = (),
         memory: bool = True,
         name: str | None = None,
+        **freshness: Unpack[FreshnessOptions],
     ) -> Callable[[Callable[P, Awaitable[R]]], Cached[P, R]]:
         """Cache the results of an ``async def`` for ``ttl`` (default: the cache's own).
 
@@ -119,7 +123,7 @@ class Cache:
         def decorate(function: Callable[P, Awaitable[R]]) -> Cached[P, R]:
             full = self._register(function, name, memory)
             kind = result_type(function, full, needed=self._url is not None)
-            return cached(self, function, self._spec(full, ttl, memory, kind), tags)
+            return cached(self, function, self._spec(full, ttl, memory, kind, freshness), tags)
 
         return decorate
 
@@ -130,6 +134,7 @@ class Cache:
         tags: Sequence[str] = (),
         memory: bool = True,
         name: str | None = None,
+        **freshness: Unpack[FreshnessOptions],
     ) -> Callable[[Callable[[list[K]], Awaitable[dict[K, V]]]], CachedMany[K, V]]:
         """Cache an ``async def`` that takes a list of ids and returns a dictionary; it sees only the missing
         ids.
@@ -141,7 +146,7 @@ class Cache:
             full = self._register(function, name, memory)
             needed = self._url is not None
             kind = value_type(result_type(function, full, needed=needed), full, needed=needed)
-            return CachedMany(self, function, self._spec(full, ttl, memory, kind), tags)
+            return CachedMany(self, function, self._spec(full, ttl, memory, kind, freshness), tags)
 
         return decorate
 
@@ -156,6 +161,7 @@ class Cache:
         tags: Sequence[str] = (),
         memory: bool = True,
         kind: Any = Any,
+        **freshness: Unpack[FreshnessOptions],
     ) -> R:
         """The value of ``key``, from ``loader()`` if it is cached nowhere.
 
@@ -171,7 +177,8 @@ class Cache:
             return [await loader()]
 
         wanted = (Wanted(key, check_tags(tuple(tags), key)),)
-        return cast("R", (await self.engine().fetch(self._spec(key, ttl, memory, kind), wanted, load))[0])
+        spec = self._spec(key, ttl, memory, kind, freshness)
+        return cast("R", (await self.engine().fetch(spec, wanted, load))[0])
 
     async def invalidate(self, *keys: str) -> bool:
         """Forget these keys, in all processes. False if level 2 did not confirm it; then it is repeated until
@@ -275,9 +282,11 @@ class Cache:
         entry = self._memory._index.get(key)
         if entry is None:
             return None
-        if entry.until <= self._shared.clock.monotonic():
-            self._memory._expire(entry)
-            return None
+        now = self._shared.clock.monotonic()
+        if entry.until <= now:
+            if entry.life is None or entry.life.phase(now) is Phase.DEAD:
+                self._memory._expire(entry)
+            return None  # else the engine knows what may still be done with it
         if not self._shared.barriers.good(entry.epoch, entry.tags):
             self._memory.delete(key)
             return None
@@ -370,16 +379,15 @@ class Cache:
         if not memory and self._url is None:
             raise MisuseError(f"{where}: memory=False needs level 2; give the cache a `redis=` URL")
 
-    def _spec(self, name: str, ttl: Duration | None, memory: bool, kind: Any) -> Spec:
-        life = self._ttl if ttl is None else _ttl(ttl, f"{name}: ttl")
-        return Spec(name=name, ttl=life, memory=memory, codec=Codec(kind if self._url is not None else Any, name))
-
-
-def _ttl(value: Duration, name: str) -> float:
-    seconds = duration(value, name)
-    if seconds < 0.001:
-        raise MisuseError(f"{name}: expected at least 1 ms, got {value!r}")
-    return seconds
+    def _spec(self, name: str, ttl: Duration | None, memory: bool, kind: Any, freshness: FreshnessOptions) -> Spec:
+        base = self._fresh
+        if not memory:
+            for option in ("stale", "eager"):
+                if freshness.get(option) is not None:
+                    raise MisuseError(f"{name}: {option}= needs level 1; leave it out, or leave out memory=False")
+            base = replace(base, stale=0.0, eager=None)
+        fresh = declared(base, f"{name}: ", ttl, freshness)
+        return Spec(name=name, fresh=fresh, memory=memory, codec=Codec(kind if self._url is not None else Any, name))
 
 
 assert EVERYTHING == "t:"  # the empty tag, which `clear` invalidates

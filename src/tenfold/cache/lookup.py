@@ -8,18 +8,30 @@ from typing import Any
 
 from tenfold.cache.codec import Codec, Undecodable, value_of
 from tenfold.cache.counters import Counters
+from tenfold.cache.envelope import unseal
 from tenfold.cache.flight import Flight
+from tenfold.cache.freshness import Freshness
 from tenfold.cache.redis import EVERYTHING, Level2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
-    """What a cached function declared: ``ttl`` in seconds, and whether its values may live in level 1."""
+    """What a cached function declared: how old its values may be, and whether they may live in level 1."""
 
     name: str
-    ttl: float
+    fresh: Freshness
     memory: bool
     codec: Codec
+
+    @property
+    def ttl(self) -> float:
+        """Seconds until a value is stale."""
+        return self.fresh.ttl
+
+    @property
+    def keep(self) -> float:
+        """Seconds until a value is gone."""
+        return self.fresh.ttl + self.fresh.stale
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +45,17 @@ class Wanted:
 
 @dataclass(slots=True)
 class Found:
-    """What level 2 has of one look-up: record, tag nonces, the server's time (ms); ``left`` in seconds."""
+    """What level 2 has of one look-up: record, tag nonces, the server's time (ms).
+
+    Once decoded: seconds until it is stale (``fresh``, negative if it is) and gone (``left``), and its etag.
+    """
 
     record: bytes | None
     nonces: list[bytes | None]
     now: int
     left: float = 0.0
+    fresh: float = 0.0
+    etag: str | None = None
 
 
 async def read(level2: Level2, wanted: Sequence[Wanted | Flight]) -> list[Found | None]:
@@ -68,11 +85,13 @@ def decode(spec: Spec, found: Found, counters: Counters) -> tuple[Any, str | Non
         if good is None:
             return None, "read"
         expiry, payload = good
+        payload, stale, found.etag = unseal(payload)
         value = spec.codec.decode(payload)
     except Undecodable:
         counters.undecodable += 1
         return None, "replace"
     found.left = (expiry - found.now) / 1000
+    found.fresh = found.left - stale
     return value, None
 
 

@@ -35,7 +35,7 @@ class Entry:
     `tags`.
     """
 
-    __slots__ = ("epoch", "key", "n", "queue", "size", "tags", "until", "value")
+    __slots__ = ("epoch", "key", "life", "n", "queue", "size", "tags", "until", "value")
 
     def __init__(self, key: Hashable, value: Any, until: float, weight: int) -> None:
         self.key = key
@@ -46,6 +46,7 @@ class Entry:
         self.queue = _SMALL
         self.tags: tuple[str, ...] = ()
         self.epoch = 0
+        self.life: Any = None  # see `freshness`; None: `until` says it all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

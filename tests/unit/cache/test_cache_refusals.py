@@ -27,7 +27,6 @@ class Opaque:
         (lambda: Cache("t", jitter=2), "jitter: expected a share"),
         (lambda: Cache("t", max_items=0), "max_items: expected a whole number"),
         (lambda: Cache("t", max_bytes="many"), "max_bytes: expected a size"),
-        (lambda: Cache("t", stale="1h"), "stale: serving stale values is not built yet"),
         (lambda: Cache("t", redis="http://x"), "redis=: expected a URL"),
         (lambda: Memory(0), "max_items"),
         (lambda: Memory(policy="lfu"), 'policy: expected "s3fifo"'),
