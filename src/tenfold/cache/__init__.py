@@ -8,7 +8,7 @@ asked for.
 from tenfold.cache.cache import Cache
 from tenfold.cache.counters import CacheStats
 from tenfold.cache.errors import CacheError, LoadCancelled
-from tenfold.cache.function import Cached, CachedMany
+from tenfold.cache.function import Cached, CachedMany, CachedPlain
 from tenfold.cache.memory import Memory, MemoryStats
 
 __all__ = [  # noqa: RUF022 - grouped by what they are for
@@ -17,6 +17,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "CacheStats",
     "Cached",
     "CachedMany",
+    "CachedPlain",
     # level 1 alone
     "Memory",
     "MemoryStats",

@@ -17,14 +17,16 @@ from tenfold.cache.backplane import Backplane
 from tenfold.cache.codec import Codec
 from tenfold.cache.counters import CacheStats, Counters
 from tenfold.cache.engine import Engine, Shared
-from tenfold.cache.flight import Flight
-from tenfold.cache.function import Cached, CachedMany, cached, name_of, result_type, value_type
+from tenfold.cache.flight import ABSENT, Flight
+from tenfold.cache.function import CachedMany, Decorator, cached, name_of, result_type, value_type
+from tenfold.cache.hit import HitPath
 from tenfold.cache.keys import check_tags
 from tenfold.cache.link import Link
 from tenfold.cache.lookup import Spec, Wanted
-from tenfold.cache.memory import Entry, Memory
+from tenfold.cache.memory import Memory
 from tenfold.cache.redis import EVERYTHING, MAX_KEYS_A_BATCH, Level2
 from tenfold.cache.tags import Barriers
+from tenfold.cache.threads import Threads
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -40,10 +42,10 @@ class Cache:
     """A cache in two levels: memory in this process, and a Valkey or Redis that all processes share.
 
     ``name`` separates caches that share a server. ``redis`` is the server's URL; without it there is level 1
-    alone. ``max_items`` (100,000) and ``max_bytes`` (none) bound level 1. ``ttl`` (5 minutes) is the life of
-    entries whose decorator names none; it is shortened at random by up to ``jitter`` (0.1), so that what was
-    loaded together does not expire together. ``timeout`` (50 ms) is what a look-up waits for level 2 before
-    it turns to the loader.
+    alone. ``max_items`` (100,000) and ``max_bytes`` (none) bound level 1, and ``policy`` says what goes first
+    (see `Memory`). ``ttl`` (5 minutes) is the life of entries whose decorator names none; it is shortened at
+    random by up to ``jitter`` (0.1), so that what was loaded together does not expire together. ``timeout``
+    (50 ms) is what a look-up waits for level 2 before it turns to the loader.
 
     What is promised: one load a process however many ask; after ``await invalidate()`` this process never
     serves what was loaded before, and no value whose load began before an invalidation is kept in either
@@ -51,7 +53,7 @@ class Cache:
     ``memory=False`` has no such copies. A failing level 2 is counted and never raises.
 
     Raises `MisuseError` for arguments that make no sense. Event loop: any, one after another; one thread at a
-    time.
+    time; plain functions: any thread.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Cache:
         max_bytes: Size | None = None,
         ttl: Duration = "5m",
         jitter: float = 0.1,
+        policy: str = "s3fifo",
         timeout: Duration = "50ms",
         stale: None = None,
         clock: Clock = SYSTEM_CLOCK,
@@ -79,7 +82,7 @@ class Cache:
         self._ttl = _ttl(ttl, "ttl")
         self._soft = _ttl(timeout, "timeout")
         self._shared = Shared(
-            memory=Memory(max_items, max_bytes=max_bytes, clock=clock),
+            memory=Memory(max_items, max_bytes=max_bytes, policy=policy, clock=clock),
             barriers=Barriers(),
             counters=Counters(),
             clock=clock,
@@ -87,6 +90,14 @@ class Cache:
             random=random or Random(),
         )
         self._memory = self._shared.memory
+        self.threads = Threads(
+            memory=self._memory,
+            barriers=self._shared.barriers,
+            counters=self._shared.counters,
+            clock=clock,
+            jitter=self._shared.jitter,
+            random=self._shared.random,
+        )
         self._names: set[str] = set()
         self._sender = os.urandom(8)
         self._engines: dict[asyncio.AbstractEventLoop, tuple[Engine, Link | None]] = {}
@@ -102,26 +113,36 @@ class Cache:
         tags: Sequence[str] = (),
         memory: bool = True,
         name: str | None = None,
-    ) -> Callable[[Callable[P, Awaitable[R]]], Cached[P, R]]:
-        """Cache the results of an ``async def`` for ``ttl`` (default: the cache's own).
+        key: Callable[..., object] | None = None,
+    ) -> Decorator:
+        """Cache the results of a function for ``ttl`` (default: the cache's own).
+
+        An ``async def`` is loaded by one task of its own however many wait. A plain function is loaded in the
+        thread that asks first while other threads wait; it lives in level 1 alone.
 
         ``tags`` are texts or templates over the arguments (``"product:{product_id}"``). ``memory=False``
         keeps values in level 2 only: a look-up then costs a round trip, and after an acknowledged
         `invalidate` no process reads the old value. ``name`` (default: module and qualified name) is the
-        function's part of the key. ``None`` is cached too.
+        function's part of the key. ``key`` takes the call's arguments and returns what tells calls apart (an
+        id, or a tuple), where the arguments themselves do not: methods, where the key must not hold the instance.
+        ``None`` is cached too.
 
-        Raises `MisuseError` for methods, plain functions, ``*args``, and types that level 2 cannot carry; the
-        wrapper raises it for arguments that cannot be part of a key.
+        Raises `MisuseError` for methods without ``key``, generators, ``*args``, types that level 2 cannot carry, and
+        plain functions of a cache that has a level 2; the wrapper raises it for arguments that cannot be part of a
+        key.
         """
         if callable(ttl):
             raise MisuseError('cache: write `@cache()` or `@cache("1m")`, with brackets')
 
-        def decorate(function: Callable[P, Awaitable[R]]) -> Cached[P, R]:
-            full = self._register(function, name, memory)
-            kind = result_type(function, full, needed=self._url is not None)
-            return cached(self, function, self._spec(full, ttl, memory, kind), tags)
+        if key is not None and not callable(key):
+            raise MisuseError(f"key: expected a function of the same arguments, got {key!r}")
 
-        return decorate
+        def decorate(function: Callable[..., Any]) -> Any:
+            full = self._register(function, name, memory)
+            kind = result_type(function, full, needed=self.shared_level)
+            return cached(self, function, self._spec(full, ttl, memory, kind), tags, key)
+
+        return cast("Decorator", decorate)
 
     def many(
         self,
@@ -164,8 +185,8 @@ class Cache:
         if type(key) is not str or key == "":
             raise MisuseError(f"key: expected a text that is not empty, got {key!r}")
         self._check_memory(key, memory)
-        if memory and (entry := self.look(key)) is not None:
-            return cast("R", entry.value)
+        if memory and (value := self.look(key)) is not ABSENT:
+            return cast("R", value)
 
         async def load(_: Sequence[Flight]) -> Sequence[Any]:
             return [await loader()]
@@ -224,9 +245,11 @@ class Cache:
     def stats(self) -> CacheStats:
         """A snapshot of this process's counters."""
         counters, memory = self._shared.counters, self._memory.stats()
+        plain = {name: getattr(counters, name) for name in Counters.__slots__}
+        plain["hits"] += memory.hits  # level 1 counts in its entries
         levels = [engine.level2 for engine, _ in self._engines.values() if engine.level2 is not None]
         return CacheStats(
-            **{name: getattr(counters, name) for name in Counters.__slots__},
+            **plain,
             pending_invalidations=sum(level.pending for level in levels),
             l2_up=bool(levels) and not any(level.down for level in levels),
             entries=memory.entries,
@@ -251,41 +274,57 @@ class Cache:
             home = self._engines[loop] = self._settle()
         return home[0]
 
-    def hit_path(self) -> dict[str, Any]:
-        """What a compiled wrapper needs to answer from level 1."""
-        return {
-            "_tf_index": self._memory._index,
-            "_tf_barriers": self._shared.barriers,
-            "_tf_counters": self._shared.counters,
-            "_tf_now": self._shared.clock.monotonic,
-        }
+    @property
+    def memory(self) -> Memory:
+        """Level 1."""
+        return self._memory
 
-    def look(self, key: str) -> Entry | None:
-        """Level 1's answer, counted as a hit."""
-        entry = self._memory._index.get(key)
-        if entry is None or entry.epoch != self._shared.barriers.epoch or entry.until <= self._shared.clock.monotonic():
-            return self.revalidate(key)
-        if entry.n < 3:
-            entry.n += 1
-        self._shared.counters.hits += 1
-        return entry
+    @property
+    def shared_level(self) -> bool:
+        """Whether there is a level 2."""
+        return self._url is not None
 
-    def revalidate(self, key: str) -> Entry | None:
+    def forget_here(self, key: str) -> None:
+        """Forget a key of a plain function, which only this process has."""
+        self._shared.counters.invalidations += 1
+        self._forget([key], [])
+
+    def hit_path(self, namespace: dict[str, Any]) -> HitPath:
+        """What a wrapper that is compiled in ``namespace`` needs to answer from level 1."""
+        self._shared.barriers.show(namespace)
+        return HitPath(self._memory, self._shared.clock.monotonic)
+
+    def look(self, key: str) -> Any:
+        """Level 1's answer, counted as a hit, or `ABSENT`."""
+        now = self._shared.clock.monotonic()
+        try:
+            entry = self._memory._index[key]
+        except KeyError:
+            return ABSENT
+        # As in `Memory.get`: up to here from the look-up nothing at which threads switch.
+        if entry.epoch is self._shared.barriers.epoch and entry.until > now and self._memory.touch is None:
+            entry.n += 1.0
+            return entry.value
+        return self.revalidate(key)
+
+    def revalidate(self, key: str) -> Any:
         """As `look`, for an entry that met an invalidation since it was last seen, or whose time is over."""
-        entry = self._memory._index.get(key)
-        if entry is None:
-            return None
-        if entry.until <= self._shared.clock.monotonic():
-            self._memory._expire(entry)
-            return None
-        if not self._shared.barriers.good(entry.epoch, entry.tags):
-            self._memory.delete(key)
-            return None
-        entry.epoch = self._shared.barriers.epoch
-        if entry.n < 3:
-            entry.n += 1
-        self._shared.counters.hits += 1
-        return entry
+        with self._memory.lock:
+            entry = self._memory._index.get(key)
+            if entry is None:
+                return ABSENT
+            if entry.until <= self._shared.clock.monotonic():
+                self._memory.expire(entry)
+                return ABSENT
+            epoch = self._shared.barriers.epoch  # before the look at the barriers: see `tags`
+            if not self._shared.barriers.good(entry.epoch, entry.tags):
+                self._memory.delete(key)
+                return ABSENT
+            entry.epoch = epoch
+            entry.n += 1.0
+            if self._memory.touch is not None:
+                self._memory.touch(entry)
+            return entry.value
 
     # -- inside
 
@@ -342,10 +381,12 @@ class Cache:
             self._shared.barriers.invalidate_all()
             self._memory.clear()
             return
+        for engine, _ in list(self._engines.values()):
+            engine.detach(keys)
+        # First the loads, then what they may have kept: nothing can come in between.
+        self.threads.detach(keys)
         for key in keys:
             self._memory.delete(key)
-        for engine, _ in self._engines.values():
-            engine.detach(keys)
         if tags:
             self._shared.barriers.invalidate(tags)
 

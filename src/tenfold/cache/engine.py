@@ -320,9 +320,10 @@ class Engine:
         """Level 1, unless something was invalidated since the load began or another load has taken this one's
         place.
         """
-        if self._flights.get(flight.slot) is not flight or not self._shared.barriers.good(flight.epoch, flight.tags):
-            self._shared.counters.refused += 1
-            return
-        entry = self._shared.memory.put(flight.key, value, until)
-        if entry is not None:
-            entry.tags, entry.epoch = flight.tags, flight.epoch
+        with self._shared.memory.lock:  # one step: another loop's thread may be invalidating
+            if self._flights.get(flight.slot) is not flight or not self._shared.barriers.good(
+                flight.epoch, flight.tags
+            ):
+                self._shared.counters.refused += 1
+                return
+            self._shared.memory.put(flight.key, value, until, flight.tags, flight.epoch)

@@ -99,15 +99,19 @@ def check_tags(tags: Sequence[object], where: str) -> tuple[str, ...]:
     return tuple(unique)
 
 
-def parameters_of(function: Callable[..., Any], name: str) -> list[inspect.Parameter]:
+def parameters_of(function: Callable[..., Any], name: str, *, own_key: bool = False) -> list[inspect.Parameter]:
     """The parameters that make up the key. Raises `MisuseError` for what the decorator cannot serve."""
-    if not inspect.iscoroutinefunction(function):
-        raise MisuseError(f"{name}: expected a function declared with `async def`, got {function!r}")
-    parameters = list(inspect.signature(function).parameters.values())
-    if parameters and parameters[0].name in ("self", "cls"):
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise MisuseError(
-            f"{name}: methods cannot be cached, because `{parameters[0].name}` would become part of the key; "
-            "cache a function that takes an id and call it from the method"
+            f"{name}: a generator can be read only once, so its result cannot be kept; return a list or a tuple"
+        )
+    if not inspect.isfunction(function):
+        raise MisuseError(f"{name}: expected a function declared with `def` or `async def`, got {function!r}")
+    parameters = list(inspect.signature(function).parameters.values())
+    if parameters and parameters[0].name in ("self", "cls") and not own_key:
+        raise MisuseError(
+            f"{name}: methods cannot be cached as they are, because `{parameters[0].name}` would become part of the "
+            "key; say what tells instances apart, such as `key=lambda self, number: (self.shop_id, number)`"
         )
     for parameter in parameters:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
