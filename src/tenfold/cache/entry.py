@@ -22,6 +22,9 @@ class Entry:
 
     __slots__ = ("epoch", "home", "key", "mark", "n", "raw", "size", "tags", "until", "value")
 
+    mark: float  # set by the policy
+    raw: Any  # set together with `home`
+
     def __init__(
         self, key: Hashable, value: Any, until: float, weight: int, tags: tuple[str, ...] = (), epoch: int = 0
     ) -> None:
@@ -30,8 +33,6 @@ class Entry:
         self.until = until
         self.size = weight
         self.n = 0.0
-        self.mark: float = SMALL
         self.tags = tags
         self.epoch = epoch
         self.home: dict[Any, Entry] | None = None
-        self.raw: Any = None

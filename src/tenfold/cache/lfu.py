@@ -100,6 +100,11 @@ class TinyLfu:
         del main[victim.key]
         return self._bury(victim)
 
+    def exchange(self, entry: Entry) -> Entry:
+        """`insert` and `evict` in one step, for a memory that is full and counts items alone."""
+        self.insert(entry)
+        return self.evict()
+
     def clear(self) -> None:
         """Forget everything, the frequencies too."""
         for segment in (self._window, self._probation, self._protected):

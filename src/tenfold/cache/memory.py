@@ -147,12 +147,13 @@ class Memory:
     def clear(self) -> None:
         """Forget everything, also what the policy remembers of evicted keys."""
         with self.lock:
-            for entry in self._index.values():
-                self._gone_hits += entry.n
+            entries = list(self._index.values())
+            self._index.clear()
+            self._policy.clear()
+            for entry in entries:
                 if entry.home is not None:
                     del entry.home[entry.raw]
-            self._policy.clear()
-            self._index.clear()
+                self._gone_hits += entry.n
             self._bytes = 0
 
     def __len__(self) -> int:
@@ -201,20 +202,29 @@ class Memory:
         lock = self.lock
         lock.acquire()  # half the price of `with`, here where it shows
         try:
-            if key not in index:
-                entry = index[key] = Entry(key, value, until, weight, tags, epoch)
-                self._policy.insert(entry)
-                self._bytes += weight
-            else:
+            if key in index:
                 entry = index[key]
                 self._bytes += weight - entry.size
                 self._policy.resize(entry, weight)
                 # For those who look meanwhile: never the old value with the new life, tags or epoch.
                 entry.value = value
                 entry.until, entry.tags, entry.epoch = until, tags, epoch
-            while len(index) > self._max_items or (max_bytes is not None and self._bytes > max_bytes):
-                self._forget(self._policy.evict())
+            else:
+                entry = index[key] = Entry(key, value, until, weight, tags, epoch)
+                if max_bytes is None and len(index) > self._max_items:
+                    victim = self._policy.exchange(entry)
+                    del index[victim.key]
+                    if victim.home is not None:
+                        del victim.home[victim.raw]
+                    if victim.n:
+                        self._gone_hits += victim.n
+                    self.evictions += 1
+                else:
+                    self._policy.insert(entry)
+                    self._bytes += weight
+            while max_bytes is not None and (self._bytes > max_bytes or len(index) > self._max_items):
                 self.evictions += 1
+                self._forget(self._policy.evict())
             return None if entry.mark == DEAD else entry
         finally:
             lock.release()
@@ -237,7 +247,6 @@ class Memory:
                 self._remove(entry)
 
     def _remove(self, entry: Entry) -> None:
-        """Take a living entry out of everything."""
         self._policy.remove(entry)
         self._forget(entry)
         entry.value = None  # its tombstone may stay in a queue for a while

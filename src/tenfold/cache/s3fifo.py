@@ -32,7 +32,7 @@ class S3Fifo:
         "_ghost_order",
         "_ghost_room",
         "_max_bytes",
-        "_max_items",
+        "_small_room",
         "dead",
         "main",
         "main_items",
@@ -42,7 +42,7 @@ class S3Fifo:
     )
 
     def __init__(self, max_items: int, max_bytes: int | None) -> None:
-        self._max_items = max_items
+        self._small_room = max_items // 10
         self._max_bytes = max_bytes
         self.small: deque[Entry] = deque()
         self.main: deque[Entry] = deque()
@@ -61,6 +61,7 @@ class S3Fifo:
                 self.main.append(entry)
                 self.main_items += 1
                 return
+        entry.mark = SMALL
         self.small.append(entry)
         self.small_items += 1
         self.small_bytes += entry.size
@@ -90,8 +91,8 @@ class S3Fifo:
         max_bytes = self._max_bytes
         while True:
             if (
-                self.small_items * 10 > self._max_items
-                or self.main_items == 0
+                self.small_items > self._small_room
+                or not self.main_items
                 or (max_bytes is not None and self.small_bytes * 10 > max_bytes)
             ):
                 entry = self.small.popleft()
@@ -122,6 +123,33 @@ class S3Fifo:
                     return entry
                 entry.mark = entry.n - (hits if hits < 3 else 3) + 1
             self.main.append(entry)
+
+    def exchange(self, entry: Entry) -> Entry:
+        """`insert` and `evict` in one step, for a memory that is full and counts items alone.
+
+        What most insertions come to, a new entry in and a small one out that nobody asked for, in a straight line.
+        """
+        ghosts = self._ghost
+        if hash(entry.key) in ghosts:
+            self.insert(entry)
+            return self.evict()
+        entry.mark = SMALL
+        small = self.small
+        small.append(entry)
+        if self.small_items >= self._small_room or not self.main_items:
+            oldest = small[0]
+            if not oldest.n and oldest.mark == SMALL:
+                small.popleft()
+                oldest.mark = DEAD
+                ghost = hash(oldest.key)
+                ghosts.add(ghost)
+                order = self._ghost_order
+                order.append(ghost)
+                if len(order) > self._ghost_room:
+                    ghosts.discard(order.popleft())
+                return oldest
+        self.small_items += 1
+        return self.evict()
 
     def clear(self) -> None:
         """Forget everything, the ghosts too."""
