@@ -111,7 +111,8 @@ def setters(absent: list[str]) -> dict[str, Callable[[int, Any], Any]]:
         import cachebox
 
         found["cachebox LRU"] = cachebox.LRUCache(SIZE).insert
-        found["cachebox VTTL"] = lambda key, value, cache=cachebox.VTTLCache(SIZE): cache.insert(key, value, TTL)
+        varying = cachebox.VTTLCache(SIZE)
+        found["cachebox VTTL"] = lambda key, value: varying.insert(key, value, TTL)
     if "theine" not in absent:
         from theine import Cache
 

@@ -149,6 +149,4 @@ def hit_ratios(trace: list[int], runs: dict[str, Run], shares: tuple[float, ...]
 def of_optimum(ratios: dict[str, dict[str, float]]) -> dict[str, float]:
     """The mean over the sizes of each cache's share of Belady's hits."""
     names = next(iter(ratios.values()))
-    return {
-        name: round(sum(row[name] / row["Belady"] for row in ratios.values()) / len(ratios), 4) for name in names
-    }
+    return {name: round(sum(row[name] / row["Belady"] for row in ratios.values()) / len(ratios), 4) for name in names}
