@@ -140,6 +140,8 @@ def parameters_of(function: Callable[..., Any], name: str, *, own_key: bool = Fa
             "key; say what tells instances apart, such as `key=lambda self, number: (self.shop_id, number)`"
         )
     for parameter in parameters:
+        if parameter.name.startswith("_tf_"):
+            raise MisuseError(f"{name}: names that begin with `_tf_` are taken; rename `{parameter.name}`")
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise MisuseError(f"{name}: expected named parameters only, got `{parameter}`; name each argument")
     return parameters

@@ -18,7 +18,9 @@ older entry.
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -28,7 +30,7 @@ EPOCH: Final = "_tf_epoch"
 class Barriers:
     """The epoch of this process and the barriers of its tags."""
 
-    __slots__ = ("_barrier", "_floor", "_limit", "_lock", "_namespaces", "epoch")
+    __slots__ = ("__weakref__", "_barrier", "_floor", "_limit", "_lock", "_namespaces", "epoch")
 
     def __init__(self, limit: int = 100_000) -> None:
         self.epoch = 1
@@ -37,6 +39,7 @@ class Barriers:
         self._barrier: dict[str, int] = {}
         self._namespaces: list[dict[str, Any]] = []
         self._lock = threading.Lock()
+        _barriers.add(self)
 
     def show(self, namespace: dict[str, Any]) -> None:
         """Keep the present epoch in ``namespace`` from now on."""
@@ -73,3 +76,21 @@ class Barriers:
         if epoch < self._floor:
             return False
         return all(self._barrier.get(tag, 0) <= epoch for tag in tags)
+
+    def _after_fork(self) -> None:
+        """In the child, where a thread that held the lock is not: no half-done invalidation may be lost."""
+        self._lock = threading.Lock()
+        self.invalidate_all()
+
+
+_barriers: weakref.WeakSet[Barriers] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for barriers in list(_barriers):
+        if barriers._lock.locked():
+            barriers._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -149,11 +149,12 @@ def test_several_event_loops_in_threads_share_the_values() -> None:
 FORK = """
 import os, sys, threading
 from tenfold.cache import Memory
-memory = Memory(10)
+from tenfold.cache.tags import Barriers
+memory, barriers = Memory(10), Barriers()
 memory.set("a", 1)
 held, leave = threading.Event(), threading.Event()
 def hold():
-    with memory.lock:
+    with memory.lock, barriers._lock:
         held.set()
         leave.wait(30)
 thread = threading.Thread(target=hold)
@@ -162,7 +163,9 @@ held.wait(30)
 pid = os.fork()
 if pid == 0:
     memory.set("b", 2)  # would wait for ever for a thread that does not exist here
-    os._exit(0 if memory.get("b") == 2 and len(memory) <= 2 else 1)
+    barriers.invalidate(["t"])
+    good = not barriers.good(1, ()) and barriers.good(barriers.epoch, ("t",))
+    os._exit(0 if good and memory.get("b") == 2 and len(memory) <= 2 else 1)
 leave.set()
 thread.join()
 assert memory.get("a") == 1

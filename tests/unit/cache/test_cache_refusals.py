@@ -54,6 +54,9 @@ def test_functions_that_cannot_be_cached() -> None:
     async def rest(*a: int) -> int:
         return 0
 
+    async def taken(_tf_key: int) -> int:
+        return 0
+
     async def method(self: object, a: int) -> int:
         return a
 
@@ -70,6 +73,8 @@ def test_functions_that_cannot_be_cached() -> None:
         cache("1m", key="a")  # type: ignore[arg-type]
     with pytest.raises(MisuseError, match="named parameters only"):
         cache("1m")(rest)
+    with pytest.raises(MisuseError, match="rename `_tf_key`"):
+        cache("1m")(taken)
     with pytest.raises(MisuseError, match="methods cannot be cached"):
         cache("1m")(method)
     with pytest.raises(MisuseError, match="with brackets"):
