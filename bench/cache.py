@@ -200,7 +200,7 @@ def _no_collector() -> Iterator[None]:
 
 def _weights() -> dict[str, float]:
     """Bytes an entry that is not key or value, by tracemalloc: freshly filled, and full after twice as many
-    insertions more, when the ghosts of evicted keys are there too.
+    insertions more, when the ghosts of evicted keys are there too; and of a decorated function, with its text key.
     """
     keys, value = [("key", number) for number in range(3 * ENTRIES)], object()
     tracemalloc.start()
@@ -214,9 +214,21 @@ def _weights() -> dict[str, float]:
             memory.set(key, value)
         churned = tracemalloc.get_traced_memory()[0] - before
         _expect("entries", len(memory), ENTRIES)
+        cache = Cache("bench", max_items=ENTRIES)
+        numbers = list(range(ENTRIES, 2 * ENTRIES))
+        before = tracemalloc.get_traced_memory()[0]
+        function = cache("5m", tags=["all"], name="bench.weight")(lambda number: value)
+        for number in numbers:
+            function(number)
+        decorated = tracemalloc.get_traced_memory()[0] - before
+        _expect("entries", cache.stats().entries, ENTRIES)
     finally:
         tracemalloc.stop()
-    return {"bytes_per_entry": filled / ENTRIES, "bytes_per_entry_with_ghosts": churned / ENTRIES}
+    return {
+        "bytes_per_entry": filled / ENTRIES,
+        "bytes_per_entry_with_ghosts": churned / ENTRIES,
+        "bytes_per_entry_decorated": decorated / ENTRIES,
+    }
 
 
 # Traces
