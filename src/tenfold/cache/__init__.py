@@ -8,7 +8,8 @@ asked for.
 from tenfold.cache.cache import Cache
 from tenfold.cache.counters import CacheStats
 from tenfold.cache.errors import CacheError, LoadCancelled
-from tenfold.cache.function import Cached, CachedMany, CachedPlain
+from tenfold.cache.function import Cached, CachedPlain
+from tenfold.cache.many import CachedMany
 from tenfold.cache.memory import Memory, MemoryStats
 
 __all__ = [  # noqa: RUF022 - grouped by what they are for

@@ -18,11 +18,12 @@ from tenfold.cache.codec import Codec
 from tenfold.cache.counters import CacheStats, Counters
 from tenfold.cache.engine import Engine, Shared
 from tenfold.cache.flight import ABSENT, Flight
-from tenfold.cache.function import CachedMany, Decorator, cached, name_of, result_type, value_type
+from tenfold.cache.function import Decorator, cached, name_of, result_type, value_type
 from tenfold.cache.hit import HitPath
 from tenfold.cache.keys import check_tags
 from tenfold.cache.link import Link
 from tenfold.cache.lookup import Spec, Wanted
+from tenfold.cache.many import CachedMany
 from tenfold.cache.memory import Memory
 from tenfold.cache.redis import EVERYTHING, MAX_KEYS_A_BATCH, Level2
 from tenfold.cache.tags import Barriers
