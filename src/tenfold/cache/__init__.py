@@ -10,7 +10,8 @@ from tenfold.cache.context import LoadContext, load_context
 from tenfold.cache.counters import CacheStats
 from tenfold.cache.errors import CacheError, LoadCancelled, LoadTimeout
 from tenfold.cache.freshness import FreshnessOptions
-from tenfold.cache.function import Cached, CachedMany
+from tenfold.cache.function import Cached, CachedPlain
+from tenfold.cache.many import CachedMany
 from tenfold.cache.memory import Memory, MemoryStats
 
 __all__ = [  # noqa: RUF022 - grouped by what they are for
@@ -19,6 +20,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "CacheStats",
     "Cached",
     "CachedMany",
+    "CachedPlain",
     # freshness, and what a loader may say
     "FreshnessOptions",
     "LoadContext",

@@ -115,10 +115,10 @@ class Keeper:
         """Level 1, unless something was invalidated since the load began or another load has taken this one's
         place.
         """
-        if self._flights.get(flight.slot) is not flight or not self._shared.barriers.good(flight.epoch, flight.tags):
-            self._shared.counters.refused += 1
-            return
-        entry = self._shared.memory.put(flight.key, value, life.until)
-        if entry is not None:
-            entry.tags, entry.epoch = flight.tags, flight.epoch
-            entry.life = None if life.plain else life
+        shared = self._shared
+        with shared.memory.lock:  # one step: another loop's thread may be invalidating
+            if self._flights.get(flight.slot) is not flight or not shared.barriers.good(flight.epoch, flight.tags):
+                shared.counters.refused += 1
+                return
+            kept = None if life.plain else life
+            shared.memory.put(flight.key, value, life.until, flight.tags, flight.epoch, kept)

@@ -16,10 +16,11 @@ from tenfold._core.clock import Clock
 from tenfold._core.errors import MisuseError
 from tenfold.cache.context import LoadContext
 from tenfold.cache.counters import Counters
+from tenfold.cache.entry import Entry
 from tenfold.cache.flight import ABSENT, Flight
 from tenfold.cache.freshness import NEVER, OLD, WITHOUT_LOAD, Decision, rest
 from tenfold.cache.lookup import Spec
-from tenfold.cache.memory import Entry, Memory
+from tenfold.cache.memory import Memory
 from tenfold.cache.tags import Barriers
 
 _log: Final = logging.getLogger("tenfold.cache")
@@ -51,11 +52,13 @@ class Stale:
 
     def served(self, entry: Entry, decision: Decision) -> None:
         """Count an answer that was given at once."""
-        entry.n = min(3, entry.n + 1)
+        memory = self._shared.memory
         if decision in OLD:
             self._shared.counters.stale_hits += 1
         else:
-            self._shared.counters.hits += 1
+            entry.n += 1.0
+        if memory.touch is not None:
+            memory.touch(entry)
 
     def refreshing(self, entry: Entry) -> None:
         """An eager refresh begins once in an entry's life; after it the short way is open again."""
