@@ -10,6 +10,8 @@ from tenfold.cache.counters import CacheStats
 from tenfold.cache.errors import CacheError, LoadCancelled
 from tenfold.cache.function import Cached, CachedMany
 from tenfold.cache.memory import Memory, MemoryStats
+from tenfold.cache.popular import PopularKey
+from tenfold.cache.warm import WarmFailed, WarmReport
 
 __all__ = [  # noqa: RUF022 - grouped by what they are for
     # the cache
@@ -20,7 +22,11 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     # level 1 alone
     "Memory",
     "MemoryStats",
+    # warming
+    "PopularKey",
+    "WarmReport",
     # errors
     "CacheError",
     "LoadCancelled",
+    "WarmFailed",
 ]

@@ -13,6 +13,7 @@ from typing import Any, Final, ParamSpec, TypeVar, cast
 from tenfold._core.clock import SYSTEM_CLOCK, Clock
 from tenfold._core.errors import MisuseError
 from tenfold._core.units import Duration, Size, duration, share
+from tenfold.cache.around import Around
 from tenfold.cache.backplane import Backplane
 from tenfold.cache.codec import Codec
 from tenfold.cache.counters import CacheStats, Counters
@@ -36,7 +37,7 @@ _HARD: Final = 0.5
 _BACKOFF: Final = 1.0
 
 
-class Cache:
+class Cache(Around):
     """A cache in two levels: memory in this process, and a Valkey or Redis that all processes share.
 
     ``name`` separates caches that share a server. ``redis`` is the server's URL; without it there is level 1
@@ -90,6 +91,7 @@ class Cache:
         self._names: set[str] = set()
         self._sender = os.urandom(8)
         self._engines: dict[asyncio.AbstractEventLoop, tuple[Engine, Link | None]] = {}
+        self._settle_around()
         if redis is not None:
             Link(redis)  # a URL that cannot be read is refused here and not at the first call
 
@@ -119,7 +121,10 @@ class Cache:
         def decorate(function: Callable[P, Awaitable[R]]) -> Cached[P, R]:
             full = self._register(function, name, memory)
             kind = result_type(function, full, needed=self._url is not None)
-            return cached(self, function, self._spec(full, ttl, memory, kind), tags)
+            spec = self._spec(full, ttl, memory, kind)
+            wrapper = cached(self, function, spec, tags)
+            self._declare(wrapper, spec, tags)
+            return wrapper
 
         return decorate
 
@@ -141,7 +146,10 @@ class Cache:
             full = self._register(function, name, memory)
             needed = self._url is not None
             kind = value_type(result_type(function, full, needed=needed), full, needed=needed)
-            return CachedMany(self, function, self._spec(full, ttl, memory, kind), tags)
+            spec = self._spec(full, ttl, memory, kind)
+            wrapper = CachedMany(self, function, spec, tags)
+            self._declare(wrapper, spec, tags)
+            return wrapper
 
         return decorate
 
@@ -274,11 +282,14 @@ class Cache:
         """As `look`, for an entry that met an invalidation since it was last seen, or whose time is over."""
         entry = self._memory._index.get(key)
         if entry is None:
+            self._missed(key)
             return None
         if entry.until <= self._shared.clock.monotonic():
+            self._missed(key)
             self._memory._expire(entry)
             return None
         if not self._shared.barriers.good(entry.epoch, entry.tags):
+            self._missed(key)
             self._memory.delete(key)
             return None
         entry.epoch = self._shared.barriers.epoch

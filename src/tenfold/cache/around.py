@@ -1,0 +1,172 @@
+"""What stands around a cache: warming it, writing through it, asking it why. The front inherits these, and each
+loads its module when it is called.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from tenfold._core.errors import MisuseError
+from tenfold._core.units import Duration, whole_number
+from tenfold.cache.declared import Declared
+from tenfold.cache.popular import Life, Popularity, PopularKey
+
+if TYPE_CHECKING:
+    from tenfold.cache.cache import Cache
+    from tenfold.cache.engine import Shared
+    from tenfold.cache.warm import WarmReport
+
+_KEPT: Final = "tenfold:popular"
+_KEEP_FOR: Final = "30d"
+
+
+class Around:
+    """The part of `Cache` that is not on the way of a look-up."""
+
+    name: str
+    _shared: Shared
+
+    def _settle_around(self) -> None:
+        self._declared: dict[str, Declared] = {}
+        self._popularity = Popularity(now=self._shared.clock.monotonic())
+        self._kept: Any = None
+        self._to_keep = b""
+
+    # -- warming
+
+    async def warm(
+        self,
+        function: Callable[..., Any],
+        keys: Iterable[Any],
+        *,
+        rate: str | float | None = None,
+        concurrency: int | None = None,
+        batch: int = 100,
+        max_errors: str | float = 0.1,
+        timeout: Duration = "10m",
+        on_progress: Callable[[WarmReport], object] | None = None,
+    ) -> WarmReport:
+        """Call ``function`` for all ``keys``, so that they are cached before somebody asks.
+
+        ``keys`` are single values, tuples of arguments, or what `popular` returns (keys of other functions are
+        skipped); they are taken in their order and one by one, so a generator of millions is fine. ``rate`` is
+        how many keys start a second (``"200/s"``; default: no limit), ``concurrency`` how many calls run at a time
+        (default 8). A function of `many` gets ``batch`` ids at a time (100), and 2 such calls at a time.
+        ``on_progress`` is called with a `WarmReport` about twice a second and at the end.
+
+        A loader's error is counted and told, and the others go on. Raises `WarmFailed` when more than the share
+        ``max_errors`` failed (10 %; looked at from the 20th key on, and at the end). After ``timeout`` it stops
+        where it is and says so: ``complete`` is False then. Cancelling it ends it at once; loads that began end
+        by themselves. Raises `MisuseError` for a function that this cache did not decorate.
+        """
+        from tenfold.cache.warm import warm
+
+        return await warm(
+            cast("Cache", self),
+            self._declared_by(function),
+            keys,
+            starts=rate,
+            concurrency=concurrency,
+            batch=batch,
+            max_errors=max_errors,
+            timeout=timeout,
+            on_progress=on_progress,
+        )
+
+    def popular(self, count: int = 1000) -> list[PopularKey]:
+        """The ``count`` keys that were asked for most, lately, in this process; at most 2,000 are known by name.
+
+        Counts include hits and misses of functions that use level 1 and are halved each hour. They are estimates
+        for keys that came and went, exact for those that stayed. Looks at all of level 1, so it takes about a
+        millisecond for 10,000 entries; nothing of it runs on a hit. What `load_popular` read is in it.
+        """
+        whole_number(count, "count", least=1)
+        self._popularity.fold(self._lives(self._level1()), self._shared.clock.monotonic())
+        return self._popularity.top(count)
+
+    async def save_popular(self, path: str | Path | None = None) -> None:
+        """Keep the popular keys in a file, or without ``path`` in level 2, for the next process.
+
+        What is there is merged in before (the larger count of each key), so processes may save one after another.
+        In level 2 it lives for 30 days and until `clear` or a flush of the server; a file outlives both.
+        """
+        await self.load_popular(path)
+        self.popular(1)
+        if path is not None:
+            await asyncio.to_thread(_replace, Path(path), self._popularity.dump())
+            return
+        self._to_keep = self._popularity.dump()
+        try:
+            await self._keeper().refresh()
+        finally:
+            self._to_keep = b""
+
+    async def load_popular(self, path: str | Path | None = None) -> int:
+        """Read what `save_popular` kept and merge it in. The number of keys that it named, 0 if nothing is there.
+
+        Raises `MisuseError` for a file that is something else.
+        """
+        if path is not None:
+            dumped = await asyncio.to_thread(_read, Path(path))
+        else:
+            dumped = await self._keeper()()
+        return self._popularity.merge(dumped) if dumped else 0
+
+    # -- for this package
+
+    def _declare(self, function: Any, spec: Any, tags: Sequence[str]) -> None:
+        self._declared[spec.name] = Declared(function, spec, tuple(tags))
+
+    def _declared_by(self, function: Callable[..., Any]) -> Declared:
+        for one in self._declared.values():
+            if one.function is function:
+                return one
+        raise MisuseError(
+            f"expected a function that this cache ({self.name!r}) decorated, got {function!r}; "
+            "give the decorated function itself"
+        )
+
+    def _missed(self, key: str) -> None:
+        """Level 1 did not have ``key``."""
+        popularity = self._popularity
+        if popularity.missed(key):
+            part = popularity.next_slice(self._level1())
+            popularity.fold(self._lives(part), self._shared.clock.monotonic())
+
+    def _level1(self) -> Iterable[Any]:
+        return list(self._shared.memory._index.values())
+
+    def _lives(self, entries: Iterable[Any]) -> Iterable[Life]:
+        for entry in entries:
+            if type(entry.key) is str:
+                yield Life(id(entry), entry.key, entry.n)
+
+    def _keeper(self) -> Any:
+        """The popular keys as a cached value of level 2 alone."""
+        cache = cast("Cache", self)
+        if cache._url is None:
+            raise MisuseError("popular keys: this cache has no level 2 to keep them in; give a path")
+        if self._kept is None:
+
+            async def kept() -> bytes:
+                return self._to_keep
+
+            self._kept = cache(_KEEP_FOR, memory=False, name=_KEPT)(kept)
+        return self._kept
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """All or nothing: a process that dies meanwhile leaves the old file."""
+    beside = path.with_name(f".{path.name}.new")
+    beside.write_bytes(data)
+    beside.replace(path)
