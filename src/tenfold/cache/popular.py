@@ -11,7 +11,8 @@ All others are in a count-min sketch (Cormode, Muthukrishnan: "An improved data 
 2005): four rows of counters, a key adds to one of each, and the least of the four is never below the truth. With
 conservative update (Estan, Varghese, SIGCOMM 2002) only the least ones grow, which keeps the error small. A key
 whose estimate passes the least of the held ones takes its place, and the count of the one that leaves goes into
-the sketch, so nothing is lost but precision.
+the sketch, so nothing is lost but precision. (An entry's hits are added to its estimate only if they alone are a
+quarter of the least: the others would hardly pass it.)
 
 *Ageing.* Each `half_life` halves every count, as TinyLFU does (Einziger, Friedman, Manes, ACM ToS 2017), so last
 year's bestseller makes room. *Merging* what several processes kept takes the larger count, not the sum: then
@@ -20,6 +21,7 @@ merging twice changes nothing.
 
 from __future__ import annotations
 
+import struct
 import zlib
 from array import array
 from collections.abc import Iterable
@@ -37,6 +39,8 @@ SLICE: Final = 256
 EVERY: Final = 64
 _MOST: Final = 2**32 - 1
 _VERSION: Final = 1
+_WORTH: Final = 4
+_four: Final = struct.Struct("<4I").unpack
 
 
 class PopularKey(NamedTuple):
@@ -67,13 +71,12 @@ class Sketch:
 
     def estimate(self, key: str) -> int:
         """At least what was added for ``key``."""
-        return min(row[at] for row, at in zip(self._rows, self._places(key), strict=True))
+        return self._least(self._places(key))
 
     def add(self, key: str, count: int = 1) -> int:
         """Count ``key``; the new estimate."""
         places = self._places(key)
-        least = min(row[at] for row, at in zip(self._rows, places, strict=True))
-        return self._raise(places, min(_MOST, least + count))
+        return self._raise(places, min(_MOST, self._least(places) + count))
 
     def at_least(self, key: str, count: int) -> None:
         """Let the estimate of ``key`` be no less than ``count``."""
@@ -106,13 +109,18 @@ class Sketch:
         rows = [array("I", data[4 * width * row : 4 * width * (row + 1)]) for row in range(ROWS)]
         return cls(width, rows)
 
-    def _places(self, key: str) -> tuple[int, ...]:
+    def _places(self, key: str) -> tuple[int, int, int, int]:
         # Not hash(): another process, which reads what this one kept, has another seed.
-        digest = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=4 * ROWS).digest()
+        one, two, three, four = _four(blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).digest())
         mask = self.width - 1
-        return tuple(int.from_bytes(digest[at : at + 4], "little") & mask for at in range(0, 4 * ROWS, 4))
+        return one & mask, two & mask, three & mask, four & mask
 
-    def _raise(self, places: tuple[int, ...], goal: int) -> int:
+    def _least(self, places: tuple[int, int, int, int]) -> int:
+        first, second, third, fourth = self._rows
+        one, two, three, four = places
+        return min(first[one], second[two], third[three], fourth[four])
+
+    def _raise(self, places: tuple[int, int, int, int], goal: int) -> int:
         for row, at in zip(self._rows, places, strict=True):
             if row[at] < goal:
                 row[at] = goal
@@ -155,6 +163,8 @@ class Popularity:
     def fold(self, lives: Iterable[Life], now: float) -> None:
         """Take over what these entries have counted since they were seen last. ``now``: monotonic seconds."""
         self._age(now)
+        # Most entries are far from the top; to ask the sketch for each would be most of the work.
+        worth = -(-self._least()[0] // _WORTH) if len(self._counts) == self._capacity else 1
         for entry, key, hits in lives:
             held = self._counts.get(key)
             if held is not None:
@@ -163,7 +173,7 @@ class Popularity:
                 gained = hits if before != entry else max(0, hits - counted)
                 self._counts[key] = held + gained
                 self._lives[key] = (entry, hits)
-            elif hits:
+            elif hits and hits >= worth:
                 count = hits + self._sketch.estimate(key)
                 if self._admit(key, count):
                     self._lives[key] = (entry, hits)
