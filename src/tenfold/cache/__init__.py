@@ -12,6 +12,7 @@ from tenfold.cache.function import Cached, CachedMany
 from tenfold.cache.memory import Memory, MemoryStats
 from tenfold.cache.popular import PopularKey
 from tenfold.cache.warm import WarmFailed, WarmReport
+from tenfold.cache.write import WriteBehind, WriteError, WriteStats
 
 __all__ = [  # noqa: RUF022 - grouped by what they are for
     # the cache
@@ -25,8 +26,12 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     # warming
     "PopularKey",
     "WarmReport",
+    # writing
+    "WriteBehind",
+    "WriteStats",
     # errors
     "CacheError",
     "LoadCancelled",
     "WarmFailed",
+    "WriteError",
 ]

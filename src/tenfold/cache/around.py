@@ -5,9 +5,9 @@ loads its module when it is called.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, cast
 
 from tenfold._core.errors import MisuseError
 from tenfold._core.units import Duration, whole_number
@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from tenfold.cache.cache import Cache
     from tenfold.cache.engine import Shared
     from tenfold.cache.warm import WarmReport
+    from tenfold.cache.write import WriteBehind
+
+P = ParamSpec("P")
+R = TypeVar("R")
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 
 _KEPT: Final = "tenfold:popular"
 _KEEP_FOR: Final = "30d"
@@ -34,6 +40,7 @@ class Around:
         self._popularity = Popularity(now=self._shared.clock.monotonic())
         self._kept: Any = None
         self._to_keep = b""
+        self._writers: list[WriteBehind[Any, Any]] = []
 
     # -- warming
 
@@ -115,7 +122,78 @@ class Around:
             dumped = await self._keeper()()
         return self._popularity.merge(dumped) if dumped else 0
 
+    # -- writing
+
+    def write_through(
+        self, *functions: Callable[..., Any], tags: Sequence[str] = (), refresh: bool = False
+    ) -> Callable[[Callable[P, Awaitable[R]]], Callable[P, Awaitable[R]]]:
+        """Decorate an ``async def`` that changes the origin: after it, what became old is invalidated.
+
+        ``functions`` are cached functions of this cache; their arguments are taken from the writer's parameters of
+        the same names (for a function of `many`: its list, or ``id``). ``tags`` are templates over the writer's
+        parameters. With ``refresh`` the entries are then loaded anew, so the next reader finds them.
+
+        The order is store, invalidate, refresh. When the writer raises or is cancelled its error goes to the
+        caller, and the entries are invalidated all the same, because the origin may have changed. A level 2 that
+        does not confirm is made up for later (see `invalidate`). A refresh that fails is logged: what was written
+        is written. Raises `MisuseError` where the names do not fit.
+        """
+        from tenfold.cache.write_through import through
+
+        declared = [self._declared_by(one) for one in functions]
+
+        def decorate(function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
+            return through(cast("Cache", self), function, declared, tags, refresh=refresh)
+
+        return decorate
+
+    def write_behind(
+        self,
+        function: Callable[..., Any] | None = None,
+        *,
+        batch: int = 100,
+        delay: Duration = "200ms",
+        max_pending: int = 10_000,
+        timeout: Duration = "10s",
+        retry_for: Duration = "30s",
+        patience: Duration = "5s",
+        on_error: Callable[[dict[Any, Any], Exception], object] | None = None,
+    ) -> Callable[[Callable[[dict[K, V]], Awaitable[object]]], WriteBehind[K, V]]:
+        """Decorate an ``async def`` that stores a dictionary; call the result with a key and a value.
+
+        The value is stored later, with others, the newest of each key: when ``batch`` keys wait (100), or the oldest
+        has waited for ``delay`` (200 ms). ``function`` is a cached function whose entries of these keys (an argument
+        or a tuple of them) are invalidated after each batch. A batch that fails or takes longer than ``timeout``
+        (10 s) is tried again with growing pauses for ``retry_for`` (30 s), so a value may be stored twice; then it
+        is given up, logged, counted and handed to ``on_error``. At most ``max_pending`` keys are not stored
+        (10,000); a further one waits for ``patience`` (5 s) and then raises `WriteError`.
+
+        `aclose` of the cache stores what waits. **When the process is killed, what was not stored yet is lost**:
+        use it for what may be lost, such as counts of views, and never for orders.
+        """
+        from tenfold.cache.write import WriteBehind
+        from tenfold.cache.write_buffer import Terms
+
+        terms = Terms.of(batch, delay, max_pending, timeout, retry_for, patience)
+        forget = None if function is None else self._declared_by(function).forget
+
+        def decorate(store: Callable[[dict[K, V]], Awaitable[object]]) -> WriteBehind[K, V]:
+            shared = self._shared
+            made = WriteBehind(store, terms, forget=forget, on_error=on_error, clock=shared.clock, random=shared.random)
+            self._writers.append(made)
+            return made
+
+        return decorate
+
     # -- for this package
+
+    async def _close_writers(self) -> None:
+        """Store what was put behind. All are closed, then the first that failed is raised."""
+        failures = [
+            one for one in await asyncio.gather(*[w.aclose() for w in self._writers], return_exceptions=True) if one
+        ]
+        if failures:
+            raise failures[0]
 
     def _declare(self, function: Any, spec: Any, tags: Sequence[str]) -> None:
         self._declared[spec.name] = Declared(function, spec, tuple(tags))

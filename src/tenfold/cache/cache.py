@@ -215,9 +215,17 @@ class Cache(Around):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Wait for loads under way, close the running loop's connections. The cache may be used again
-        afterwards.
+        """Store what was put behind, wait for loads under way, close the running loop's connections. The cache may
+        be used again afterwards.
+
+        Raises `WriteError` for writes that could not be stored.
         """
+        try:
+            await self._close_writers()
+        finally:
+            await self._close_loop()
+
+    async def _close_loop(self) -> None:
         home = self._engines.pop(asyncio.get_running_loop(), None)
         if home is None:
             return

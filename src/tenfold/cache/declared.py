@@ -7,6 +7,7 @@ version of the function) is refused rather than guessed.
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import inspect
 import re
@@ -68,6 +69,14 @@ class Declared:
         """Call the function (not one of many) with the arguments in the order of its parameters."""
         positional, named = self._split(values)
         return await self.function(*positional, **named)
+
+    async def forget(self, keys: Sequence[Any]) -> None:
+        """Invalidate entries; each key is an argument or a tuple of arguments."""
+        if self.many:
+            await self.function.invalidate(*keys)
+        else:
+            split = [self._split(key if isinstance(key, tuple) else (key,)) for key in keys]
+            await asyncio.gather(*[self.function.invalidate(*ahead, **named) for ahead, named in split])
 
     def tags_of(self, values: Sequence[Any]) -> tuple[str, ...]:
         """The tags that an entry of these arguments carries."""
