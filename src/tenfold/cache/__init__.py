@@ -8,6 +8,7 @@ asked for.
 from tenfold.cache.cache import Cache
 from tenfold.cache.counters import CacheStats
 from tenfold.cache.errors import CacheError, LoadCancelled
+from tenfold.cache.explain import Explanation
 from tenfold.cache.function import Cached, CachedMany
 from tenfold.cache.memory import Memory, MemoryStats
 from tenfold.cache.popular import PopularKey
@@ -20,6 +21,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "CacheStats",
     "Cached",
     "CachedMany",
+    "Explanation",
     # level 1 alone
     "Memory",
     "MemoryStats",

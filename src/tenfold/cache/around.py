@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, cast
 from tenfold._core.errors import MisuseError
 from tenfold._core.units import Duration, whole_number
 from tenfold.cache.declared import Declared
+from tenfold.cache.explain import Explanation, Invalidated, explain
 from tenfold.cache.popular import Life, Popularity, PopularKey
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Around:
         self._popularity = Popularity(now=self._shared.clock.monotonic())
         self._kept: Any = None
         self._to_keep = b""
+        self._invalidated = Invalidated()
         self._writers: list[WriteBehind[Any, Any]] = []
 
     # -- warming
@@ -184,6 +186,17 @@ class Around:
             return made
 
         return decorate
+
+    # -- asking why
+
+    async def explain(self, key: str, *, tags: Sequence[str] | None = None) -> Explanation:
+        """Where ``key`` is, how old, with which tags, and why it would miss; ``print`` it.
+
+        ``function.key(…)`` makes the key. ``tags`` are needed only for keys of `get_or_load`; for those of functions
+        they are worked out. Looking is not counted, changes nothing and never loads. A level 2 that does not answer
+        is said to be down.
+        """
+        return await explain(cast("Cache", self), key, tags)
 
     # -- for this package
 

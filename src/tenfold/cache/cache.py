@@ -357,6 +357,7 @@ class Cache(Around):
 
     def _forget(self, keys: list[str], tags: list[str]) -> None:
         """Level 1 and the loads under way."""
+        self._invalidated.note(keys, tags, self._shared.clock.time())
         if "" in tags:
             self._shared.barriers.invalidate_all()
             self._memory.clear()
