@@ -63,7 +63,7 @@ class Explanation:
     ``outcome`` is ``"memory"`` (level 1 answers), ``"level2"``, ``"loading"`` (a load is under way that would be
     joined) or ``"miss"``. ``memory`` and ``level2`` each say in words what is there, or why it does not serve.
     ``age`` (seconds; at most, because the life of an entry is shortened by jitter) and ``left`` are those of the value
-    that would answer, None where none would or the function is unknown. ``tags`` are those of the entry. ``invalidated``
+    that would answer, None where none would or the function is unknown; ``tags`` are its tags. ``invalidated``
     says what was invalidated last (key, tag or all) and when (Unix time).
     """
 
