@@ -67,9 +67,9 @@ class Around:
         ``on_progress`` is called with a `WarmReport` about twice a second and at the end.
 
         A loader's error is counted and told, and the others go on. Raises `WarmFailed` when more than the share
-        ``max_errors`` failed (10 %; looked at from the 20th key on, and at the end). After ``timeout`` it stops
-        where it is and says so: ``complete`` is False then. Cancelling it ends it at once; loads that began end
-        by themselves. Raises `MisuseError` for a function that this cache did not decorate.
+        ``max_errors`` failed (10 % of all keys, or of those tried where nobody knows how many there are). After
+        ``timeout`` it stops where it is and says so: ``complete`` is False then. Cancelling it ends it at once; loads
+        that began end by themselves. Raises `MisuseError` for a function that this cache did not decorate.
         """
         from tenfold.cache.warm import warm
 

@@ -129,9 +129,7 @@ class _Warming:
             self.errors += len(asked)
             if len(self._examples) < EXAMPLES:
                 self._examples.append((asked[0] if len(asked) == 1 else asked, error))
-            tried = self.warmed + self.errors
-            # A share means nothing after three keys.
-            self.failed = tried >= _ENOUGH and self.errors > self._allowed * tried
+            self.failed = self.errors > self._allowed * self._all()
         else:
             self.warmed += len(asked)
 
@@ -144,9 +142,13 @@ class _Warming:
                 return None
         return one if isinstance(one, tuple) and not self._declared.many else (one,)
 
+    def _all(self) -> int:
+        """What the share of errors is of: all keys, or where nobody knows how many there are, those tried so far."""
+        # A share means nothing after three keys.
+        return max(_ENOUGH, self.warmed + self.errors) if self._total is None else self._total
+
     def too_many(self) -> bool:
-        tried = self.warmed + self.errors
-        return self.failed or self.errors > self._allowed * tried
+        return self.failed or self.errors > self._allowed * (self.warmed + self.errors)
 
 
 async def warm(

@@ -47,9 +47,10 @@ def test_the_last_value_taken_is_the_last_value_stored(
             elif what == "failed":
                 buffer.drop_superseded()
             elif what == "cancelled":
+                waits_again = any(newest[key] == value for key, value in out.items())
                 buffer.give_back(now)
                 out = None
-                assert buffer.due(now) in (0.0, None)
+                assert not waits_again or buffer.due(now) == 0.0
         assert len(buffer) <= max_pending
         for key, value in newest.items():
             assert buffer.get(key, origin.get(key)) == value
