@@ -116,13 +116,17 @@ class Around:
     async def load_popular(self, path: str | Path | None = None) -> int:
         """Read what `save_popular` kept and merge it in. The number of keys that it named, 0 if nothing is there.
 
-        Raises `MisuseError` for a file that is something else.
+        Raises `MisuseError` for a file that is something else; in level 2 that counts as undecodable, and as nothing.
         """
         if path is not None:
             dumped = await asyncio.to_thread(_read, Path(path))
-        else:
-            dumped = await self._keeper()()
-        return self._popularity.merge(dumped) if dumped else 0
+            return self._popularity.merge(dumped) if dumped is not None else 0
+        dumped = await self._keeper()()
+        try:
+            return self._popularity.merge(dumped) if dumped else 0
+        except MisuseError:
+            self._shared.counters.undecodable += 1  # of another version, as any value of level 2 may be
+            return 0
 
     # -- writing
 
@@ -230,10 +234,9 @@ class Around:
     def _level1(self) -> Iterable[Any]:
         return list(self._shared.memory._index.values())
 
-    def _lives(self, entries: Iterable[Any]) -> Iterable[Life]:
-        for entry in entries:
-            if type(entry.key) is str:
-                yield Life(id(entry), entry.key, entry.n)
+    def _lives(self, entries: Iterable[Any]) -> list[Life]:
+        # Those without a hit have nothing to tell.
+        return [Life(id(one), one.key, one.n) for one in entries if one.n and type(one.key) is str]
 
     def _keeper(self) -> Any:
         """The popular keys as a cached value of level 2 alone."""

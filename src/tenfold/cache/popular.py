@@ -35,7 +35,7 @@ from tenfold._core.errors import MisuseError
 from tenfold._core.units import whole_number
 
 ROWS: Final = 4
-SLICE: Final = 256
+SLICE: Final = 128
 EVERY: Final = 64
 _MOST: Final = 2**32 - 1
 _VERSION: Final = 1

@@ -225,6 +225,9 @@ def warm(
     module, target = _imported(function)
     used = cache_of(target, vars(module).values() if cache is None else [_imported(cache)[1]])
 
+    if used._url is None:
+        raise MisuseError(f"{function}: its cache has no level 2, so what is loaded here would end with this command")
+
     def tell(report: WarmReport) -> None:
         print(f"warmed {report.warmed:,}, {report.errors:,} errors, {report.skipped:,} of others", file=sys.stderr)
 

@@ -182,6 +182,12 @@ async def product(number: int) -> str:
     return f"product {number}"
 
 async def plain() -> None: ...
+
+local = Cache("local")
+
+@local("1h")
+async def alone(number: int) -> int:
+    return number
 """
 
 
@@ -210,6 +216,7 @@ async def test_warm_loads_what_was_popular(valkey: Any, tmp_path: Path) -> None:
         (("application",), "expected module:name"),
         (("nowhere:product",), "there is no module 'nowhere' here"),
         (("application:nothing",), "has no attribute 'nothing'"),
+        (("application:alone",), "its cache has no level 2"),
         (("application:plain",), "expected a function that a Cache of its module decorated"),
     ],
 )

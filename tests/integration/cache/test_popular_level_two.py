@@ -64,3 +64,16 @@ async def test_nothing_kept_yet_is_nothing_and_a_frozen_level_two_no_error(valke
         await cache.save_popular()  # counted, not raised
         assert cache.popular(1)[0].key == page.key(1)
         assert cache.stats().l2_failures > 0
+
+
+async def test_what_another_version_kept_is_nothing_and_is_replaced(valkey: Any) -> None:
+    cache, page, _ = process(valkey.url)
+    async with cache:
+        await page(1)
+        cache._to_keep = b"of another version"
+        await cache._keeper().refresh()
+        cache._to_keep = b""
+        assert await cache.load_popular() == 0
+        assert cache.stats().undecodable == 1
+        await cache.save_popular()
+        assert await cache.load_popular() == 1
