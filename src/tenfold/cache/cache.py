@@ -15,6 +15,7 @@ from typing import Any, Final, ParamSpec, TypeVar, Unpack, cast
 from tenfold._core.clock import SYSTEM_CLOCK, Clock
 from tenfold._core.errors import MisuseError
 from tenfold._core.units import Duration, Size, share
+from tenfold.cache.around import Around
 from tenfold.cache.backplane import Backplane
 from tenfold.cache.codec import Codec
 from tenfold.cache.counters import CacheStats, Counters
@@ -43,7 +44,7 @@ _HARD: Final = 0.5
 _BACKOFF: Final = 1.0
 
 
-class Cache:
+class Cache(Around):
     """A cache in two levels: memory in this process, and a Valkey or Redis that all processes share.
 
     ``name`` separates caches that share a server. ``redis`` is the server's URL; without it there is level 1
@@ -106,6 +107,7 @@ class Cache:
         self._names: set[str] = set()
         self._sender = os.urandom(8)
         self._engines: dict[asyncio.AbstractEventLoop, tuple[Engine, Link | None]] = {}
+        self._settle_around()
         if redis is not None:
             Link(redis)  # a URL that cannot be read is refused here and not at the first call
 
@@ -147,11 +149,12 @@ class Cache:
         def decorate(function: Callable[..., Any]) -> Any:
             full = self._register(function, name, memory)
             if freshness and not inspect.iscoroutinefunction(function):
-                raise MisuseError(
-                    f"{full}: {min(freshness)}= needs an `async def`; a plain function knows only a TTL"
-                )
+                raise MisuseError(f"{full}: {min(freshness)}= needs an `async def`; a plain function knows only a TTL")
             kind = result_type(function, full, needed=self.shared_level)
-            return cached(self, function, self._spec(full, ttl, memory, kind, freshness), tags, key)
+            spec = self._spec(full, ttl, memory, kind, freshness)
+            wrapper = cached(self, function, spec, tags, key)
+            self._declare(wrapper, spec, tags)
+            return wrapper
 
         return cast("Decorator", decorate)
 
@@ -174,7 +177,10 @@ class Cache:
             full = self._register(function, name, memory)
             needed = self._url is not None
             kind = value_type(result_type(function, full, needed=needed), full, needed=needed)
-            return CachedMany(self, function, self._spec(full, ttl, memory, kind, freshness), tags)
+            spec = self._spec(full, ttl, memory, kind, freshness)
+            wrapper = CachedMany(self, function, spec, tags)
+            self._declare(wrapper, spec, tags)
+            return wrapper
 
         return decorate
 
@@ -242,9 +248,17 @@ class Cache:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Wait for loads under way, close the running loop's connections. The cache may be used again
-        afterwards.
+        """Store what was put behind, wait for loads under way, close the running loop's connections. The cache may
+        be used again afterwards.
+
+        Raises `WriteError` for writes that could not be stored.
         """
+        try:
+            await self._close_writers()
+        finally:
+            await self._close_loop()
+
+    async def _close_loop(self) -> None:
         home = self._engines.pop(asyncio.get_running_loop(), None)
         if home is None:
             return
@@ -314,6 +328,8 @@ class Cache:
         try:
             entry = self._memory._index[key]
         except KeyError:
+            with self._memory.lock:
+                self._missed(key)
             return ABSENT
         # As in `Memory.get`: up to here from the look-up nothing at which threads switch.
         if entry.epoch is self._shared.barriers.epoch and entry.until > now and self._memory.touch is None:
@@ -326,14 +342,17 @@ class Cache:
         with self._memory.lock:
             entry = self._memory._index.get(key)
             if entry is None:
+                self._missed(key)
                 return ABSENT
             now = self._shared.clock.monotonic()
             if entry.until <= now:
+                self._missed(key)
                 if entry.life is None or entry.life.phase(now) is Phase.DEAD:
                     self._memory.expire(entry)
                 return ABSENT  # the engine knows what may still be done with it
             epoch = self._shared.barriers.epoch  # before the look at the barriers: see `tags`
             if not self._shared.barriers.good(entry.epoch, entry.tags):
+                self._missed(key)
                 self._memory.delete(key)
                 return ABSENT
             entry.epoch = epoch
@@ -393,6 +412,7 @@ class Cache:
 
     def _forget(self, keys: list[str], tags: list[str]) -> None:
         """Level 1 and the loads under way."""
+        self._invalidated.note(keys, tags, self._shared.clock.time())
         if "" in tags:
             self._shared.barriers.invalidate_all()
             self._memory.clear()
