@@ -311,6 +311,7 @@ class Cache:
             sender=self._sender,
             on_message=self._heard,
             on_gap=self._gap,
+            settlements=engine.level2.settlements,
             clock=self._shared.clock,
             backoff=_BACKOFF,
         )

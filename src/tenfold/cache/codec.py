@@ -15,8 +15,9 @@ import msgspec
 from tenfold._core.errors import MisuseError
 
 NONCE: Final = 8
-LEASE: Final = 0
+OLD_LEASE: Final = 0  # of programs that did not tell when a load was settled
 VALUE: Final = 1
+LEASE: Final = 2
 _RAW: Final = b"\x00"
 _PACKED: Final = b"\x01"
 _TAGS_AT: Final = 1 + NONCE + 13 + 1
@@ -37,7 +38,20 @@ def fresh_nonce() -> bytes:
 
 def lease_of(record: bytes | None) -> bytes | None:
     """The nonce of a lease, None for a value or nothing."""
-    return record[1:] if record is not None and len(record) == 1 + NONCE and record[0] == LEASE else None
+    if not record:
+        return None
+    if record[0] == LEASE:
+        return record[1 : 1 + NONCE] if _awaitable(record) else None
+    return record[1:] if record[0] == OLD_LEASE and len(record) == 1 + NONCE else None
+
+
+def awaitable(record: bytes) -> bool:
+    """Whether this is a lease whose holder tells when its load is settled."""
+    return record[0] == LEASE and _awaitable(record)
+
+
+def _awaitable(record: bytes) -> bool:
+    return len(record) >= 3 + NONCE and len(record) == 3 + NONCE + NONCE * record[2 + NONCE]
 
 
 def value_of(record: bytes | None, tag_nonces: list[bytes | None]) -> tuple[int, bytes] | None:

@@ -19,6 +19,7 @@ from tenfold.cache.codec import Undecodable, fresh_nonce, lease_of, value_of
 from tenfold.cache.counters import Counters
 from tenfold.cache.errors import LoadCancelled
 from tenfold.cache.flight import ABSENT, Flight
+from tenfold.cache.follow import Taken, follow_all
 from tenfold.cache.lookup import Found, Spec, Wanted, decode, names, read
 from tenfold.cache.memory import Memory
 from tenfold.cache.redis import Level2
@@ -154,7 +155,12 @@ class Engine:
             joined.append((place, probe))
             probes.append(probe)
         asked = [(probe, found[place], how.get(place, "read")) for place, probe in joined]
-        unknown = {id(probe) for probe in await self._lease(spec, asked)}
+        try:
+            unknown = {id(probe) for probe in await self._lease(spec, asked)}
+        except BaseException:
+            if self.level2 is not None:
+                self.level2.abandon([f"e:{probe.key}" for probe in probes])
+            raise
         for at, (place, probe) in enumerate(joined):
             if id(probe) not in unknown:
                 continue
@@ -182,6 +188,9 @@ class Engine:
         """Bring every flight home. ``mode`` None: level 2 was asked already."""
         try:
             missing = flights if mode is None else await self._probe(spec, flights, mode)
+            missing, elsewhere = await follow_all(self.level2, spec, missing)
+            for flight, taken in elsewhere:
+                self._take(flight, taken, remember=spec.memory)
             if missing:
                 await self._fill(spec, missing, load)
         except asyncio.CancelledError:
@@ -197,6 +206,15 @@ class Engine:
         finally:
             for flight in flights:
                 self._leave(flight)
+                if self.level2 is not None:
+                    self.level2.release(flight.lease)
+
+    def _take(self, flight: Flight, taken: Taken, *, remember: bool) -> None:
+        """A value that another process loaded."""
+        self._shared.counters.l2_hits += 1
+        if remember and taken.left > 0:
+            self._remember(flight, taken.value, self._shared.clock.monotonic() + taken.left)
+        self._land(flight, taken.value)
 
     async def _probe(self, spec: Spec, flights: Sequence[Flight], mode: str) -> list[Flight]:
         """Land what level 2 knows; give the others their leases. While level 2 is down they have none."""
