@@ -77,6 +77,19 @@ def value_of(record: bytes | None, tag_nonces: list[bytes | None]) -> tuple[int,
         raise Undecodable("the record's expiry is not a number") from None
 
 
+def payload_of(records: list[bytes | None]) -> bytes | None:
+    """The payload of ``records[0]``, if it is a value and good by the tag nonces that follow it. Never raises."""
+    record = records[0]
+    if record is None or len(record) <= _TAGS_AT or record[0] != VALUE:
+        return None
+    count = len(records) - 1
+    end = _TAGS_AT + NONCE * count
+    if record[_TAGS_AT - 1] != count or None in records:
+        return None
+    nonces = records[1] if count == 1 else b"".join(records[1:])  # type: ignore[arg-type]
+    return record[end:] if record[_TAGS_AT:end] == nonces and len(record) > end else None
+
+
 class Codec:
     """Turns the values of one function into payloads and back, by the type of its return annotation."""
 

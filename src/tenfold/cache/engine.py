@@ -15,14 +15,15 @@ from typing import Any, Final
 
 from tenfold._core.clock import Clock
 from tenfold.cache.backplane import Backplane
+from tenfold.cache.batch import DOWN
 from tenfold.cache.codec import Undecodable, fresh_nonce, lease_of, value_of
 from tenfold.cache.counters import Counters
 from tenfold.cache.errors import LoadCancelled
 from tenfold.cache.flight import ABSENT, Flight
 from tenfold.cache.follow import Taken, follow_all
-from tenfold.cache.lookup import Found, Spec, Wanted, decode, names, read
+from tenfold.cache.lookup import Found, Spec, Wanted, decode, found_of, names, read
 from tenfold.cache.memory import Memory
-from tenfold.cache.redis import Level2
+from tenfold.cache.redis import Level2, Raw
 from tenfold.cache.tags import Barriers
 
 CLOSE_PATIENCE: Final = 5.0
@@ -90,7 +91,13 @@ class Engine:
         raises.
         """
         if not spec.memory:
-            return await self._fetch_shared_only(spec, wanted, load)
+            found: Any = None
+            if self.level2 is not None and len(wanted) == 1:
+                found = await self.level2.get(wanted[0].key, wanted[0].tags, spec.codec)
+                if type(found) is not Raw and found is not DOWN:
+                    self._shared.counters.l2_hits += 1
+                    return [found]
+            return await self._fetch_shared_only(spec, wanted, load, found)
         flights: list[Flight] = []
         fresh: list[Flight] = []
         for one in wanted:
@@ -119,7 +126,7 @@ class Engine:
         for key in keys:
             self._flights.pop(key, None)
 
-    async def _fetch_shared_only(self, spec: Spec, wanted: Sequence[Wanted], load: Load) -> list[Any]:
+    async def _fetch_shared_only(self, spec: Spec, wanted: Sequence[Wanted], load: Load, asked: Any) -> list[Any]:
         """For values that live in level 2 alone. A load is joined only under the lease that it began with.
 
         Whoever begins to look after an invalidation was acknowledged finds another lease, and so never joins
@@ -133,7 +140,7 @@ class Engine:
         how: dict[int, str] = {}
         found: list[Found | None] = [None] * len(wanted)
         if self.level2 is not None:
-            found = await read(self.level2, wanted)
+            found = await read(self.level2, wanted) if asked is None else [found_of(asked)]
             missing = []
             for place, record in enumerate(found):
                 if record is None:
@@ -154,12 +161,12 @@ class Engine:
             probe = Flight(None, one.key, one.tags, self._shared.barriers.epoch, one.subject)
             joined.append((place, probe))
             probes.append(probe)
-        asked = [(probe, found[place], how.get(place, "read")) for place, probe in joined]
+        leases = [(probe, found[place], how.get(place, "read")) for place, probe in joined]
         try:
-            unknown = {id(probe) for probe in await self._lease(spec, asked)}
+            unknown = {id(probe) for probe in await self._lease(spec, leases)}
         except BaseException:
             if self.level2 is not None:
-                self.level2.abandon([f"e:{probe.key}" for probe in probes])
+                self.level2.leases.abandon([f"e:{probe.key}" for probe in probes])
             raise
         for at, (place, probe) in enumerate(joined):
             if id(probe) not in unknown:
@@ -207,7 +214,7 @@ class Engine:
             for flight in flights:
                 self._leave(flight)
                 if self.level2 is not None:
-                    self.level2.release(flight.lease)
+                    self.level2.leases.release(flight.lease)
 
     def _take(self, flight: Flight, taken: Taken, *, remember: bool) -> None:
         """A value that another process loaded."""

@@ -25,7 +25,7 @@ from typing import Any, Final
 from tenfold.cache.codec import Undecodable, awaitable, fresh_nonce, lease_of, value_of
 from tenfold.cache.flight import Flight
 from tenfold.cache.lookup import Spec, names
-from tenfold.cache.redis import LEASE_MS, Level2
+from tenfold.cache.redis import Level2
 
 ROUNDS: Final = 2
 UNHEARD: Final = 0.25
@@ -59,13 +59,13 @@ async def follow(level2: Level2, spec: Spec, flight: Flight) -> Taken | None:
                     level2.undecodable()
                     mode = "replace"
                     continue
-            if level2.begin(flight.lease) or not awaitable(record):
+            if level2.leases.begin(flight.lease) or not awaitable(record):
                 return None
             if flight.lease != lease:
                 lease, rounds = flight.lease, rounds + 1
                 if rounds == ROUNDS:
                     return None
-            patience = (min(max(0, life), LEASE_MS) + _GRACE_MS) / 1000
+            patience = (min(max(0, life), level2.leases.life_ms) + _GRACE_MS) / 1000
             if not level2.settlements.listening:
                 patience = min(patience, UNHEARD)
             await asyncio.wait((waiter,), timeout=patience)
@@ -89,7 +89,7 @@ async def follow_all(
     """Of flights that are about to load, those that have to, and those whose values others have loaded."""
     if level2 is None:
         return list(flights), []
-    foreign = [flight for flight in flights if flight.lease is not None and not level2.begin(flight.lease)]
+    foreign = [flight for flight in flights if flight.lease is not None and not level2.leases.begin(flight.lease)]
     if not foreign:
         return list(flights), []
     found = await asyncio.gather(*[follow(level2, spec, flight) for flight in foreign])

@@ -14,11 +14,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final, TypeAlias, cast
 
 from tenfold.cache.errors import LevelTwoDown
 
-Command = Sequence[str | bytes | int]
+Command: TypeAlias = "tuple[str | int | float | bytes | memoryview[int], ...]"
 Answered = Callable[[list[Any] | LevelTwoDown], None]
 
 _EXTENSIONS: Final = 3
@@ -80,7 +80,7 @@ class Lane(asyncio.Protocol):
         packet.timer = self._loop.call_at(packet.due, self._expire, packet)
         self._packets.append(packet)
         pack = self._pack
-        self._transport.write(b"".join([pack(tuple(command)) for command in commands]))
+        self._transport.write(b"".join([pack(command) for command in commands]))
 
     def give_up(self, why: str) -> None:
         """Close without waiting; whoever still waits is told ``why``."""

@@ -143,7 +143,7 @@ class Link:
         connection = await self.dedicated()
         lane = Lane()
         # redis-py has no public way to its transport; tests/integration/cache/test_lanes.py would notice a change.
-        writer = cast("asyncio.StreamWriter", connection._writer)  # type: ignore[attr-defined]
+        writer = cast("asyncio.StreamWriter", connection._writer)
         self._owners[lane] = connection
         self.connections += 1
         self._lanes[which] = lane

@@ -9,7 +9,7 @@ from typing import Any
 from tenfold.cache.codec import Codec, Undecodable, value_of
 from tenfold.cache.counters import Counters
 from tenfold.cache.flight import Flight
-from tenfold.cache.redis import EVERYTHING, Level2
+from tenfold.cache.redis import EVERYTHING, Level2, Raw
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +22,7 @@ class Spec:
     codec: Codec
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Wanted:
     """One look-up: its key, its tags, and what a loader of many calls it."""
 
@@ -59,6 +59,11 @@ async def read(level2: Level2, wanted: Sequence[Wanted | Flight]) -> list[Found 
         found.append(Found(records[at], [everything, *records[at + 1 : end]], now))
         at = end
     return found
+
+
+def found_of(raw: Raw | object) -> Found | None:
+    """What `Level2.get` found and could not answer."""
+    return Found(raw.records[0], raw.records[1:], raw.now) if isinstance(raw, Raw) else None
 
 
 def decode(spec: Spec, found: Found, counters: Counters) -> tuple[Any, str | None]:
