@@ -132,7 +132,7 @@ async def gets(url: str, *, rounds: int) -> dict[str, float]:
 
 
 async def stampede(url: str, *, rounds: int) -> dict[str, float]:
-    """``stampede_loads_4_processes`` (the worst round) and ``stampede_wall_vs_loader`` (slowest process, best round)."""
+    """``stampede_loads_4_processes`` (the worst round) and ``stampede_wall_vs_loader`` (the slowest, best round)."""
     client = redis.asyncio.Redis.from_url(url)
     children = [
         await asyncio.create_subprocess_exec(

@@ -10,6 +10,7 @@ from tenfold.cache.counters import CacheStats
 from tenfold.cache.errors import CacheError, LoadCancelled
 from tenfold.cache.function import Cached, CachedMany
 from tenfold.cache.memory import Memory, MemoryStats
+from tenfold.cache.wire import Wire
 
 __all__ = [  # noqa: RUF022 - grouped by what they are for
     # the cache
@@ -17,6 +18,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "CacheStats",
     "Cached",
     "CachedMany",
+    "Wire",
     # level 1 alone
     "Memory",
     "MemoryStats",

@@ -1,7 +1,7 @@
 """How a process hears that another one has invalidated something: slim messages over Pub/Sub.
 
-A message names what was invalidated, or which awaited load is settled (`settle`), and carries no value. Pub/Sub forgets who is not connected, so each
-(re)connection counts as a *gap*: whatever level 1 holds may have been invalidated unheard, and is dropped. A
+A message names what was invalidated, or which awaited load is settled (`settle`), and carries no value.
+Pub/Sub forgets who is not connected, so each (re)connection counts as a *gap*: whatever level 1 holds may have been invalidated unheard, and is dropped. A
 connection that has been silent is pinged; one that does not answer the ping is taken for lost, which is how a
 frozen peer or a cut cable shows.
 """

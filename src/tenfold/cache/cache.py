@@ -25,6 +25,7 @@ from tenfold.cache.lookup import Spec, Wanted
 from tenfold.cache.memory import Entry, Memory
 from tenfold.cache.redis import EVERYTHING, MAX_KEYS_A_BATCH, Level2
 from tenfold.cache.tags import Barriers
+from tenfold.cache.wire import Wire
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,7 +44,8 @@ class Cache:
     alone. ``max_items`` (100,000) and ``max_bytes`` (none) bound level 1. ``ttl`` (5 minutes) is the life of
     entries whose decorator names none; it is shortened at random by up to ``jitter`` (0.1), so that what was
     loaded together does not expire together. ``timeout`` (50 ms) is what a look-up waits for level 2 before
-    it turns to the loader.
+    it turns to the loader. ``wire`` says how values are compressed and signed in level 2 (see `Wire`),
+    ``credentials`` is a redis-py credentials provider for tokens that change.
 
     What is promised: one load a process however many ask; after ``await invalidate()`` this process never
     serves what was loaded before, and no value whose load began before an invalidation is kept in either
@@ -65,6 +67,8 @@ class Cache:
         jitter: float = 0.1,
         timeout: Duration = "50ms",
         stale: None = None,
+        wire: Wire | None = None,
+        credentials: Any = None,
         clock: Clock = SYSTEM_CLOCK,
         random: Random | None = None,
     ) -> None:
@@ -76,6 +80,8 @@ class Cache:
             raise MisuseError(f"redis: expected a URL such as redis://127.0.0.1:6379/0 or None, got {redis!r}")
         self.name = name
         self._url = redis
+        self._wire = wire
+        self._credentials = credentials
         self._ttl = _ttl(ttl, "ttl")
         self._soft = _ttl(timeout, "timeout")
         self._shared = Shared(
@@ -91,7 +97,7 @@ class Cache:
         self._sender = os.urandom(8)
         self._engines: dict[asyncio.AbstractEventLoop, tuple[Engine, Link | None]] = {}
         if redis is not None:
-            Link(redis)  # a URL that cannot be read is refused here and not at the first call
+            Link(redis, credentials=credentials)  # a URL that cannot be read is refused here and not at the first call
 
     # -- decorators
 
@@ -293,7 +299,7 @@ class Cache:
         engine = Engine(self._shared)
         if self._url is None:
             return engine, None
-        link = Link(self._url)
+        link = Link(self._url, credentials=self._credentials)
         engine.level2 = Level2(
             link,
             self.name,
@@ -373,7 +379,10 @@ class Cache:
 
     def _spec(self, name: str, ttl: Duration | None, memory: bool, kind: Any) -> Spec:
         life = self._ttl if ttl is None else _ttl(ttl, f"{name}: ttl")
-        return Spec(name=name, ttl=life, memory=memory, codec=Codec(kind if self._url is not None else Any, name))
+        return Spec(name=name, ttl=life, memory=memory, codec=self._codec(kind, name))
+
+    def _codec(self, kind: Any, name: str) -> Codec:
+        return Codec(Any if self._url is None else kind, name, self._wire)
 
 
 def _ttl(value: Duration, name: str) -> float:

@@ -1,8 +1,10 @@
-"""Values on the wire: MessagePack by msgspec behind a version byte; ``bytes`` stay bytes. Never pickle.
+"""Values on the wire: MessagePack by msgspec behind a version byte; ``bytes`` stay bytes. Never pickle, unless asked
+for and signed.
 
-The record's layout is told in `scripts`; here it is cut apart, and payloads are made and read. Whatever
-cannot be read (another version, garbage, a type that has changed since) is *undecodable*: the cache counts it
-and loads anew.
+The record's layout is told in `scripts`; here it is cut apart, and payloads are made and read. A payload begins with
+its kind: ``\\0`` bytes, ``\\1`` MessagePack, ``\\2`` a compressed payload, ``\\3`` a signed payload, ``\\4`` a
+pickle (see `wire`). Whatever cannot be read (another version, garbage, a type that has changed since) is *undecodable*:
+the cache counts it and loads anew.
 """
 
 from __future__ import annotations
@@ -13,6 +15,10 @@ from typing import Any, Final
 import msgspec
 
 from tenfold._core.errors import MisuseError
+from tenfold.cache.errors import Undecodable
+from tenfold.cache.wire import Wire, dump_pickle, load_pickle
+
+__all__ = ["Codec", "Undecodable", "awaitable", "fresh_nonce", "lease_of", "payload_of", "value_of"]
 
 NONCE: Final = 8
 OLD_LEASE: Final = 0  # of programs that did not tell when a load was settled
@@ -20,13 +26,10 @@ VALUE: Final = 1
 LEASE: Final = 2
 _RAW: Final = b"\x00"
 _PACKED: Final = b"\x01"
+_PICKLED: Final = b"\x04"
 _TAGS_AT: Final = 1 + NONCE + 13 + 1
 
 _encoder: Final = msgspec.msgpack.Encoder()
-
-
-class Undecodable(ValueError):
-    """A payload that this program cannot read. Never leaves the package."""
 
 
 def fresh_nonce() -> bytes:
@@ -93,23 +96,49 @@ def payload_of(records: list[bytes | None]) -> bytes | None:
 class Codec:
     """Turns the values of one function into payloads and back, by the type of its return annotation."""
 
-    __slots__ = ("_decoder", "_name", "_type")
+    __slots__ = ("_decoder", "_name", "_type", "_wire")
 
-    def __init__(self, kind: Any, name: str) -> None:
+    def __init__(self, kind: Any, name: str, wire: Wire | None = None) -> None:
         self._name = name
         self._type = kind
+        self._wire = wire
+        self._decoder: msgspec.msgpack.Decoder[Any] | None = None
         try:
             self._decoder = msgspec.msgpack.Decoder(kind)
         except TypeError as error:
+            if wire is not None and wire.pickle:
+                return
             raise MisuseError(
                 f"{name}: expected a return type that MessagePack can carry (numbers, text, bytes, lists, "
                 f"dicts, dataclasses, msgspec structs, dates, UUID, Decimal, enums), got {kind!r} ({error})"
             ) from error
 
     def encode(self, value: Any) -> bytes:
-        """The payload. Raises `MisuseError` for a value that MessagePack cannot carry."""
+        """The payload. Raises `MisuseError` for a value that cannot be carried."""
+        plain = self._plain(value)
+        return plain if self._wire is None else self._wire.wrap(plain, self._name)
+
+    def decode(self, payload: bytes) -> Any:
+        """The value. Raises `Undecodable`."""
+        if self._wire is not None:
+            payload = self._wire.unwrap(payload, self._name)
+        kind = payload[:1]
+        if kind == _RAW:
+            return payload[1:]
+        if kind == _PICKLED and self._wire is not None and self._wire.pickle:
+            return load_pickle(payload[1:])
+        if kind != _PACKED or self._decoder is None:
+            raise Undecodable(f"the payload's kind is unknown: {kind!r}")
+        try:
+            return self._decoder.decode(payload[1:])
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise Undecodable(str(error)) from error
+
+    def _plain(self, value: Any) -> bytes:
         if type(value) is bytes:
             return _RAW + value
+        if self._wire is not None and self._wire.pickle:
+            return _PICKLED + dump_pickle(value, self._name)
         try:
             return _PACKED + _encoder.encode(value)
         except (TypeError, NotImplementedError, ValueError, OverflowError, msgspec.MsgspecError) as error:
@@ -117,15 +146,3 @@ class Codec:
                 f"{self._name}: expected a result that MessagePack can carry, got {type(value).__qualname__} "
                 f"({error}); return a dataclass, a msgspec struct, plain containers or bytes"
             ) from error
-
-    def decode(self, payload: bytes) -> Any:
-        """The value. Raises `Undecodable`."""
-        kind, body = payload[:1], payload[1:]
-        if kind == _RAW:
-            return body
-        if kind != _PACKED:
-            raise Undecodable(f"the payload's kind is unknown: {kind!r}")
-        try:
-            return self._decoder.decode(body)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise Undecodable(str(error)) from error

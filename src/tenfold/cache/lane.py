@@ -14,11 +14,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, cast
 
 from tenfold.cache.errors import LevelTwoDown
 
-Command: TypeAlias = "tuple[str | int | float | bytes | memoryview[int], ...]"
+Command = tuple[str | bytes | int, ...]
 Answered = Callable[[list[Any] | LevelTwoDown], None]
 
 _EXTENSIONS: Final = 3
@@ -51,7 +51,7 @@ class Lane(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._nothing = object()
         self._reader = hiredis.Reader(notEnoughData=self._nothing)
-        self._pack = hiredis.pack_command
+        self._pack = cast("Callable[[Command], bytes]", hiredis.pack_command)
         self._bad_protocol = hiredis.ProtocolError
         self._packets: deque[Packet] = deque()
         self._transport: asyncio.Transport | None = None

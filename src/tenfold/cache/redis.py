@@ -89,7 +89,7 @@ class Level2:
         return None if answer is DOWN else answer
 
     def get(self, key: str, tags: Sequence[str], codec: Codec) -> asyncio.Future[Any]:
-        """The value of one entry, to come; `Raw` if it is not there, not good or not readable. `DOWN` while level 2 is down."""
+        """The value of one entry, to come: or `Raw` if it is not there, good and readable, `DOWN` without level 2."""
         names = ["e:" + key, EVERYTHING]
         if tags:
             names += ["t:" + tag for tag in tags]
