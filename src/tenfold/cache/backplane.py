@@ -1,9 +1,10 @@
 """How a process hears that another one has invalidated something: slim messages over Pub/Sub.
 
 A message names what was invalidated, or which awaited load is settled (`settle`), and carries no value.
-Pub/Sub forgets who is not connected, so each (re)connection counts as a *gap*: whatever level 1 holds may have been invalidated unheard, and is dropped. A
-connection that has been silent is pinged; one that does not answer the ping is taken for lost, which is how a
-frozen peer or a cut cable shows.
+Pub/Sub forgets who is not connected, so each (re)connection counts as a *gap*: whatever level 1 holds may
+have been invalidated unheard, and is dropped. A connection that has been silent is pinged; one that does not
+answer the ping is taken for lost, which is how a frozen peer or a cut cable shows. What cannot be read counts
+as a gap as well.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class Backplane:
         elif kind == b"message":
             try:
                 sender, names = _decoder.decode(answer[2])
-            except msgspec.MsgspecError:
+            except (msgspec.MsgspecError, UnicodeDecodeError, TypeError, IndexError):
                 self._on_gap()  # something was invalidated, and we cannot tell what
                 self._settlements.wake()
                 return
@@ -95,3 +96,5 @@ class Backplane:
             names = [name for name in names if not name.startswith("s:")]
             if names and sender != self._sender:
                 self._on_message(names)
+        elif kind != b"pong":
+            raise LevelTwoDown("the subscribed connection says what nobody understands")

@@ -25,6 +25,8 @@ from tenfold.cache.scripts import Script
 MAX_KEYS_A_BATCH: Final = 512
 MAX_BATCHES: Final = 4
 MAX_WAITING: Final = 20_000
+_SLACK_MS: Final = 100
+_RECORDS: Final = frozenset((bytes, type(None)))
 EVERYTHING: Final = "t:"  # the tag that every record carries
 
 Spawn = Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]]
@@ -91,6 +93,7 @@ class Batcher:
         self._waiting: deque[Request] = deque()
         self._under_way = 0
         self._flush_scheduled = False
+        self._server_ahead: int | None = None  # of this loop's clock, in ms
         self.down = False
 
     def __len__(self) -> int:
@@ -113,6 +116,12 @@ class Batcher:
     def do(self, command: Command) -> asyncio.Future[Any]:
         """The command's answer; or `DOWN`."""
         return self._ask(Request(self._loop.create_future(), (), command))
+
+    def latest(self) -> int:
+        """The server's time (ms) after which nobody waits any more for what is asked for now; 0 if not known."""
+        if self._server_ahead is None:
+            return 0
+        return int(self._loop.time() * 1000) + self._server_ahead + int(self._soft * 2000) + _SLACK_MS
 
     def drop(self) -> None:
         """Whoever waits for a packet is answered with `DOWN`."""
@@ -192,12 +201,17 @@ class Batcher:
         else:
             own = 0
             if places:
-                found, now = answers[0], answers[1]
+                found, now = answers[0], milliseconds(answers[1])
                 own = 2
-                if isinstance(found, Exception) or isinstance(now, Exception):
-                    self._fail()
+                if (
+                    now is None
+                    or type(found) is not list
+                    or len(found) != len(places)
+                    or not _RECORDS.issuperset(map(type, found))
+                ):
+                    self._fail()  # refused, or garbage
                 else:
-                    self._spread(batch, places, found, int(now[0]) * 1000 + int(now[1]) // 1000)
+                    self._spread(batch, places, found, now)
             again = [
                 request
                 for request, answer in zip(others, answers[own:], strict=True)
@@ -206,6 +220,7 @@ class Batcher:
         self._landed(batch, again)
 
     def _spread(self, batch: list[Request], places: dict[str, int], found: list[Any], now: int) -> None:
+        self._server_ahead = now - int(self._loop.time() * 1000)
         for request in batch:
             answer = request.answer
             if request.command is not None or answer.done():
@@ -254,6 +269,14 @@ class Batcher:
     def _fail(self) -> None:
         self._counters.l2_failures += 1
         self._on_failure()
+
+
+def milliseconds(answer: Any) -> int | None:
+    """What ``TIME`` answered, None if it is something else."""
+    match answer:
+        case [bytes() as seconds, bytes() as micros] if seconds.isdigit() and micros.isdigit():
+            return int(seconds) * 1000 + int(micros) // 1000
+    return None
 
 
 def _resolve(request: Request, answer: Any) -> None:

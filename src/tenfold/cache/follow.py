@@ -11,8 +11,8 @@ finds decides:
   loads itself, without storing any less safely, so that a loader that fails does not queue up the processes one behind
   the other.
 
-No wait is longer than a lease; a follower whose level 2 is switched off is woken at once. Without a subscription nobody
-is told, and a follower looks every quarter of a second.
+A follower whose level 2 is switched off is woken at once. Only a server that froze while nobody else asked it anything
+says nothing: so every half second, and without a subscription every quarter, a follower looks without being told.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from tenfold.cache.lookup import Spec, names
 from tenfold.cache.redis import Level2
 
 ROUNDS: Final = 2
+LOOK_AGAIN: Final = 0.5
 UNHEARD: Final = 0.25
 _GRACE_MS: Final = 20
 
@@ -66,9 +67,8 @@ async def follow(level2: Level2, spec: Spec, flight: Flight) -> Taken | None:
                 if rounds == ROUNDS:
                     return None
             patience = (min(max(0, life), level2.leases.life_ms) + _GRACE_MS) / 1000
-            if not level2.settlements.listening:
-                patience = min(patience, UNHEARD)
-            await asyncio.wait((waiter,), timeout=patience)
+            most = LOOK_AGAIN if level2.settlements.listening else UNHEARD
+            await asyncio.wait((waiter,), timeout=min(patience, most))
         finally:
             level2.settlements.leave(flight.key, waiter)
             waiter.cancel()

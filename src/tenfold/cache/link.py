@@ -58,7 +58,13 @@ class Link:
             raise MisuseError(
                 f"redis=: expected a URL such as redis://127.0.0.1:6379/0, got {url!r} ({error})"
             ) from error
-        self._failures: tuple[type[Exception], ...] = (LevelTwoDown, RedisError, OSError, EOFError)
+        self._failures: tuple[type[Exception], ...] = (
+            LevelTwoDown,
+            RedisError,
+            OSError,
+            EOFError,
+            ValueError,  # how redis-py reads garbage
+        )
         self._lanes: list[Lane | None] = [None, None]
         self._owners: dict[Lane, AbstractConnection] = {}
         self._setups: dict[int, asyncio.Task[Lane]] = {}
@@ -113,9 +119,9 @@ class Link:
             raise
         return connection
 
-    async def drop(self) -> None:
-        """Close the lanes: after a failure of one the other is suspect as well."""
-        for which in (FAST, SURE):
+    async def drop(self, *which_ones: int) -> None:
+        """Close these lanes."""
+        for which in which_ones:
             lane = self._lanes[which]
             self._lanes[which] = None
             if lane is not None:
@@ -129,7 +135,7 @@ class Link:
             setup.cancel()
         if setups:
             await asyncio.wait(setups, timeout=CONNECT_PATIENCE)
-        await self.drop()
+        await self.drop(FAST, SURE)
 
     @property
     def failures(self) -> tuple[type[Exception], ...]:

@@ -23,7 +23,7 @@ from tenfold.cache.codec import Codec, lease_of
 from tenfold.cache.counters import Counters
 from tenfold.cache.errors import LevelTwoDown
 from tenfold.cache.leases import Leases, settled
-from tenfold.cache.link import CONNECT_PATIENCE, SURE, Link
+from tenfold.cache.link import CONNECT_PATIENCE, FAST, SURE, Link
 from tenfold.cache.scripts import OPEN, STORE
 from tenfold.cache.settle import Settlements
 
@@ -104,12 +104,20 @@ class Level2:
         """See `scripts.OPEN`. None while level 2 is down."""
         life = self.leases.life_ms
         try:
-            answer = await self._batcher.run(OPEN, names, [nonce, ttl_ms + life, life, mode])
+            answer = await self._batcher.run(OPEN, names, [nonce, ttl_ms + life, life, mode, self._batcher.latest()])
         except BaseException:
             self.leases.hold(nonce, names[0])  # it may be opened yet
             self.leases.release(nonce)
             raise
-        if answer is DOWN:
+        if answer is DOWN or answer is None:
+            return None
+        if (
+            type(answer) is not list
+            or len(answer) != len(names) + 1
+            or type(answer[1]) is not int
+            or any(type(one) is not bytes for one in (answer[0], *answer[2:]))
+        ):
+            self._counters.l2_failures += 1  # garbage
             return None
         if lease_of(answer[0]) == nonce:
             self.leases.hold(nonce, names[0])
@@ -124,7 +132,7 @@ class Level2:
         if answer is DOWN:
             return None
         self.leases.stored(nonce)
-        return bool(answer)
+        return bool(answer) if type(answer) is int else None
 
     def undecodable(self) -> None:
         """A value that another process stored cannot be read here."""
@@ -190,7 +198,7 @@ class Level2:
         self._spawn(self._knock())
 
     async def _knock(self) -> None:
-        await self._link.drop()
+        await self._link.drop(FAST)
         while True:
             await self._clock.sleep(self._backoff)
             try:

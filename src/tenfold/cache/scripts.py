@@ -39,9 +39,14 @@ class Script:
 
 
 # KEYS: record, tags…   ARGV: fresh nonce, life of tag nonces (ms), life of a lease (ms), "read" | "renew" |
-# "replace". Answers {record, its life (ms), tag nonces…}: the record as it is if it is good, else the one with the
+# "replace", the server's time (ms) after which nobody waits for the answer, or 0. Answers nothing when that has passed:
+# a server that was frozen would otherwise make leases that nobody holds. Else {record, its life (ms), tag nonces…}: the record as it is if it is good, else the one with the
 # lease under which to load. A good record may be somebody else's lease, which is then marked as awaited.
 OPEN: Final = Script("""
+if ARGV[5] ~= '0' then
+  local now = redis.call('TIME')
+  if now[1] * 1000 + now[2] / 1000 > tonumber(ARGV[5]) then return false end
+end
 local out = {'', 0}
 for i = 2, #KEYS do
   local nonce = redis.call('GET', KEYS[i])

@@ -87,7 +87,7 @@ async def test_a_settlement_is_heard_and_not_polled_for(valkey: Any, until: Any)
         calls = [asyncio.create_task(f(1)), asyncio.create_task(g(1))]
         await until(lambda: followers(caches) == 1)
         await client.config_resetstat()
-        await asyncio.sleep(0.5)  # the time in which a poller would have asked again
+        await asyncio.sleep(0.3)  # the time in which a poller would have asked again
         scripts = (await client.info("commandstats")).get("cmdstat_evalsha", {"calls": 0})["calls"]
         assert scripts == 0
         began = time.monotonic()
