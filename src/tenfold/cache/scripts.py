@@ -40,8 +40,9 @@ class Script:
 
 # KEYS: record, tags…   ARGV: fresh nonce, life of tag nonces (ms), life of a lease (ms), "read" | "renew" |
 # "replace", the server's time (ms) after which nobody waits for the answer, or 0. Answers nothing when that has passed:
-# a server that was frozen would otherwise make leases that nobody holds. Else {record, its life (ms), tag nonces…}: the record as it is if it is good, else the one with the
-# lease under which to load. A good record may be somebody else's lease, which is then marked as awaited.
+# a server that was frozen would otherwise make leases that nobody holds. Else {record, its life (ms), tag nonces…}: the
+# record as it is if it is good, else the one with the lease under which to load. A good record may be somebody else's
+# lease, which is then marked as awaited.
 OPEN: Final = Script("""
 if ARGV[5] ~= '0' then
   local now = redis.call('TIME')
