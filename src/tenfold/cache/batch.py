@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Final
 
-from tenfold.cache.codec import Codec, Undecodable, payload_of
+from tenfold.cache.codec import Codec, payload_of
 from tenfold.cache.counters import Counters
 from tenfold.cache.errors import LevelTwoDown
 from tenfold.cache.link import Command, Link
@@ -173,7 +173,17 @@ class Batcher:
             prefix = self._prefix
             commands = [("MGET", *[prefix + name for name in places]), ("TIME",)]
         commands += [request.command for request in others if request.command is not None]
-        lane.send(commands, self._soft, partial(self._answered, batch, others, places))
+        try:
+            lane.send(commands, self._soft, partial(self._answered, batch, others, places))
+        except UnicodeEncodeError:  # half a character in somebody's key: the others travel without it
+            if len(batch) == 1:
+                self._counters.l2_failures += 1
+            else:
+                for request in batch:
+                    self._under_way += 1
+                    self._send([request])
+                batch = []
+            self._landed(batch)
 
     async def _connect(self, batch: list[Request]) -> None:
         try:
@@ -196,19 +206,16 @@ class Batcher:
         answers: list[Any] | LevelTwoDown,
     ) -> None:
         again: list[Request] = []
-        if isinstance(answers, LevelTwoDown):
-            self._fail()
-        else:
+        try:
+            if isinstance(answers, LevelTwoDown):
+                self._fail()
+                return
             own = 0
             if places:
                 found, now = answers[0], milliseconds(answers[1])
                 own = 2
-                if (
-                    now is None
-                    or type(found) is not list
-                    or len(found) != len(places)
-                    or not _RECORDS.issuperset(map(type, found))
-                ):
+                records = type(found) is list and len(found) == len(places) and _RECORDS.issuperset(map(type, found))
+                if now is None or not records:
                     self._fail()  # refused, or garbage
                 else:
                     self._spread(batch, places, found, now)
@@ -217,7 +224,8 @@ class Batcher:
                 for request, answer in zip(others, answers[own:], strict=True)
                 if not self._hand_over(request, answer)
             ]
-        self._landed(batch, again)
+        finally:
+            self._landed(batch, again)
 
     def _spread(self, batch: list[Request], places: dict[str, int], found: list[Any], now: int) -> None:
         self._server_ahead = now - int(self._loop.time() * 1000)
@@ -235,8 +243,8 @@ class Batcher:
                 try:
                     answer.set_result(codec.decode(payload))
                     continue
-                except Undecodable:
-                    pass  # counted by whoever looks at what was found
+                except Exception:  # noqa: BLE001, S110 - raised again, or counted, where its caller looks at it
+                    pass
             answer.set_result(Raw(records, now))
 
     def _hand_over(self, request: Request, answer: Any) -> bool:

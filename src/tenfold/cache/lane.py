@@ -76,11 +76,12 @@ class Lane(asyncio.Protocol):
         if self.lost or self._transport is None:
             self._loop.call_soon(answered, LevelTwoDown("the connection is lost"))
             return
+        pack = self._pack
+        data = b"".join([pack(command) for command in commands])  # first: what cannot be packed takes no place
         packet.due = self._loop.time() + patience
         packet.timer = self._loop.call_at(packet.due, self._expire, packet)
         self._packets.append(packet)
-        pack = self._pack
-        self._transport.write(b"".join([pack(command) for command in commands]))
+        self._transport.write(data)
 
     def give_up(self, why: str) -> None:
         """Close without waiting; whoever still waits is told ``why``."""

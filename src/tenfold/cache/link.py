@@ -44,6 +44,10 @@ class Link:
             ) from error
         del hiredis
         extra = {} if credentials is None else {"credential_provider": credentials}
+        if extra and (not hasattr(credentials, "get_credentials") or "@" in url):
+            raise MisuseError(
+                f"credentials: expected a redis-py CredentialProvider and no user in the URL, got {credentials!r}"
+            )
         try:
             # RESP2: no pushes between the answers, and a subscribed connection answers with plain lists.
             self._factory = ConnectionPool.from_url(
@@ -114,8 +118,8 @@ class Link:
                 await connection.connect()  # type: ignore[no-untyped-call]
         except BaseException as error:
             await connection.disconnect(nowait=True)
-            if isinstance(error, self._failures):  # a TimeoutError is an OSError
-                raise LevelTwoDown(str(error)) from error
+            if isinstance(error, Exception):  # whatever it is, a credentials provider's own errors too
+                raise LevelTwoDown(f"no connection: {type(error).__qualname__}: {error}") from error
             raise
         return connection
 
