@@ -199,8 +199,10 @@ class Cache:
 
     async def __aenter__(self) -> Cache:
         """Connect. A level 2 that does not answer within a second is used as soon as it does."""
-        backplane = self.engine().backplane
-        if backplane is not None:
+        engine = self.engine()
+        backplane = engine.backplane
+        if backplane is not None and engine.level2 is not None:
+            await engine.level2.connect()
             try:
                 await asyncio.wait_for(backplane.connected.wait(), _CONNECT_PATIENCE)
             except TimeoutError:

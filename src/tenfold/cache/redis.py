@@ -83,6 +83,14 @@ class Level2:
         """Whether level 2 is switched off."""
         return self._batcher.down
 
+    async def connect(self) -> None:
+        """Set the connection up, which may take longer than a look-up waits. Without success level 2 is off."""
+        try:
+            await self._link.opened(CONNECT_PATIENCE)
+        except LevelTwoDown:
+            self._counters.l2_failures += 1
+            self._switch_off()
+
     async def read(self, names: Sequence[str]) -> tuple[list[bytes | None], int] | None:
         """The record and tag nonces of ``names``, and the server's time in ms. None while level 2 is down."""
         answer = await self._batcher.read(names)

@@ -99,7 +99,11 @@ async def main():
                 key = rng.randrange(keys // processes) * processes + me
                 shared[key] += 1
                 version = shared[key]
-                acknowledged = await timed("invalidation", cache.invalidate_tags(f"k:{key}"))
+                if rng.random() < 0.3:
+                    invalidation = cache.invalidate_tags(f"k:{key}")
+                else:
+                    invalidation = cache.invalidate(shared_only.key(key), copied.key(key))
+                acknowledged = await timed("invalidation", invalidation)
                 own[key] = version
                 if acknowledged:
                     shared[keys + key] = version
@@ -128,12 +132,14 @@ asyncio.run(main())
 
 
 async def torment(valkey: Any, proxy: Any, seconds: float, rng: random.Random) -> dict[str, int]:
-    """Faults at random, a third of the time none; healed at the end."""
+    """Faults at random, with pauses between; healed at the end."""
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
     done = dict.fromkeys(("kill", "freeze", "cable", "delay", "cut", "flush"), 0)
+    turn: list[str] = []
     while loop.time() < end:
-        what = rng.choice(list(done))
+        turn = turn or rng.sample(list(done), len(done))  # each once, in any order, and again
+        what = turn.pop()
         done[what] += 1
         match what:
             case "kill":

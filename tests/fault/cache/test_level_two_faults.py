@@ -45,6 +45,20 @@ async def test_a_slow_server_is_used_by_who_has_the_patience(proxy: Any) -> None
         assert cache.stats().l2_failures == 0
 
 
+async def test_to_connect_may_take_longer_than_to_look_up(proxy: Any, direct: Any) -> None:
+    proxy.delay("25ms")
+    await direct.config_set("requirepass", "secret")  # one more question, and its answer, when it connects
+    url = proxy.url.replace("://", "://:secret@")
+    async with Cache("shop", redis=url, timeout="80ms") as cache:
+        f, loads = declare(cache, memory=False)
+        assert await f(1) == 1
+        async with Cache("shop", redis=url, timeout="80ms") as other:
+            g, others = declare(other, memory=False)
+            assert await g(1) == 1
+        assert (loads, others) == ([1], [])
+        assert cache.stats().l2_failures == 0
+
+
 @pytest.mark.parametrize("memory", [True, False])
 async def test_garbage_is_never_taken_for_a_value(proxy: Any, until: Any, memory: bool) -> None:
     """Signed, because MessagePack has no checksum: a flipped bit may make another number."""
