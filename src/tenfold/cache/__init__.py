@@ -16,6 +16,7 @@ from tenfold.cache.many import CachedMany
 from tenfold.cache.memory import Memory, MemoryStats
 from tenfold.cache.popular import PopularKey
 from tenfold.cache.warm import WarmFailed, WarmReport
+from tenfold.cache.wire import Wire
 from tenfold.cache.write import WriteBehind, WriteError, WriteStats
 
 __all__ = [  # noqa: RUF022 - grouped by what they are for
@@ -26,6 +27,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "CachedMany",
     "CachedPlain",
     "Explanation",
+    "Wire",
     # freshness, and what a loader may say
     "FreshnessOptions",
     "LoadContext",

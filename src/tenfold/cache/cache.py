@@ -33,6 +33,7 @@ from tenfold.cache.redis import EVERYTHING, MAX_KEYS_A_BATCH, Level2
 from tenfold.cache.stale import Shared
 from tenfold.cache.tags import Barriers
 from tenfold.cache.threads import Threads
+from tenfold.cache.wire import Wire
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -51,8 +52,10 @@ class Cache(Around):
     alone. ``max_items`` (100,000) and ``max_bytes`` (none) bound level 1, and ``policy`` says what goes first
     (see `Memory`). ``ttl`` (5 minutes) is the life of entries whose decorator names none; it is shortened at
     random by up to ``jitter`` (0.1), so that what was loaded together does not expire together. ``timeout``
-    (50 ms) is what a look-up waits for level 2 before it turns to the loader. ``stale="1h"`` and the other
-    options of `FreshnessOptions` say what may be served after the TTL; they are the defaults of its functions.
+    (50 ms) is what a look-up waits for level 2 before it turns to the loader. ``wire`` says how values are
+    compressed and signed in level 2 (see `Wire`), ``credentials`` is a redis-py credentials provider for tokens that
+    change. ``stale="1h"`` and the other options of `FreshnessOptions` say what may be served after the TTL; they are
+    the defaults of its functions.
 
     What is promised: one load a process however many ask; after ``await invalidate()`` this process never
     serves what was loaded before, and no value whose load began before an invalidation is kept in either
@@ -74,6 +77,8 @@ class Cache(Around):
         jitter: float = 0.1,
         policy: str = "s3fifo",
         timeout: Duration = "50ms",
+        wire: Wire | None = None,
+        credentials: Any = None,
         clock: Clock = SYSTEM_CLOCK,
         random: Random | None = None,
         **freshness: Unpack[FreshnessOptions],
@@ -84,6 +89,8 @@ class Cache(Around):
             raise MisuseError(f"redis: expected a URL such as redis://127.0.0.1:6379/0 or None, got {redis!r}")
         self.name = name
         self._url = redis
+        self._wire = wire
+        self._credentials = credentials
         self._fresh = declared(
             Freshness(ttl=life_time(ttl, "ttl"), jitter=share(jitter, "jitter")), "", None, freshness
         )
@@ -109,7 +116,7 @@ class Cache(Around):
         self._engines: dict[asyncio.AbstractEventLoop, tuple[Engine, Link | None]] = {}
         self._settle_around()
         if redis is not None:
-            Link(redis)  # a URL that cannot be read is refused here and not at the first call
+            Link(redis, credentials=credentials)  # a URL that cannot be read is refused here and not at the first call
 
     # -- decorators
 
@@ -234,8 +241,10 @@ class Cache(Around):
 
     async def __aenter__(self) -> Cache:
         """Connect. A level 2 that does not answer within a second is used as soon as it does."""
-        backplane = self.engine().backplane
-        if backplane is not None:
+        engine = self.engine()
+        backplane = engine.backplane
+        if backplane is not None and engine.level2 is not None:
+            await engine.level2.connect()
             try:
                 await asyncio.wait_for(backplane.connected.wait(), _CONNECT_PATIENCE)
             except TimeoutError:
@@ -367,7 +376,7 @@ class Cache(Around):
         engine = Engine(self._shared)
         if self._url is None:
             return engine, None
-        link = Link(self._url)
+        link = Link(self._url, credentials=self._credentials)
         engine.level2 = Level2(
             link,
             self.name,
@@ -385,6 +394,7 @@ class Cache(Around):
             sender=self._sender,
             on_message=self._heard,
             on_gap=self._gap,
+            settlements=engine.level2.settlements,
             clock=self._shared.clock,
             backoff=_BACKOFF,
         )
@@ -455,7 +465,10 @@ class Cache(Around):
                     raise MisuseError(f"{name}: {option}= needs level 1; leave it out, or leave out memory=False")
             base = replace(base, stale=0.0, eager=None)
         fresh = declared(base, f"{name}: ", ttl, freshness)
-        return Spec(name=name, fresh=fresh, memory=memory, codec=Codec(kind if self._url is not None else Any, name))
+        return Spec(name=name, fresh=fresh, memory=memory, codec=self._codec(kind, name))
+
+    def _codec(self, kind: Any, name: str) -> Codec:
+        return Codec(Any if self._url is None else kind, name, self._wire)
 
 
 assert EVERYTHING == "t:"  # the empty tag, which `clear` invalidates

@@ -13,15 +13,17 @@ from collections.abc import Coroutine, Hashable, Sequence
 from typing import Any, Final
 
 from tenfold.cache.backplane import Backplane
+from tenfold.cache.batch import DOWN
 from tenfold.cache.codec import Undecodable, fresh_nonce, lease_of, value_of
 from tenfold.cache.context import enter
 from tenfold.cache.envelope import unseal
 from tenfold.cache.errors import LoadCancelled
 from tenfold.cache.flight import ABSENT, Flight
+from tenfold.cache.follow import Taken, follow_all
 from tenfold.cache.freshness import REFRESHED, SERVED, Decision, Life
 from tenfold.cache.keep import Keeper, Load, within
-from tenfold.cache.lookup import Found, Spec, Wanted, decode, names, read
-from tenfold.cache.redis import Level2
+from tenfold.cache.lookup import Found, Spec, Wanted, decode, found_of, names, read
+from tenfold.cache.redis import Level2, Raw
 from tenfold.cache.stale import Shared, Stale
 
 CLOSE_PATIENCE: Final = 5.0
@@ -80,7 +82,13 @@ class Engine:
         raises.
         """
         if not spec.memory:
-            return await self._fetch_shared_only(spec, wanted, load)
+            found: Any = None
+            if self.level2 is not None and len(wanted) == 1:
+                found = await self.level2.get(wanted[0].key, wanted[0].tags, spec)
+                if type(found) is not Raw and found is not DOWN:
+                    self._shared.counters.l2_hits += 1
+                    return [found]
+            return await self._fetch_shared_only(spec, wanted, load, found)
         now = self._shared.clock.monotonic()
         answers: list[Any] = []
         fresh: list[Flight] = []
@@ -166,7 +174,7 @@ class Engine:
         for key in keys:
             self._flights.pop(key, None)
 
-    async def _fetch_shared_only(self, spec: Spec, wanted: Sequence[Wanted], load: Load) -> list[Any]:
+    async def _fetch_shared_only(self, spec: Spec, wanted: Sequence[Wanted], load: Load, asked: Any) -> list[Any]:
         """For values that live in level 2 alone. A load is joined only under the lease that it began with.
 
         Whoever begins to look after an invalidation was acknowledged finds another lease, and so never joins
@@ -180,7 +188,7 @@ class Engine:
         how: dict[int, str] = {}
         found: list[Found | None] = [None] * len(wanted)
         if self.level2 is not None:
-            found = await read(self.level2, wanted)
+            found = await read(self.level2, wanted) if asked is None else [found_of(asked)]
             missing = []
             for place, record in enumerate(found):
                 if record is None:
@@ -203,8 +211,13 @@ class Engine:
             probe = Flight(None, one.key, one.tags, self._shared.barriers.epoch, one.subject)
             joined.append((place, probe))
             probes.append(probe)
-        asked = [(probe, found[place], how.get(place, "read")) for place, probe in joined]
-        unknown = {id(probe) for probe in await self._lease(spec, asked)}
+        leases = [(probe, found[place], how.get(place, "read")) for place, probe in joined]
+        try:
+            unknown = {id(probe) for probe in await self._lease(spec, leases)}
+        except BaseException:
+            if self.level2 is not None:
+                self.level2.leases.abandon([f"e:{probe.key}" for probe in probes])
+            raise
         for at, (place, probe) in enumerate(joined):
             if id(probe) not in unknown:
                 continue
@@ -232,6 +245,9 @@ class Engine:
         """Bring every flight home. ``mode`` None: level 2 was asked already."""
         try:
             missing = flights if mode is None else await self._probe(spec, flights, mode)
+            missing, elsewhere = await follow_all(self.level2, spec, missing)
+            for flight, taken in elsewhere:
+                self._take(spec, flight, taken)
             if missing:
                 await self._fill(spec, missing, load)
         except asyncio.CancelledError:
@@ -250,6 +266,16 @@ class Engine:
             for flight in flights:
                 self._keeper.leave(flight)
                 self._refreshing -= flight.background
+                if self.level2 is not None:
+                    self.level2.leases.release(flight.lease)
+
+    def _take(self, spec: Spec, flight: Flight, taken: Taken) -> None:
+        """A value that another process loaded."""
+        self._shared.counters.l2_hits += not flight.background
+        if spec.memory and taken.left > 0:
+            now = self._shared.clock.monotonic()
+            self._keeper.remember(flight, taken.value, spec.fresh.found(now, taken.fresh, taken.left, taken.etag))
+        self._keeper.land(flight, taken.value)
 
     async def _probe(self, spec: Spec, flights: Sequence[Flight], mode: str) -> list[Flight]:
         """Land what level 2 knows; give the others their leases. While level 2 is down they have none."""

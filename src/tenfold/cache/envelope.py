@@ -14,7 +14,7 @@ from typing import Final
 
 from tenfold.cache.codec import Undecodable
 
-_MARK: Final = b"S"
+ENVELOPE: Final = b"S"
 _HEAD: Final = struct.Struct(">QH")
 
 
@@ -23,12 +23,12 @@ def seal(payload: bytes, stale: float, etag: str | None) -> bytes:
     if not stale and etag is None:
         return payload
     name = (etag or "").encode()
-    return _MARK + _HEAD.pack(round(stale * 1000), len(name)) + name + payload
+    return ENVELOPE + _HEAD.pack(round(stale * 1000), len(name)) + name + payload
 
 
 def unseal(payload: bytes) -> tuple[bytes, float, str | None]:
     """What `seal` was given. Raises `Undecodable`."""
-    if payload[:1] != _MARK:
+    if payload[:1] != ENVELOPE:
         return payload, 0.0, None
     try:
         stale_ms, length = _HEAD.unpack_from(payload, 1)

@@ -21,3 +21,7 @@ class LoadTimeout(CacheError, TimeoutError):
 
 class LevelTwoDown(CacheError):
     """Level 2 did not answer in time, or not at all. Never leaves the package."""
+
+
+class Undecodable(ValueError):
+    """A payload that this program cannot read. Never leaves the package."""

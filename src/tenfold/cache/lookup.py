@@ -8,10 +8,10 @@ from typing import Any
 
 from tenfold.cache.codec import Codec, Undecodable, value_of
 from tenfold.cache.counters import Counters
-from tenfold.cache.envelope import unseal
+from tenfold.cache.envelope import ENVELOPE, unseal
 from tenfold.cache.flight import Flight
 from tenfold.cache.freshness import Freshness
-from tenfold.cache.redis import EVERYTHING, Level2
+from tenfold.cache.redis import EVERYTHING, Level2, Raw
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,13 +28,21 @@ class Spec:
         """Seconds until a value is stale."""
         return self.fresh.ttl
 
+    def decode(self, payload: bytes) -> Any:
+        """The value in a payload that travels bare. Raises `Undecodable` for one in an envelope, whose age has to be
+        looked at (`decode`).
+        """
+        if payload[:1] == ENVELOPE:
+            raise Undecodable("in an envelope")
+        return self.codec.decode(payload)
+
     @property
     def keep(self) -> float:
         """Seconds until a value is gone."""
         return self.fresh.ttl + self.fresh.stale
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Wanted:
     """One look-up: its key, its tags, and what a loader of many calls it."""
 
@@ -76,6 +84,11 @@ async def read(level2: Level2, wanted: Sequence[Wanted | Flight]) -> list[Found 
         found.append(Found(records[at], [everything, *records[at + 1 : end]], now))
         at = end
     return found
+
+
+def found_of(raw: Raw | object) -> Found | None:
+    """What `Level2.get` found and could not answer."""
+    return Found(raw.records[0], raw.records[1:], raw.now) if isinstance(raw, Raw) else None
 
 
 def decode(spec: Spec, found: Found, counters: Counters) -> tuple[Any, str | None]:
