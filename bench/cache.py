@@ -21,6 +21,7 @@ from contextvars import Context
 from itertools import repeat
 from typing import Any
 
+from bench import _cache_level2
 from bench import _cache_peers as peers
 from bench import _traces as traces
 from tenfold.cache import Cache, Memory
@@ -32,7 +33,7 @@ LOOP_SHARES = (0.2, 0.5, 0.8)
 
 def measure(*, quick: bool) -> dict[str, Any]:
     """All numbers; a peer that is not installed gives null and a note."""
-    return level1(quick=quick)
+    return level1(quick=quick) | _cache_level2.measure(quick=quick)
 
 
 def level1(*, quick: bool) -> dict[str, Any]:
