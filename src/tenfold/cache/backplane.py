@@ -1,9 +1,10 @@
 """How a process hears that another one has invalidated something: slim messages over Pub/Sub.
 
-A message names what was invalidated and carries no value. Pub/Sub forgets who is not connected, so each
-(re)connection counts as a *gap*: whatever level 1 holds may have been invalidated unheard, and is dropped. A
-connection that has been silent is pinged; one that does not answer the ping is taken for lost, which is how a
-frozen peer or a cut cable shows.
+A message names what was invalidated, or which awaited load is settled (`settle`), and carries no value.
+Pub/Sub forgets who is not connected, so each (re)connection counts as a *gap*: whatever level 1 holds may
+have been invalidated unheard, and is dropped. A connection that has been silent is pinged; one that does not
+answer the ping is taken for lost, which is how a frozen peer or a cut cable shows. What cannot be read counts
+as a gap as well.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import msgspec
 from tenfold._core.clock import Clock
 from tenfold.cache.errors import LevelTwoDown
 from tenfold.cache.link import Link
+from tenfold.cache.settle import Settlements
 
 SILENCE: Final = 2.0
 
@@ -34,6 +36,7 @@ class Backplane:
         sender: bytes,
         on_message: Callable[[list[str]], None],
         on_gap: Callable[[], None],
+        settlements: Settlements,
         clock: Clock,
         backoff: float,
     ) -> None:
@@ -42,6 +45,7 @@ class Backplane:
         self._sender = sender
         self._on_message = on_message
         self._on_gap = on_gap
+        self._settlements = settlements
         self._clock = clock
         self._backoff = backoff
         self.connected = asyncio.Event()
@@ -55,6 +59,7 @@ class Backplane:
                 pass  # lost or not there: heard again after the back-off, and then a gap
             finally:
                 self.connected.clear()
+                self._settlements.hears(False)
             await self._clock.sleep(self._backoff)
 
     async def _listen(self) -> None:
@@ -79,11 +84,17 @@ class Backplane:
         if kind == b"subscribe":
             self._on_gap()
             self.connected.set()
+            self._settlements.hears(True)
         elif kind == b"message":
             try:
                 sender, names = _decoder.decode(answer[2])
-            except msgspec.MsgspecError:
+            except (msgspec.MsgspecError, UnicodeDecodeError, TypeError, IndexError):
                 self._on_gap()  # something was invalidated, and we cannot tell what
+                self._settlements.wake()
                 return
-            if sender != self._sender:
+            self._settlements.heard(names)
+            names = [name for name in names if not name.startswith("s:")]
+            if names and sender != self._sender:
                 self._on_message(names)
+        elif kind != b"pong":
+            raise LevelTwoDown("the subscribed connection says what nobody understands")

@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from random import Random
 from types import TracebackType
-from typing import Any, Final, ParamSpec, TypeVar, cast
+from typing import Any, Final, ParamSpec, TypeVar, Unpack, cast
 
 from tenfold._core.clock import SYSTEM_CLOCK, Clock
 from tenfold._core.errors import MisuseError
-from tenfold._core.units import Duration, Size, duration, share
+from tenfold._core.units import Duration, Size, share
+from tenfold.cache.around import Around
 from tenfold.cache.backplane import Backplane
 from tenfold.cache.codec import Codec
 from tenfold.cache.counters import CacheStats, Counters
-from tenfold.cache.engine import Engine, Shared
-from tenfold.cache.flight import Flight
-from tenfold.cache.function import Cached, CachedMany, cached, name_of, result_type, value_type
+from tenfold.cache.engine import Engine
+from tenfold.cache.flight import ABSENT, Flight
+from tenfold.cache.freshness import Freshness, FreshnessOptions, Phase, declared, life_time
+from tenfold.cache.function import Decorator, cached, name_of, result_type, value_type
+from tenfold.cache.hit import HitPath
 from tenfold.cache.keys import check_tags
 from tenfold.cache.link import Link
 from tenfold.cache.lookup import Spec, Wanted
-from tenfold.cache.memory import Entry, Memory
+from tenfold.cache.many import CachedMany
+from tenfold.cache.memory import Memory
 from tenfold.cache.redis import EVERYTHING, MAX_KEYS_A_BATCH, Level2
+from tenfold.cache.stale import Shared
 from tenfold.cache.tags import Barriers
+from tenfold.cache.threads import Threads
+from tenfold.cache.wire import Wire
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -36,14 +45,17 @@ _HARD: Final = 0.5
 _BACKOFF: Final = 1.0
 
 
-class Cache:
+class Cache(Around):
     """A cache in two levels: memory in this process, and a Valkey or Redis that all processes share.
 
     ``name`` separates caches that share a server. ``redis`` is the server's URL; without it there is level 1
-    alone. ``max_items`` (100,000) and ``max_bytes`` (none) bound level 1. ``ttl`` (5 minutes) is the life of
-    entries whose decorator names none; it is shortened at random by up to ``jitter`` (0.1), so that what was
-    loaded together does not expire together. ``timeout`` (50 ms) is what a look-up waits for level 2 before
-    it turns to the loader.
+    alone. ``max_items`` (100,000) and ``max_bytes`` (none) bound level 1, and ``policy`` says what goes first
+    (see `Memory`). ``ttl`` (5 minutes) is the life of entries whose decorator names none; it is shortened at
+    random by up to ``jitter`` (0.1), so that what was loaded together does not expire together. ``timeout``
+    (50 ms) is what a look-up waits for level 2 before it turns to the loader. ``wire`` says how values are
+    compressed and signed in level 2 (see `Wire`), ``credentials`` is a redis-py credentials provider for tokens that
+    change. ``stale="1h"`` and the other options of `FreshnessOptions` say what may be served after the TTL; they are
+    the defaults of its functions.
 
     What is promised: one load a process however many ask; after ``await invalidate()`` this process never
     serves what was loaded before, and no value whose load began before an invalidation is kept in either
@@ -51,7 +63,7 @@ class Cache:
     ``memory=False`` has no such copies. A failing level 2 is counted and never raises.
 
     Raises `MisuseError` for arguments that make no sense. Event loop: any, one after another; one thread at a
-    time.
+    time; plain functions: any thread.
     """
 
     def __init__(
@@ -63,35 +75,48 @@ class Cache:
         max_bytes: Size | None = None,
         ttl: Duration = "5m",
         jitter: float = 0.1,
+        policy: str = "s3fifo",
         timeout: Duration = "50ms",
-        stale: None = None,
+        wire: Wire | None = None,
+        credentials: Any = None,
         clock: Clock = SYSTEM_CLOCK,
         random: Random | None = None,
+        **freshness: Unpack[FreshnessOptions],
     ) -> None:
         if type(name) is not str or not re.fullmatch(r"[\w.-]+", name):
             raise MisuseError(f'name: expected letters, digits, "_", "." and "-", such as "shop", got {name!r}')
-        if stale is not None:
-            raise MisuseError(f"stale: serving stale values is not built yet; leave the argument out (got {stale!r})")
         if redis is not None and not isinstance(redis, str):
             raise MisuseError(f"redis: expected a URL such as redis://127.0.0.1:6379/0 or None, got {redis!r}")
         self.name = name
         self._url = redis
-        self._ttl = _ttl(ttl, "ttl")
-        self._soft = _ttl(timeout, "timeout")
+        self._wire = wire
+        self._credentials = credentials
+        self._fresh = declared(
+            Freshness(ttl=life_time(ttl, "ttl"), jitter=share(jitter, "jitter")), "", None, freshness
+        )
+        self._soft = life_time(timeout, "timeout")
         self._shared = Shared(
-            memory=Memory(max_items, max_bytes=max_bytes, clock=clock),
+            memory=Memory(max_items, max_bytes=max_bytes, policy=policy, clock=clock),
             barriers=Barriers(),
             counters=Counters(),
             clock=clock,
-            jitter=share(jitter, "jitter"),
             random=random or Random(),
         )
         self._memory = self._shared.memory
+        self.threads = Threads(
+            memory=self._memory,
+            barriers=self._shared.barriers,
+            counters=self._shared.counters,
+            clock=clock,
+            jitter=self._fresh.jitter,
+            random=self._shared.random,
+        )
         self._names: set[str] = set()
         self._sender = os.urandom(8)
         self._engines: dict[asyncio.AbstractEventLoop, tuple[Engine, Link | None]] = {}
+        self._settle_around()
         if redis is not None:
-            Link(redis)  # a URL that cannot be read is refused here and not at the first call
+            Link(redis, credentials=credentials)  # a URL that cannot be read is refused here and not at the first call
 
     # -- decorators
 
@@ -102,26 +127,43 @@ class Cache:
         tags: Sequence[str] = (),
         memory: bool = True,
         name: str | None = None,
-    ) -> Callable[[Callable[P, Awaitable[R]]], Cached[P, R]]:
-        """Cache the results of an ``async def`` for ``ttl`` (default: the cache's own).
+        key: Callable[..., object] | None = None,
+        **freshness: Unpack[FreshnessOptions],
+    ) -> Decorator:
+        """Cache the results of a function for ``ttl`` (default: the cache's own).
+
+        An ``async def`` is loaded by one task of its own however many wait. A plain function is loaded in the
+        thread that asks first while other threads wait; it lives in level 1 alone and knows a TTL, but none of
+        the `FreshnessOptions`.
 
         ``tags`` are texts or templates over the arguments (``"product:{product_id}"``). ``memory=False``
         keeps values in level 2 only: a look-up then costs a round trip, and after an acknowledged
         `invalidate` no process reads the old value. ``name`` (default: module and qualified name) is the
-        function's part of the key. ``None`` is cached too.
+        function's part of the key. ``key`` takes the call's arguments and returns what tells calls apart (an
+        id, or a tuple), where the arguments themselves do not: methods, where the key must not hold the instance.
+        ``None`` is cached too.
 
-        Raises `MisuseError` for methods, plain functions, ``*args``, and types that level 2 cannot carry; the
-        wrapper raises it for arguments that cannot be part of a key.
+        Raises `MisuseError` for methods without ``key``, generators, ``*args``, types that level 2 cannot carry, and
+        plain functions of a cache that has a level 2; the wrapper raises it for arguments that cannot be part of a
+        key.
         """
         if callable(ttl):
             raise MisuseError('cache: write `@cache()` or `@cache("1m")`, with brackets')
 
-        def decorate(function: Callable[P, Awaitable[R]]) -> Cached[P, R]:
-            full = self._register(function, name, memory)
-            kind = result_type(function, full, needed=self._url is not None)
-            return cached(self, function, self._spec(full, ttl, memory, kind), tags)
+        if key is not None and not callable(key):
+            raise MisuseError(f"key: expected a function of the same arguments, got {key!r}")
 
-        return decorate
+        def decorate(function: Callable[..., Any]) -> Any:
+            full = self._register(function, name, memory)
+            if freshness and not inspect.iscoroutinefunction(function):
+                raise MisuseError(f"{full}: {min(freshness)}= needs an `async def`; a plain function knows only a TTL")
+            kind = result_type(function, full, needed=self.shared_level)
+            spec = self._spec(full, ttl, memory, kind, freshness)
+            wrapper = cached(self, function, spec, tags, key)
+            self._declare(wrapper, spec, tags)
+            return wrapper
+
+        return cast("Decorator", decorate)
 
     def many(
         self,
@@ -130,6 +172,7 @@ class Cache:
         tags: Sequence[str] = (),
         memory: bool = True,
         name: str | None = None,
+        **freshness: Unpack[FreshnessOptions],
     ) -> Callable[[Callable[[list[K]], Awaitable[dict[K, V]]]], CachedMany[K, V]]:
         """Cache an ``async def`` that takes a list of ids and returns a dictionary; it sees only the missing
         ids.
@@ -141,7 +184,10 @@ class Cache:
             full = self._register(function, name, memory)
             needed = self._url is not None
             kind = value_type(result_type(function, full, needed=needed), full, needed=needed)
-            return CachedMany(self, function, self._spec(full, ttl, memory, kind), tags)
+            spec = self._spec(full, ttl, memory, kind, freshness)
+            wrapper = CachedMany(self, function, spec, tags)
+            self._declare(wrapper, spec, tags)
+            return wrapper
 
         return decorate
 
@@ -156,6 +202,7 @@ class Cache:
         tags: Sequence[str] = (),
         memory: bool = True,
         kind: Any = Any,
+        **freshness: Unpack[FreshnessOptions],
     ) -> R:
         """The value of ``key``, from ``loader()`` if it is cached nowhere.
 
@@ -164,14 +211,15 @@ class Cache:
         if type(key) is not str or key == "":
             raise MisuseError(f"key: expected a text that is not empty, got {key!r}")
         self._check_memory(key, memory)
-        if memory and (entry := self.look(key)) is not None:
-            return cast("R", entry.value)
+        if memory and (value := self.look(key)) is not ABSENT:
+            return cast("R", value)
 
         async def load(_: Sequence[Flight]) -> Sequence[Any]:
             return [await loader()]
 
         wanted = (Wanted(key, check_tags(tuple(tags), key)),)
-        return cast("R", (await self.engine().fetch(self._spec(key, ttl, memory, kind), wanted, load))[0])
+        spec = self._spec(key, ttl, memory, kind, freshness)
+        return cast("R", (await self.engine().fetch(spec, wanted, load))[0])
 
     async def invalidate(self, *keys: str) -> bool:
         """Forget these keys, in all processes. False if level 2 did not confirm it; then it is repeated until
@@ -193,8 +241,10 @@ class Cache:
 
     async def __aenter__(self) -> Cache:
         """Connect. A level 2 that does not answer within a second is used as soon as it does."""
-        backplane = self.engine().backplane
-        if backplane is not None:
+        engine = self.engine()
+        backplane = engine.backplane
+        if backplane is not None and engine.level2 is not None:
+            await engine.level2.connect()
             try:
                 await asyncio.wait_for(backplane.connected.wait(), _CONNECT_PATIENCE)
             except TimeoutError:
@@ -207,9 +257,17 @@ class Cache:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Wait for loads under way, close the running loop's connections. The cache may be used again
-        afterwards.
+        """Store what was put behind, wait for loads under way, close the running loop's connections. The cache may
+        be used again afterwards.
+
+        Raises `WriteError` for writes that could not be stored.
         """
+        try:
+            await self._close_writers()
+        finally:
+            await self._close_loop()
+
+    async def _close_loop(self) -> None:
         home = self._engines.pop(asyncio.get_running_loop(), None)
         if home is None:
             return
@@ -224,9 +282,11 @@ class Cache:
     def stats(self) -> CacheStats:
         """A snapshot of this process's counters."""
         counters, memory = self._shared.counters, self._memory.stats()
+        plain = {name: getattr(counters, name) for name in Counters.__slots__}
+        plain["hits"] += memory.hits  # level 1 counts in its entries
         levels = [engine.level2 for engine, _ in self._engines.values() if engine.level2 is not None]
         return CacheStats(
-            **{name: getattr(counters, name) for name in Counters.__slots__},
+            **plain,
             pending_invalidations=sum(level.pending for level in levels),
             l2_up=bool(levels) and not any(level.down for level in levels),
             entries=memory.entries,
@@ -251,41 +311,64 @@ class Cache:
             home = self._engines[loop] = self._settle()
         return home[0]
 
-    def hit_path(self) -> dict[str, Any]:
-        """What a compiled wrapper needs to answer from level 1."""
-        return {
-            "_tf_index": self._memory._index,
-            "_tf_barriers": self._shared.barriers,
-            "_tf_counters": self._shared.counters,
-            "_tf_now": self._shared.clock.monotonic,
-        }
+    @property
+    def memory(self) -> Memory:
+        """Level 1."""
+        return self._memory
 
-    def look(self, key: str) -> Entry | None:
-        """Level 1's answer, counted as a hit."""
-        entry = self._memory._index.get(key)
-        if entry is None or entry.epoch != self._shared.barriers.epoch or entry.until <= self._shared.clock.monotonic():
-            return self.revalidate(key)
-        if entry.n < 3:
-            entry.n += 1
-        self._shared.counters.hits += 1
-        return entry
+    @property
+    def shared_level(self) -> bool:
+        """Whether there is a level 2."""
+        return self._url is not None
 
-    def revalidate(self, key: str) -> Entry | None:
+    def forget_here(self, key: str) -> None:
+        """Forget a key of a plain function, which only this process has."""
+        self._shared.counters.invalidations += 1
+        self._forget([key], [])
+
+    def hit_path(self, namespace: dict[str, Any]) -> HitPath:
+        """What a wrapper that is compiled in ``namespace`` needs to answer from level 1."""
+        self._shared.barriers.show(namespace)
+        return HitPath(self._memory, self._shared.clock.monotonic)
+
+    def look(self, key: str) -> Any:
+        """Level 1's answer, counted as a hit, or `ABSENT`."""
+        now = self._shared.clock.monotonic()
+        try:
+            entry = self._memory._index[key]
+        except KeyError:
+            with self._memory.lock:
+                self._missed(key)
+            return ABSENT
+        # As in `Memory.get`: up to here from the look-up nothing at which threads switch.
+        if entry.epoch is self._shared.barriers.epoch and entry.until > now and self._memory.touch is None:
+            entry.n += 1.0
+            return entry.value
+        return self.revalidate(key)
+
+    def revalidate(self, key: str) -> Any:
         """As `look`, for an entry that met an invalidation since it was last seen, or whose time is over."""
-        entry = self._memory._index.get(key)
-        if entry is None:
-            return None
-        if entry.until <= self._shared.clock.monotonic():
-            self._memory._expire(entry)
-            return None
-        if not self._shared.barriers.good(entry.epoch, entry.tags):
-            self._memory.delete(key)
-            return None
-        entry.epoch = self._shared.barriers.epoch
-        if entry.n < 3:
-            entry.n += 1
-        self._shared.counters.hits += 1
-        return entry
+        with self._memory.lock:
+            entry = self._memory._index.get(key)
+            if entry is None:
+                self._missed(key)
+                return ABSENT
+            now = self._shared.clock.monotonic()
+            if entry.until <= now:
+                self._missed(key)
+                if entry.life is None or entry.life.phase(now) is Phase.DEAD:
+                    self._memory.expire(entry)
+                return ABSENT  # the engine knows what may still be done with it
+            epoch = self._shared.barriers.epoch  # before the look at the barriers: see `tags`
+            if not self._shared.barriers.good(entry.epoch, entry.tags):
+                self._missed(key)
+                self._memory.delete(key)
+                return ABSENT
+            entry.epoch = epoch
+            entry.n += 1.0
+            if self._memory.touch is not None:
+                self._memory.touch(entry)
+            return entry.value
 
     # -- inside
 
@@ -293,7 +376,7 @@ class Cache:
         engine = Engine(self._shared)
         if self._url is None:
             return engine, None
-        link = Link(self._url)
+        link = Link(self._url, credentials=self._credentials)
         engine.level2 = Level2(
             link,
             self.name,
@@ -311,6 +394,7 @@ class Cache:
             sender=self._sender,
             on_message=self._heard,
             on_gap=self._gap,
+            settlements=engine.level2.settlements,
             clock=self._shared.clock,
             backoff=_BACKOFF,
         )
@@ -338,14 +422,17 @@ class Cache:
 
     def _forget(self, keys: list[str], tags: list[str]) -> None:
         """Level 1 and the loads under way."""
+        self._invalidated.note(keys, tags, self._shared.clock.time())
         if "" in tags:
             self._shared.barriers.invalidate_all()
             self._memory.clear()
             return
+        for engine, _ in list(self._engines.values()):
+            engine.detach(keys)
+        # First the loads, then what they may have kept: nothing can come in between.
+        self.threads.detach(keys)
         for key in keys:
             self._memory.delete(key)
-        for engine, _ in self._engines.values():
-            engine.detach(keys)
         if tags:
             self._shared.barriers.invalidate(tags)
 
@@ -370,16 +457,18 @@ class Cache:
         if not memory and self._url is None:
             raise MisuseError(f"{where}: memory=False needs level 2; give the cache a `redis=` URL")
 
-    def _spec(self, name: str, ttl: Duration | None, memory: bool, kind: Any) -> Spec:
-        life = self._ttl if ttl is None else _ttl(ttl, f"{name}: ttl")
-        return Spec(name=name, ttl=life, memory=memory, codec=Codec(kind if self._url is not None else Any, name))
+    def _spec(self, name: str, ttl: Duration | None, memory: bool, kind: Any, freshness: FreshnessOptions) -> Spec:
+        base = self._fresh
+        if not memory:
+            for option in ("stale", "eager"):
+                if freshness.get(option) is not None:
+                    raise MisuseError(f"{name}: {option}= needs level 1; leave it out, or leave out memory=False")
+            base = replace(base, stale=0.0, eager=None)
+        fresh = declared(base, f"{name}: ", ttl, freshness)
+        return Spec(name=name, fresh=fresh, memory=memory, codec=self._codec(kind, name))
 
-
-def _ttl(value: Duration, name: str) -> float:
-    seconds = duration(value, name)
-    if seconds < 0.001:
-        raise MisuseError(f"{name}: expected at least 1 ms, got {value!r}")
-    return seconds
+    def _codec(self, kind: Any, name: str) -> Codec:
+        return Codec(Any if self._url is None else kind, name, self._wire)
 
 
 assert EVERYTHING == "t:"  # the empty tag, which `clear` invalidates

@@ -18,10 +18,16 @@ class Counters:
         "l2_skipped",
         "load_errors",
         "load_seconds",
+        "load_timeouts",
         "loads",
         "misses",
+        "refresh_errors",
+        "refreshes",
+        "refreshes_skipped",
         "refused",
         "remote_invalidations",
+        "stale_hits",
+        "stale_rescues",
         "undecodable",
     )
 
@@ -30,6 +36,8 @@ class Counters:
         self.loads = self.load_errors = self.refused = self.undecodable = 0
         self.invalidations = self.remote_invalidations = self.backplane_gaps = 0
         self.l2_failures = self.l2_skipped = 0
+        self.stale_hits = self.stale_rescues = 0
+        self.refreshes = self.refreshes_skipped = self.refresh_errors = self.load_timeouts = 0
         self.load_seconds = 0.0
 
 
@@ -42,7 +50,11 @@ class CacheStats:
     ``refused`` values met an invalidation during their load and were not kept; ``undecodable`` ones were
     found in level 2 and could not be read. ``l2_skipped`` requests were not sent because level 2 was down.
     ``backplane_gaps`` counts how often level 1 was dropped because invalidations may have been missed.
-    ``bytes`` is an estimate, 0 without ``max_bytes``.
+    ``stale_hits`` were answered at once with a value whose TTL was over, ``stale_rescues`` after some waiting, because
+    the load was slow or failed (these are also among ``coalesced`` and ``misses``). ``refreshes`` are loads in the
+    background, for values past their TTL or past the eager share of it; ``refresh_errors`` of them failed (also among
+    ``load_errors``), ``refreshes_skipped`` were not begun because too many were under way. ``load_timeouts`` met their
+    hard time-out. ``bytes`` is an estimate, 0 without ``max_bytes``.
     """
 
     hits: int
@@ -52,6 +64,12 @@ class CacheStats:
     loads: int
     load_errors: int
     load_seconds: float
+    load_timeouts: int
+    stale_hits: int
+    stale_rescues: int
+    refreshes: int
+    refreshes_skipped: int
+    refresh_errors: int
     refused: int
     undecodable: int
     invalidations: int
@@ -69,7 +87,12 @@ class CacheStats:
     @property
     def requests(self) -> int:
         """Look-ups of all kinds."""
-        return self.hits + self.l2_hits + self.coalesced + self.misses
+        return self.hits + self.l2_hits + self.coalesced + self.misses + self.stale_hits
+
+    @property
+    def stale_served(self) -> int:
+        """Answers with a value whose TTL was over."""
+        return self.stale_hits + self.stale_rescues
 
     @property
     def hit_rate(self) -> float:

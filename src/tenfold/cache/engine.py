@@ -8,37 +8,27 @@ Everything that is bound to an event loop lives here (connections, tasks, loads 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
-from dataclasses import dataclass
-from random import Random
+import math
+from collections.abc import Coroutine, Hashable, Sequence
 from typing import Any, Final
 
-from tenfold._core.clock import Clock
 from tenfold.cache.backplane import Backplane
+from tenfold.cache.batch import DOWN
 from tenfold.cache.codec import Undecodable, fresh_nonce, lease_of, value_of
-from tenfold.cache.counters import Counters
+from tenfold.cache.context import enter
+from tenfold.cache.envelope import unseal
 from tenfold.cache.errors import LoadCancelled
 from tenfold.cache.flight import ABSENT, Flight
-from tenfold.cache.lookup import Found, Spec, Wanted, decode, names, read
-from tenfold.cache.memory import Memory
-from tenfold.cache.redis import Level2
-from tenfold.cache.tags import Barriers
+from tenfold.cache.follow import Taken, follow_all
+from tenfold.cache.freshness import REFRESHED, SERVED, Decision, Life
+from tenfold.cache.keep import Keeper, Load, within
+from tenfold.cache.lookup import Found, Spec, Wanted, decode, found_of, names, read
+from tenfold.cache.redis import Level2, Raw
+from tenfold.cache.stale import Shared, Stale
 
 CLOSE_PATIENCE: Final = 5.0
-
-Load = Callable[[Sequence[Flight]], Awaitable[Sequence[Any]]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shared:
-    """What all loops of one cache have in common."""
-
-    memory: Memory
-    barriers: Barriers
-    counters: Counters
-    clock: Clock
-    jitter: float
-    random: Random
+MAX_REFRESHES: Final = 1000  # loads that nobody waits for, under way at once
+_NEWER: Final = 0.1  # by that share of the TTL a copy in level 2 must outlive ours to save the refresh
 
 
 class Engine:
@@ -46,7 +36,10 @@ class Engine:
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
+        self._stale = Stale(shared)
+        self._refreshing = 0
         self._flights: dict[Hashable, Flight] = {}
+        self._keeper = Keeper(shared, self._flights)
         self._loads: set[asyncio.Task[Any]] = set()
         self._background: set[asyncio.Task[Any]] = set()
         self.level2: Level2 | None = None
@@ -71,11 +64,11 @@ class Engine:
     async def aclose(self) -> None:
         """Wait for the loads under way (5 s at most, then cancel them) and end everything else."""
         if self._loads:
-            _, late = await asyncio.wait(self._loads, timeout=CLOSE_PATIENCE)
+            await asyncio.wait(self._loads, timeout=CLOSE_PATIENCE)
+        if late := list(self._loads):
             for task in late:
                 task.cancel()
-            if late:
-                await asyncio.wait(late, timeout=CLOSE_PATIENCE)
+            await asyncio.wait(late, timeout=CLOSE_PATIENCE)
         others = list(self._background)
         for task in others:
             task.cancel()
@@ -89,24 +82,87 @@ class Engine:
         raises.
         """
         if not spec.memory:
-            return await self._fetch_shared_only(spec, wanted, load)
-        flights: list[Flight] = []
+            found: Any = None
+            if self.level2 is not None and len(wanted) == 1:
+                found = await self.level2.get(wanted[0].key, wanted[0].tags, spec)
+                if type(found) is not Raw and found is not DOWN:
+                    self._shared.counters.l2_hits += 1
+                    return [found]
+            return await self._fetch_shared_only(spec, wanted, load, found)
+        now = self._shared.clock.monotonic()
+        answers: list[Any] = []
         fresh: list[Flight] = []
+        refreshed: list[Flight] = []
         for one in wanted:
+            decision, entry = self._stale.look_up(spec, one.key, now)
             flight = self._flights.get(one.key)
-            if flight is not None and self._shared.barriers.good(flight.epoch, flight.tags):
+            if flight is not None and not self._shared.barriers.good(flight.epoch, flight.tags):
+                flight = None
+            if (
+                decision is Decision.REFRESH_OR_STALE
+                and flight is not None
+                and (flight.insist or flight.soft_at <= now)
+            ):
+                decision = Decision.STALE  # its time is over, or it is none of ours to cut short
+            if entry is not None and decision in SERVED:
+                answers.append(entry.value)
+                self._stale.served(entry, decision)
+                if decision in REFRESHED:
+                    if flight is None and self._may_refresh():
+                        flight = self._replace(spec, one, entry.life, now)
+                        self._go_background(flight)
+                        refreshed.append(flight)
+                    if flight is not None:
+                        self._stale.refreshing(entry)
+                continue
+            if flight is not None:
                 self._shared.counters.coalesced += 1
+            elif entry is not None and decision is Decision.REFRESH_OR_STALE:
+                flight = self._replace(spec, one, entry.life, now)
+                flight.later(spec.fresh.soft, self._stale.relieve)
+                fresh.append(flight)
             else:
                 flight = self._take_off(one.key, one)
+                flight.soft_at = now + spec.fresh.soft
                 fresh.append(flight)
-            flights.append(flight)
-        if fresh:
-            self.spawn_load(self._run(spec, fresh, load, "read"))
-        return [await flight.wait() for flight in flights]
+            answers.append(flight)
+        for some in (fresh, refreshed):
+            if some:
+                self.spawn_load(self._run(spec, some, load, "read"))
+        return [await self._wait(answer) if isinstance(answer, Flight) else answer for answer in answers]
+
+    async def _wait(self, flight: Flight) -> Any:
+        """For a caller of many, who may come to this flight only after its soft time-out."""
+        if not flight.landed and flight.soft_at <= self._shared.clock.monotonic():
+            value = self._stale.rescue(flight)
+            if value is not ABSENT:
+                self._shared.counters.stale_rescues += 1
+                return value
+        return await flight.wait()
+
+    def _replace(self, spec: Spec, one: Wanted, life: Life, now: float) -> Flight:
+        """A load for a key whose old value is here."""
+        flight = self._take_off(one.key, one)
+        flight.beyond = life.fresh_until + spec.ttl * _NEWER
+        flight.soft_at = now + spec.fresh.soft
+        return flight
+
+    def _may_refresh(self) -> bool:
+        if self._refreshing < MAX_REFRESHES:
+            return True
+        self._shared.counters.refreshes_skipped += 1
+        return False
+
+    def _go_background(self, flight: Flight) -> None:
+        flight.background = True
+        self._refreshing += 1
+        self._shared.counters.refreshes += 1
 
     async def refresh(self, spec: Spec, wanted: Sequence[Wanted], load: Load) -> list[Any]:
         """Load anew and replace, whatever is cached. A load already under way will not be kept."""
         flights = [self._take_off(one.key if spec.memory else (one.key, fresh_nonce()), one) for one in wanted]
+        for flight in flights:
+            flight.insist = True
         self.spawn_load(self._run(spec, flights, load, "renew"))
         values = [await flight.wait() for flight in flights]
         if self.level2 is not None:
@@ -118,7 +174,7 @@ class Engine:
         for key in keys:
             self._flights.pop(key, None)
 
-    async def _fetch_shared_only(self, spec: Spec, wanted: Sequence[Wanted], load: Load) -> list[Any]:
+    async def _fetch_shared_only(self, spec: Spec, wanted: Sequence[Wanted], load: Load, asked: Any) -> list[Any]:
         """For values that live in level 2 alone. A load is joined only under the lease that it began with.
 
         Whoever begins to look after an invalidation was acknowledged finds another lease, and so never joins
@@ -132,13 +188,15 @@ class Engine:
         how: dict[int, str] = {}
         found: list[Found | None] = [None] * len(wanted)
         if self.level2 is not None:
-            found = await read(self.level2, wanted)
+            found = await read(self.level2, wanted) if asked is None else [found_of(asked)]
             missing = []
             for place, record in enumerate(found):
                 if record is None:
                     missing.append(place)
                     continue
                 value, mode = decode(spec, record, self._shared.counters)
+                if mode is None and record.fresh <= 0 < record.left - record.fresh:
+                    mode = "renew"  # stale: somebody declared it otherwise
                 if mode is None:
                     self._shared.counters.l2_hits += 1
                     values[place] = value
@@ -153,8 +211,13 @@ class Engine:
             probe = Flight(None, one.key, one.tags, self._shared.barriers.epoch, one.subject)
             joined.append((place, probe))
             probes.append(probe)
-        asked = [(probe, found[place], how.get(place, "read")) for place, probe in joined]
-        unknown = {id(probe) for probe in await self._lease(spec, asked)}
+        leases = [(probe, found[place], how.get(place, "read")) for place, probe in joined]
+        try:
+            unknown = {id(probe) for probe in await self._lease(spec, leases)}
+        except BaseException:
+            if self.level2 is not None:
+                self.level2.leases.abandon([f"e:{probe.key}" for probe in probes])
+            raise
         for at, (place, probe) in enumerate(joined):
             if id(probe) not in unknown:
                 continue
@@ -182,21 +245,37 @@ class Engine:
         """Bring every flight home. ``mode`` None: level 2 was asked already."""
         try:
             missing = flights if mode is None else await self._probe(spec, flights, mode)
+            missing, elsewhere = await follow_all(self.level2, spec, missing)
+            for flight, taken in elsewhere:
+                self._take(spec, flight, taken)
             if missing:
                 await self._fill(spec, missing, load)
         except asyncio.CancelledError:
             for flight in flights:
-                self._leave(flight)
-                flight.crash(LoadCancelled(f"{spec.name}: the load of {flight.key} was cancelled; ask again"))
+                self._keeper.leave(flight)
+                self._stale.fail(
+                    spec, flight, LoadCancelled(f"{spec.name}: the load of {flight.key} was cancelled; ask again")
+                )
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 raise
         except Exception as error:  # noqa: BLE001 - the loader's own error belongs to those who wait for it
             for flight in flights:
-                self._leave(flight)
-                flight.crash(error)
+                self._keeper.leave(flight)
+                self._stale.fail(spec, flight, error)
         finally:
             for flight in flights:
-                self._leave(flight)
+                self._keeper.leave(flight)
+                self._refreshing -= flight.background
+                if self.level2 is not None:
+                    self.level2.leases.release(flight.lease)
+
+    def _take(self, spec: Spec, flight: Flight, taken: Taken) -> None:
+        """A value that another process loaded."""
+        self._shared.counters.l2_hits += not flight.background
+        if spec.memory and taken.left > 0:
+            now = self._shared.clock.monotonic()
+            self._keeper.remember(flight, taken.value, spec.fresh.found(now, taken.fresh, taken.left, taken.etag))
+        self._keeper.land(flight, taken.value)
 
     async def _probe(self, spec: Spec, flights: Sequence[Flight], mode: str) -> list[Flight]:
         """Land what level 2 knows; give the others their leases. While level 2 is down they have none."""
@@ -211,14 +290,33 @@ class Engine:
             if found is None or how is not None:
                 missing.append((flight, found, how or "read"))
                 continue
-            self._shared.counters.l2_hits += 1
-            # The server's clock may have been set: it never makes a copy live longer than its declaration
-            # says.
-            left = min(found.left, spec.ttl)
-            if left > 0:
-                self._remember(flight, value, sent + left)
-            self._land(flight, value)
+            life = spec.fresh.found(sent, found.fresh, found.left, found.etag)
+            ageless = not spec.fresh.stale and found.left <= found.fresh  # then what the server still has is good
+            if life.fresh_until > max(sent, flight.beyond) or (ageless and flight.beyond == -math.inf):
+                self._shared.counters.l2_hits += not flight.background
+                if life.fresh_until > sent:
+                    self._keeper.remember(flight, value, life)
+                self._keeper.land(flight, value)
+            elif life.stale_until <= sent or flight.beyond > -math.inf or self._found_stale(spec, flight, value, life):
+                missing.append((flight, found, "renew"))
         return await self._lease(spec, missing)
+
+    def _found_stale(self, spec: Spec, flight: Flight, value: Any, life: Life) -> bool:
+        """Level 2 has an old value, and level 1 none. Whether its load is still to be done."""
+        self._keeper.remember(flight, value, life)
+        now = self._shared.clock.monotonic()
+        if flight.soft_at > now:
+            flight.later(flight.soft_at - now, self._stale.relieve)
+            return True
+        if self._stale.rescue(flight) is ABSENT:
+            return True  # invalidated just now
+        self._shared.counters.stale_hits += 1
+        if not self._may_refresh():
+            self._keeper.land(flight, value)
+            return False
+        self._go_background(flight)
+        flight.relieve(value)
+        return True
 
     async def _lease(self, spec: Spec, asked: Sequence[tuple[Flight, Found | None, str]]) -> list[Flight]:
         """Give each flight the lease under which its value may be stored; land those that somebody was
@@ -230,6 +328,7 @@ class Engine:
         level2, missing = self.level2, list[Flight]()
         closed: list[tuple[Flight, str]] = []
         for flight, found, how in asked:
+            flight.renewed = how == "renew"
             if found is None or level2 is None:
                 missing.append(flight)
                 continue
@@ -244,7 +343,7 @@ class Engine:
                 closed.append((flight, how))
         if level2 is None or not closed:
             return missing
-        ttl_ms = int(spec.ttl * 1000)
+        ttl_ms = int(spec.keep * 1000)
         opened = await asyncio.gather(
             *[level2.open(names(flight), fresh_nonce(), ttl_ms, how) for flight, how in closed]
         )
@@ -265,64 +364,30 @@ class Engine:
             good = value_of(record, list(flight.tag_nonces))
             if good is None:
                 return False
-            value = spec.codec.decode(good[1])
+            value = spec.codec.decode(unseal(good[1])[0])
         except Undecodable:
             self._shared.counters.undecodable += 1
             return False
-        self._shared.counters.l2_hits += 1
-        self._land(flight, value)
+        self._shared.counters.l2_hits += not flight.background
+        self._keeper.land(flight, value)
         return True
-
-    def _leave(self, flight: Flight) -> None:
-        """Nobody joins it any more."""
-        if self._flights.get(flight.slot) is flight:
-            del self._flights[flight.slot]
-
-    def _land(self, flight: Flight, value: Any) -> None:
-        # First out of the books: a waiter may ask again before the task that loads comes to its end.
-        self._leave(flight)
-        flight.land(value)
 
     async def _fill(self, spec: Spec, flights: Sequence[Flight], load: Load) -> None:
         counters, clock = self._shared.counters, self._shared.clock
-        counters.misses += len(flights)
+        counters.misses += sum(not flight.background for flight in flights)
         counters.loads += 1
         began = clock.monotonic()
+        context = self._stale.context(spec, flights)
+        enter(context)
         try:
-            values = await load(flights)
+            values = await within(spec, load, flights, self.spawn_load, counters)
         except BaseException:
             counters.load_errors += 1
             raise
         finally:
             counters.load_seconds += clock.monotonic() - began
         if len(flights) == 1:
-            await self._keep(spec, flights[0], values[0])
+            await self._keeper.keep(self.level2, spec, flights[0], values[0], context)
             return
-        await asyncio.gather(*[self._keep(spec, flight, value) for flight, value in zip(flights, values, strict=True)])
-
-    async def _keep(self, spec: Spec, flight: Flight, value: Any) -> None:
-        if value is not ABSENT:
-            ttl = spec.ttl * (1 - self._shared.jitter * self._shared.random.random())
-            until = self._shared.clock.monotonic() + ttl
-            stored: bool | None = None
-            if self.level2 is not None and flight.lease is not None:
-                payload = spec.codec.encode(value)
-                stored = await self.level2.store(
-                    names(flight), flight.lease, flight.tag_nonces, int(ttl * 1000), payload
-                )
-            if stored is False:
-                self._shared.counters.refused += 1
-            elif spec.memory:
-                self._remember(flight, value, until)
-        self._land(flight, value)
-
-    def _remember(self, flight: Flight, value: Any, until: float) -> None:
-        """Level 1, unless something was invalidated since the load began or another load has taken this one's
-        place.
-        """
-        if self._flights.get(flight.slot) is not flight or not self._shared.barriers.good(flight.epoch, flight.tags):
-            self._shared.counters.refused += 1
-            return
-        entry = self._shared.memory.put(flight.key, value, until)
-        if entry is not None:
-            entry.tags, entry.epoch = flight.tags, flight.epoch
+        pairs = zip(flights, values, strict=True)
+        await asyncio.gather(*[self._keeper.keep(self.level2, spec, *pair, context) for pair in pairs])

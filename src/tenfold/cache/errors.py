@@ -15,5 +15,13 @@ class LoadCancelled(CacheError):
     """
 
 
+class LoadTimeout(CacheError, TimeoutError):
+    """A loader took longer than its ``hard_timeout`` and was cancelled, and there was no stale value to serve."""
+
+
 class LevelTwoDown(CacheError):
     """Level 2 did not answer in time, or not at all. Never leaves the package."""
+
+
+class Undecodable(ValueError):
+    """A payload that this program cannot read. Never leaves the package."""

@@ -9,7 +9,8 @@ closed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable
+import math
+from collections.abc import Callable, Hashable
 from typing import Any, Final
 
 
@@ -24,17 +25,28 @@ ABSENT: Final = _Absent()
 
 
 class Flight:
-    """A load under way for one key. ``epoch`` and the nonces were taken before it began."""
+    """A load under way for one key. ``epoch`` and the nonces were taken before it began.
+
+    ``background``: nobody had to wait for it when it began. ``insist``: its callers want the loader's answer and no
+    other. ``beyond``: a copy in level 2 must be fresh until later than that (monotonic) to make the load unnecessary.
+    ``soft_at``: from then on its waiters are served stale, if there is something to serve.
+    """
 
     __slots__ = (
         "_error",
         "_landed",
+        "_timer",
         "_value",
         "_waiters",
+        "background",
+        "beyond",
         "epoch",
+        "insist",
         "key",
         "lease",
+        "renewed",
         "slot",
+        "soft_at",
         "subject",
         "tag_nonces",
         "tags",
@@ -48,6 +60,10 @@ class Flight:
         self.subject = subject  # the id that a loader of many knows it by
         self.lease: bytes | None = None
         self.tag_nonces: list[bytes] = []
+        self.renewed = False  # level 2 may hold an older value of it
+        self.background = self.insist = False
+        self.beyond, self.soft_at = -math.inf, math.inf
+        self._timer: asyncio.TimerHandle | None = None
         self._waiters: list[asyncio.Future[Any]] = []
         self._landed = False
         self._value: Any = None
@@ -67,10 +83,32 @@ class Flight:
     def landed(self) -> bool:
         return self._landed
 
+    def later(self, seconds: float, act: Callable[[Flight], None]) -> None:
+        """``act`` on this flight after ``seconds``, unless it has landed by then."""
+        if self._timer is None and not self._landed:
+            self._timer = asyncio.get_running_loop().call_later(seconds, act, self)
+
+    @property
+    def waiting(self) -> int:
+        """How many wait, not counting those who were cancelled."""
+        return sum(not waiter.done() for waiter in self._waiters)
+
+    def relieve(self, value: Any) -> None:
+        """Hand ``value`` to those who wait now; the load goes on."""
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(value)
+        self._waiters.clear()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
     def land(self, value: Any) -> None:
         """Hand the value to everybody. Later landings are ignored."""
         if self._landed:
             return
+        self._stop_timer()
         self._landed, self._value = True, value
         for waiter in self._waiters:
             if not waiter.done():
@@ -81,6 +119,7 @@ class Flight:
         """Hand the error to everybody. Later landings are ignored."""
         if self._landed:
             return
+        self._stop_timer()
         self._landed, self._error = True, error
         for waiter in self._waiters:
             if waiter.done():

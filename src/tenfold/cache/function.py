@@ -1,41 +1,40 @@
-"""The decorators: a wrapper with the function's own signature, compiled so that a hit costs a few dictionary
-look-ups.
-
-A generic ``*args, **kwargs`` wrapper would have to bind arguments at every call, which costs several times
-the hit. So the wrapper is written for each function: it takes the same parameters with the same defaults,
-makes the key from them by name, looks at level 1 and returns. Names that it uses are globals of its own
-namespace and begin with ``_tf_``.
-"""
+"""The decorators: what a cached function is, and the way of a call that the hit path of `hit` cannot answer."""
 
 from __future__ import annotations
 
 import functools
 import inspect
 import typing
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, cast
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, overload
 
 from tenfold._core.errors import MisuseError
 from tenfold.cache.flight import ABSENT, Flight
-from tenfold.cache.keys import TagTemplates, encode, parameters_of
+from tenfold.cache.hit import compile_wrapper, text_of
+from tenfold.cache.keys import TagTemplates, parameters_of
 from tenfold.cache.lookup import Spec, Wanted
 
 if TYPE_CHECKING:
     from tenfold.cache.cache import Cache
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
+S = TypeVar("S")
 R = TypeVar("R")
-K = TypeVar("K")
-V = TypeVar("V")
 R_co = TypeVar("R_co", covariant=True)
-
-AsyncFunction = Callable[P, Awaitable[R]]
 
 
 class Cached(Protocol[P, R_co]):
     """A cached function: call it as before, and steer its entries by the same arguments."""
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> typing.Coroutine[Any, Any, R_co]: ...
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]: ...
+
+    @overload
+    def __get__(self, instance: None, owner: type, /) -> Self: ...
+    @overload
+    def __get__(
+        self: Cached[Concatenate[S, Q], R], instance: S, owner: type, /
+    ) -> Callable[Q, Coroutine[Any, Any, R]]: ...
 
     async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """Load anew, replace what is cached and return it."""
@@ -50,175 +49,134 @@ class Cached(Protocol[P, R_co]):
         ...
 
 
-_TEMPLATE = """
-async def wrapper({parameters}):
-    _tf_key = {key}
-    {hit}
-    return await _tf_miss(_tf_key, {arguments})
+class CachedPlain(Protocol[P, R_co]):
+    """A cached plain function, which any thread may call. Its entries live in level 1 alone."""
 
-def key_of({parameters}):
-    return {key}
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
 
-def bind({parameters}):
-    return {key}, {arguments}
-"""
-_HIT = """_tf_entry = _tf_index.get(_tf_key)
-    if _tf_entry is not None and _tf_entry.epoch == _tf_barriers.epoch and _tf_entry.until > _tf_now():
-        if _tf_entry.n < 3:
-            _tf_entry.n += 1
-        _tf_counters.hits += 1
-        return _tf_entry.value"""
+    @overload
+    def __get__(self, instance: None, owner: type, /) -> Self: ...
+    @overload
+    def __get__(self: CachedPlain[Concatenate[S, Q], R], instance: S, owner: type, /) -> Callable[Q, R]: ...
+
+    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Load anew in this thread, replace what is cached and return it."""
+        ...
+
+    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
+        """Forget the entry; always True."""
+        ...
+
+    def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """The key of the entry."""
+        ...
 
 
-def cached(cache: Cache, function: AsyncFunction[P, R], spec: Spec, tags: Sequence[str]) -> Cached[P, R]:
+class Decorator(Protocol):
+    """What ``@cache("1m")`` applies: an ``async def`` stays one, and a plain function stays plain."""
+
+    @overload  # an `async def` is also a plain function that returns a coroutine: the first match decides
+    def __call__(  # type: ignore[overload-overlap]
+        self, function: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> Cached[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> CachedPlain[P, R]: ...
+
+
+def cached(
+    cache: Cache, function: Callable[..., Any], spec: Spec, tags: Sequence[str], key: Callable[..., object] | None
+) -> Any:
     """Wrap one function. See `Cache.__call__`."""
-    parameters = parameters_of(function, spec.name)
+    parameters = parameters_of(function, spec.name, own_key=key is not None)
     templates = TagTemplates(tags, [parameter.name for parameter in parameters], spec.name)
-    positional_only = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY]
+    wait = inspect.iscoroutinefunction(function)
+    if not wait and cache.shared_level:
+        raise MisuseError(
+            f"{spec.name}: a plain function cannot ask level 2, because that would block its thread on the network; "
+            "declare it with `async def`, or give plain functions a Cache of their own without `redis=`"
+        )
+    ahead = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY]
+    count = len(parameters) if key is None else 1
+    prefix = spec.name + "("
+    memory = cache.memory
+
+    def call(arguments: dict[str, Any]) -> Any:
+        if not ahead:
+            return function(**arguments)
+        named = {name: value for name, value in arguments.items() if name not in ahead}
+        return function(*[arguments[name] for name in ahead], **named)
+
+    def wanted(raw: Any, arguments: dict[str, Any]) -> Wanted:
+        return Wanted(text_of(raw, prefix, count), templates.fill(arguments))
+
+    def known(one: Wanted, raw: Any) -> Any:
+        """For what was loaded by another way, or met an invalidation: the next hit is a fast one again."""
+        value = cache.look(one.key)
+        if value is not ABSENT:
+            memory.link(one.key, made.home, raw)
+        return value
+
+    def key_of(*args: Any, **kwargs: Any) -> str:
+        return text_of(made.bind(*args, **kwargs)[0], prefix, count)
 
     def load_with(arguments: dict[str, Any]) -> Callable[[Sequence[Flight]], Awaitable[Sequence[Any]]]:
         async def load(flights: Sequence[Flight]) -> Sequence[Any]:
-            named = {name: value for name, value in arguments.items() if name not in positional_only}
-            ahead = [arguments[name] for name in positional_only]
-            return [await cast("Callable[..., Awaitable[R]]", function)(*ahead, **named)]
+            return [await call(arguments)]
 
         return load
 
-    async def miss(key: str, arguments: dict[str, Any]) -> R:
-        if spec.memory:
-            entry = cache.revalidate(key)
-            if entry is not None:
-                return cast("R", entry.value)
-        wanted = (Wanted(key, templates.fill(arguments)),)
-        return cast("R", (await cache.engine().fetch(spec, wanted, load_with(arguments)))[0])
+    async def miss(raw: Any, arguments: dict[str, Any]) -> Any:
+        one = wanted(raw, arguments)
+        if not spec.memory:
+            return (await cache.engine().fetch(spec, (one,), load_with(arguments)))[0]
+        if (value := known(one, raw)) is not ABSENT:
+            return value
+        (value,) = await cache.engine().fetch(spec, (one,), load_with(arguments))
+        memory.link(one.key, made.home, raw)
+        return value
 
-    async def refresh(*args: P.args, **kwargs: P.kwargs) -> R:
-        key, arguments = bind(*args, **kwargs)
-        wanted = (Wanted(key, templates.fill(arguments)),)
-        return cast("R", (await cache.engine().refresh(spec, wanted, load_with(arguments)))[0])
+    async def refresh(*args: Any, **kwargs: Any) -> Any:
+        raw, arguments = made.bind(*args, **kwargs)
+        return (await cache.engine().refresh(spec, (wanted(raw, arguments),), load_with(arguments)))[0]
 
-    async def invalidate(*args: P.args, **kwargs: P.kwargs) -> bool:
+    async def invalidate(*args: Any, **kwargs: Any) -> bool:
         return await cache.invalidate(key_of(*args, **kwargs))
 
-    namespace = {
-        "_tf_prefix": spec.name + "(",
-        "_tf_name": spec.name,
-        "_tf_text": encode,
-        "_tf_str": str,
-        "_tf_type": type,
-        "_tf_int": int,
-        "_tf_miss": miss,
-        **cache.hit_path(),
-    }
-    wrapper, key_of, bind = _compile(parameters, namespace, memory=spec.memory)
-    functools.update_wrapper(wrapper, function)
-    wrapper.refresh, wrapper.invalidate, wrapper.key = refresh, invalidate, key_of
-    return cast("Cached[P, R]", wrapper)
+    def plain_miss(raw: Any, arguments: dict[str, Any]) -> Any:
+        one = wanted(raw, arguments)
+        if (value := known(one, raw)) is not ABSENT:
+            return value
+        value = cache.threads.fetch(spec, one.key, one.tags, lambda: call(arguments))
+        memory.link(one.key, made.home, raw)
+        return value
 
+    def plain_refresh(*args: Any, **kwargs: Any) -> Any:
+        raw, arguments = made.bind(*args, **kwargs)
+        one = wanted(raw, arguments)
+        return cache.threads.refresh(spec, one.key, one.tags, lambda: call(arguments))
 
-def _compile(parameters: list[inspect.Parameter], namespace: dict[str, Any], *, memory: bool) -> tuple[Any, Any, Any]:
-    declared: list[str] = []
-    last = None
-    for parameter in parameters:
-        if last is parameter.POSITIONAL_ONLY and parameter.kind is not parameter.POSITIONAL_ONLY:
-            declared.append("/")
-        if parameter.kind is parameter.KEYWORD_ONLY and last is not parameter.KEYWORD_ONLY:
-            declared.append("*")
-        text = parameter.name
-        if parameter.default is not parameter.empty:
-            namespace[f"_tf_default_{parameter.name}"] = parameter.default
-            text += f"=_tf_default_{parameter.name}"
-        declared.append(text)
-        last = parameter.kind
-    if last is inspect.Parameter.POSITIONAL_ONLY:
-        declared.append("/")
-    parts = [
-        f"(_tf_str({p.name}) if _tf_type({p.name}) is _tf_int else _tf_text({p.name}, _tf_name, {p.name!r}))"
-        for p in parameters
-    ]
-    key = "_tf_prefix + " + " + ',' + ".join(parts) + " + ')'" if parts else "_tf_prefix + ')'"
-    source = _TEMPLATE.format(
-        parameters=", ".join(declared),
+    def plain_invalidate(*args: Any, **kwargs: Any) -> bool:
+        cache.forget_here(key_of(*args, **kwargs))
+        return True
+
+    namespace: dict[str, Any] = {}
+    made = compile_wrapper(
+        parameters,
+        namespace,
+        name=spec.name,
+        path=cache.hit_path(namespace),
+        miss=miss if wait else plain_miss,
+        memory=spec.memory,
         key=key,
-        hit=_HIT if memory else "",
-        arguments="{" + ", ".join(f"{p.name!r}: {p.name}" for p in parameters) + "}",
+        wait=wait,
     )
-    exec(compile(source, f"<tenfold.cache {namespace['_tf_name']}>", "exec"), namespace)
-    return namespace["wrapper"], namespace["key_of"], namespace["bind"]
-
-
-class CachedMany(Generic[K, V]):
-    """A cached loader of many: give it ids, get a dictionary; the loader sees only the ids that are cached
-    nowhere.
-
-    Ids that the loader does not return are left out of the answer and asked for again next time.
-    """
-
-    def __init__(
-        self,
-        cache: Cache,
-        function: Callable[[list[K]], Awaitable[dict[K, V]]],
-        spec: Spec,
-        tags: Sequence[str],
-    ) -> None:
-        parameters = parameters_of(function, spec.name)
-        if len(parameters) != 1:
-            raise MisuseError(f"{spec.name}: expected one parameter, the list of ids, got {len(parameters)}")
-        self._cache, self._function, self._spec = cache, function, spec
-        self._templates = TagTemplates(tags, ["id"], spec.name)
-        functools.update_wrapper(cast("Any", self), function)
-
-    async def __call__(self, ids: Iterable[K]) -> dict[K, V]:
-        """The values of ``ids``, each id once, in the order asked for."""
-        found: dict[K, Any] = {}
-        wanted: list[Wanted] = []
-        for one, key in self._keyed(ids):
-            entry = self._cache.look(key) if self._spec.memory else None
-            found[one] = None if entry is None else entry.value
-            if entry is None:
-                wanted.append(Wanted(key, self._templates.fill({"id": one}), one))
-        if wanted:
-            values = await self._cache.engine().fetch(self._spec, wanted, self._load)
-            found.update((one.subject, value) for one, value in zip(wanted, values, strict=True))
-        return {one: value for one, value in found.items() if value is not ABSENT}
-
-    async def refresh(self, ids: Iterable[K]) -> dict[K, V]:
-        """Load ``ids`` anew, replace what is cached and return it."""
-        wanted = [Wanted(key, self._templates.fill({"id": one}), one) for one, key in self._keyed(ids)]
-        if not wanted:
-            return {}
-        values = await self._cache.engine().refresh(self._spec, wanted, self._load)
-        return {one.subject: value for one, value in zip(wanted, values, strict=True) if value is not ABSENT}
-
-    async def invalidate(self, *ids: K) -> bool:
-        """Forget these ids. False if level 2 did not confirm it (it is repeated until it does)."""
-        return await self._cache.invalidate(*[self.key(one) for one in ids])
-
-    def key(self, one: K) -> str:
-        """The key of one id's entry."""
-        return f"{self._spec.name}({encode(one, self._spec.name, 'id')})"
-
-    def _keyed(self, ids: Iterable[K]) -> list[tuple[K, str]]:
-        """Each id once, with its key. Ids that are equal but not of one type would share a place in the
-        answer.
-        """
-        unique: dict[K, str] = {}
-        for one in ids:
-            key = self.key(one)
-            if unique.setdefault(one, key) != key:
-                raise MisuseError(
-                    f"{self._spec.name}: expected ids of one type, got {one!r} and another id equal to it"
-                )
-        return list(unique.items())
-
-    async def _load(self, flights: Sequence[Flight]) -> Sequence[Any]:
-        ids = [flight.subject for flight in flights]
-        loaded = await self._function(ids)
-        if not isinstance(loaded, dict):
-            raise MisuseError(
-                f"{self._spec.name}: expected the loader to return a dict, got {type(loaded).__qualname__}"
-            )
-        return [loaded.get(one, ABSENT) for one in ids]
+    wrapper = made.wrapper
+    functools.update_wrapper(wrapper, function)
+    functools.update_wrapper(made.bind, function)
+    wrapper.key = key_of
+    wrapper.refresh = refresh if wait else plain_refresh
+    wrapper.invalidate = invalidate if wait else plain_invalidate
+    return wrapper
 
 
 def name_of(function: Callable[..., Any], name: str | None) -> str:
@@ -228,25 +186,33 @@ def name_of(function: Callable[..., Any], name: str | None) -> str:
 
 def result_type(function: Callable[..., Any], name: str, *, needed: bool) -> Any:
     """The return annotation, evaluated. Without level 2 nobody needs it, and anything goes."""
+    if not needed:
+        return Any
     annotation = getattr(function, "__annotations__", {}).get("return", inspect.Signature.empty)
     if isinstance(annotation, str):
         try:
-            names = inspect.getclosurevars(function)
-            annotation = eval(annotation, dict(function.__globals__), dict(names.nonlocals))
+            annotation = eval(annotation, dict(function.__globals__), _enclosing(function))
         except (NameError, AttributeError, SyntaxError, TypeError) as error:
-            if needed:
-                raise MisuseError(
-                    f"{name}: expected a return annotation that evaluates, got {annotation!r} ({error}); "
-                    "declare the type at module level and import it outside `if TYPE_CHECKING`"
-                ) from error
-            return Any
-    if annotation is inspect.Signature.empty:
-        if needed:
             raise MisuseError(
-                f"{name}: expected a return annotation, because level 2 makes values of that type; add `-> …`"
-            )
-        return Any
+                f"{name}: expected a return annotation that evaluates, got {annotation!r} ({error}); "
+                "declare the type at module level and import it outside `if TYPE_CHECKING`"
+            ) from error
+    if annotation is inspect.Signature.empty:
+        raise MisuseError(
+            f"{name}: expected a return annotation, because level 2 makes values of that type; add `-> …`"
+        )
     return annotation
+
+
+def _enclosing(function: Callable[..., Any]) -> dict[str, Any]:
+    """The names of the function around it that it uses, without those that have no value yet (its own name)."""
+    found: dict[str, Any] = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            found[name] = cell.cell_contents
+        except ValueError:
+            continue
+    return found
 
 
 def value_type(annotation: Any, name: str, *, needed: bool) -> Any:

@@ -7,21 +7,25 @@ quoted and their quotes escaped, so that no argument can imitate two. Nothing de
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import enum
 import inspect
 import string
+import sys
 import uuid
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any, Final
+
+import msgspec
 
 from tenfold._core.errors import MisuseError
 
 MAX_TAGS: Final = 100
 _KINDS: Final = (
     "int, str, bool, None, float, bytes, Enum, UUID, Decimal, date, datetime, time, timedelta, "
-    "or tuples and frozensets of them"
+    "dataclasses, msgspec structs and pydantic models, or tuples, frozensets and sets of them"
 )
 
 
@@ -46,12 +50,34 @@ def encode(value: object, function: str, argument: str) -> str:
         return f"timedelta:{value.days}:{value.seconds}:{value.microseconds}"
     if isinstance(value, tuple) and kind is tuple:
         return "(" + ",".join(encode(one, function, argument) for one in value) + ")"
-    if isinstance(value, frozenset) and kind is frozenset:
-        return "{" + ",".join(sorted(encode(one, function, argument) for one in value)) + "}"
-    raise MisuseError(
-        f"{function}: argument {argument!r} is of type {kind.__qualname__}, which cannot be part of a key; "
-        f"expected {_KINDS}. Pass an id instead, or a tuple instead of a list"
-    )
+    if isinstance(value, frozenset | set) and kind in (frozenset, set):
+        mark = "set" if kind is set else ""
+        return mark + "{" + ",".join(sorted(encode(one, function, argument) for one in value)) + "}"
+    fields = _fields_of(value)
+    if fields is None:
+        raise MisuseError(
+            f"{function}: argument {argument!r} is of type {kind.__qualname__}, which cannot be part of a key; "
+            f"expected {_KINDS}. Pass an id instead, or a tuple instead of a list"
+        )
+    parts = [f"{name}={encode(one, function, f'{argument}.{name}')}" for name, one in fields]
+    return f"{kind.__module__}.{kind.__qualname__}({','.join(parts)})"
+
+
+def _fields_of(value: object) -> list[tuple[str, object]] | None:
+    """The fields of a dataclass, a msgspec struct or a pydantic model, as far as they count when two are compared;
+    None for anything else.
+    """
+    kind = type(value)
+    if dataclasses.is_dataclass(kind):
+        return [(one.name, getattr(value, one.name)) for one in dataclasses.fields(kind) if one.compare]
+    if isinstance(value, msgspec.Struct):
+        return [(name, getattr(value, name)) for name in value.__struct_fields__]
+    # Looked up and not imported: whoever passes a model has loaded pydantic, and nobody else needs it.
+    pydantic = sys.modules.get("pydantic")
+    if pydantic is not None and isinstance(value, pydantic.BaseModel):
+        extra = sorted((value.model_extra or {}).items())
+        return [(name, getattr(value, name)) for name in kind.model_fields] + extra  # type: ignore[attr-defined]
+    return None
 
 
 class TagTemplates:
@@ -99,17 +125,23 @@ def check_tags(tags: Sequence[object], where: str) -> tuple[str, ...]:
     return tuple(unique)
 
 
-def parameters_of(function: Callable[..., Any], name: str) -> list[inspect.Parameter]:
+def parameters_of(function: Callable[..., Any], name: str, *, own_key: bool = False) -> list[inspect.Parameter]:
     """The parameters that make up the key. Raises `MisuseError` for what the decorator cannot serve."""
-    if not inspect.iscoroutinefunction(function):
-        raise MisuseError(f"{name}: expected a function declared with `async def`, got {function!r}")
-    parameters = list(inspect.signature(function).parameters.values())
-    if parameters and parameters[0].name in ("self", "cls"):
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise MisuseError(
-            f"{name}: methods cannot be cached, because `{parameters[0].name}` would become part of the key; "
-            "cache a function that takes an id and call it from the method"
+            f"{name}: a generator can be read only once, so its result cannot be kept; return a list or a tuple"
+        )
+    if not inspect.isfunction(function):
+        raise MisuseError(f"{name}: expected a function declared with `def` or `async def`, got {function!r}")
+    parameters = list(inspect.signature(function).parameters.values())
+    if parameters and parameters[0].name in ("self", "cls") and not own_key:
+        raise MisuseError(
+            f"{name}: methods cannot be cached as they are, because `{parameters[0].name}` would become part of the "
+            "key; say what tells instances apart, such as `key=lambda self, number: (self.shop_id, number)`"
         )
     for parameter in parameters:
+        if parameter.name.startswith("_tf_"):
+            raise MisuseError(f"{name}: names that begin with `_tf_` are taken; rename `{parameter.name}`")
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise MisuseError(f"{name}: expected named parameters only, got `{parameter}`; name each argument")
     return parameters

@@ -8,21 +8,41 @@ from typing import Any
 
 from tenfold.cache.codec import Codec, Undecodable, value_of
 from tenfold.cache.counters import Counters
+from tenfold.cache.envelope import ENVELOPE, unseal
 from tenfold.cache.flight import Flight
-from tenfold.cache.redis import EVERYTHING, Level2
+from tenfold.cache.freshness import Freshness
+from tenfold.cache.redis import EVERYTHING, Level2, Raw
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
-    """What a cached function declared: ``ttl`` in seconds, and whether its values may live in level 1."""
+    """What a cached function declared: how old its values may be, and whether they may live in level 1."""
 
     name: str
-    ttl: float
+    fresh: Freshness
     memory: bool
     codec: Codec
 
+    @property
+    def ttl(self) -> float:
+        """Seconds until a value is stale."""
+        return self.fresh.ttl
 
-@dataclass(frozen=True, slots=True)
+    def decode(self, payload: bytes) -> Any:
+        """The value in a payload that travels bare. Raises `Undecodable` for one in an envelope, whose age has to be
+        looked at (`decode`).
+        """
+        if payload[:1] == ENVELOPE:
+            raise Undecodable("in an envelope")
+        return self.codec.decode(payload)
+
+    @property
+    def keep(self) -> float:
+        """Seconds until a value is gone."""
+        return self.fresh.ttl + self.fresh.stale
+
+
+@dataclass(slots=True)
 class Wanted:
     """One look-up: its key, its tags, and what a loader of many calls it."""
 
@@ -33,12 +53,17 @@ class Wanted:
 
 @dataclass(slots=True)
 class Found:
-    """What level 2 has of one look-up: record, tag nonces, the server's time (ms); ``left`` in seconds."""
+    """What level 2 has of one look-up: record, tag nonces, the server's time (ms).
+
+    Once decoded: seconds until it is stale (``fresh``, negative if it is) and gone (``left``), and its etag.
+    """
 
     record: bytes | None
     nonces: list[bytes | None]
     now: int
     left: float = 0.0
+    fresh: float = 0.0
+    etag: str | None = None
 
 
 async def read(level2: Level2, wanted: Sequence[Wanted | Flight]) -> list[Found | None]:
@@ -61,6 +86,11 @@ async def read(level2: Level2, wanted: Sequence[Wanted | Flight]) -> list[Found 
     return found
 
 
+def found_of(raw: Raw | object) -> Found | None:
+    """What `Level2.get` found and could not answer."""
+    return Found(raw.records[0], raw.records[1:], raw.now) if isinstance(raw, Raw) else None
+
+
 def decode(spec: Spec, found: Found, counters: Counters) -> tuple[Any, str | None]:
     """The value, or the mode in which the record is to be opened."""
     try:
@@ -68,11 +98,13 @@ def decode(spec: Spec, found: Found, counters: Counters) -> tuple[Any, str | Non
         if good is None:
             return None, "read"
         expiry, payload = good
+        payload, stale, found.etag = unseal(payload)
         value = spec.codec.decode(payload)
     except Undecodable:
         counters.undecodable += 1
         return None, "replace"
     found.left = (expiry - found.now) / 1000
+    found.fresh = found.left - stale
     return value, None
 
 

@@ -22,6 +22,7 @@ app.command("tenfold.cli.up:down", name="down", help="Stop what `tenfold up` sta
 app.command("tenfold.cli.up:status", name="status", help="Show what `tenfold up` started: roles, lag, addresses.")
 app.command("tenfold.cli.load:app", name="load", help="Load-test a service: one run, or its breakpoint.")
 app.command("tenfold.cli.compare:compare", name="compare", help="Say whether result B is better than result A.")
+app.command("tenfold.cli.cache:app", name="cache", help="Look at a cache in a running Valkey, clear it, warm it.")
 app.command("tenfold.cli.blackfriday:blackfriday", name="blackfriday", help="The whole proof on the reference shop.")
 
 

@@ -6,8 +6,11 @@ import datetime as dt
 import enum
 import itertools
 import uuid
+from dataclasses import dataclass, field
 from decimal import Decimal
 
+import msgspec
+import pydantic
 import pytest
 
 from tenfold._core.errors import MisuseError
@@ -21,6 +24,33 @@ class Colour(enum.Enum):
 
 class Level(enum.IntEnum):
     ONE = 1
+
+
+@dataclass
+class Filter:
+    words: str
+    limit: int = 10
+    note: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class Range:
+    words: str
+    limit: int = 10
+
+
+class Page(msgspec.Struct):
+    number: int
+    filter: Filter | None = None
+
+
+class Model(pydantic.BaseModel):
+    number: int
+    ids: frozenset[int] = frozenset()
+
+
+class Open(pydantic.BaseModel, extra="allow"):
+    number: int
 
 
 DISTINCT = [
@@ -58,6 +88,22 @@ DISTINCT = [
     -0.0,
     0,
     False,
+    set(),
+    {1, 2},
+    {1},
+    {"1"},
+    Filter("a"),
+    Filter("a", 11),
+    Filter('a",limit=10'),
+    Range("a"),
+    ("a", 10),
+    Page(1),
+    Page(2),
+    Page(1, Filter("a")),
+    Model(number=1),
+    Model(number=1, ids=frozenset({1})),
+    Open(number=1),
+    Open(number=1, colour="red"),  # type: ignore[call-arg]
 ]
 
 
@@ -70,7 +116,34 @@ def test_a_frozenset_is_encoded_in_one_order() -> None:
     assert encode(frozenset(["a", "b", "c"]), "f", "a") == '{"a","b","c"}'
 
 
-@pytest.mark.parametrize("value", [[1], {1: 2}, {1}, object(), lambda: None, ([1],)])
+def test_equal_models_have_one_text_and_say_where_they_come_from() -> None:
+    assert encode({"b", "a"}, "f", "a") == 'set{"a","b"}'
+    assert encode(Filter("a", note="x"), "f", "a") == encode(Filter("a", note="y"), "f", "a")
+    assert encode(Filter("a"), "f", "a") == f'{__name__}.Filter(words="a",limit=10)'
+    assert encode(Page(1), "f", "a") == encode(Page(number=1), "f", "a")
+    assert encode(Model(number=1, ids=frozenset({2, 1})), "f", "a") == f"{__name__}.Model(number=1,ids={{1,2}})"
+
+
+def test_a_field_that_cannot_be_a_key_is_named() -> None:
+    with pytest.raises(MisuseError, match=r"argument 'page.filter.words' is of type list"):
+        encode(Page(1, Filter(["a"])), "f", "page")  # type: ignore[arg-type]
+
+
+async def test_a_model_that_is_changed_is_another_key() -> None:
+    cache = Cache("t")
+
+    @cache("1m")
+    async def f(a: Filter) -> str:
+        return a.words
+
+    one = Filter("a")
+    assert [await f(one), await f(Filter("a"))] == ["a", "a"]
+    one.words = "b"
+    assert await f(one) == "b"
+    assert (cache.stats().hits, cache.stats().misses) == (1, 2)
+
+
+@pytest.mark.parametrize("value", [[1], {1: 2}, object(), lambda: None, ([1],)])
 def test_what_cannot_be_a_key_is_refused_with_function_and_argument(value: object) -> None:
     with pytest.raises(MisuseError, match=r"shop\.product: argument 'filters' is of type \w+"):
         encode(value, "shop.product", "filters")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -27,10 +27,9 @@ class Opaque:
         (lambda: Cache("t", jitter=2), "jitter: expected a share"),
         (lambda: Cache("t", max_items=0), "max_items: expected a whole number"),
         (lambda: Cache("t", max_bytes="many"), "max_bytes: expected a size"),
-        (lambda: Cache("t", stale="1h"), "stale: serving stale values is not built yet"),
         (lambda: Cache("t", redis="http://x"), "redis=: expected a URL"),
         (lambda: Memory(0), "max_items"),
-        (lambda: Memory(policy="lfu"), 'policy: expected "s3fifo"'),
+        (lambda: Memory(policy="lru"), 'policy: expected "s3fifo" or "lfu"'),
         (lambda: Memory(max_bytes=0), "max_bytes: expected a size above 0"),
     ],
 )
@@ -45,16 +44,36 @@ def test_functions_that_cannot_be_cached() -> None:
     def plain(a: int) -> int:
         return a
 
+    def generator(a: int) -> Iterator[int]:
+        yield a
+
+    async def async_generator(a: int) -> AsyncIterator[int]:
+        yield a
+
     async def rest(*a: int) -> int:
+        return 0
+
+    async def taken(_tf_key: int) -> int:
         return 0
 
     async def method(self: object, a: int) -> int:
         return a
 
+    with pytest.raises(MisuseError, match="a plain function cannot ask level 2"):
+        Cache("t", redis=URL)("1m")(plain)
     with pytest.raises(MisuseError, match="declared with `async def`"):
-        cache("1m")(plain)  # type: ignore[arg-type]
+        cache.many("1m")(plain)  # type: ignore[arg-type]
+    for made in (generator, async_generator):
+        with pytest.raises(MisuseError, match="a generator can be read only once"):
+            cache("1m")(made)
+    with pytest.raises(MisuseError, match="expected a function"):
+        cache("1m", name="class")(Opaque)
+    with pytest.raises(MisuseError, match="key: expected a function"):
+        cache("1m", key="a")  # type: ignore[arg-type]
     with pytest.raises(MisuseError, match="named parameters only"):
         cache("1m")(rest)
+    with pytest.raises(MisuseError, match="rename `_tf_key`"):
+        cache("1m")(taken)
     with pytest.raises(MisuseError, match="methods cannot be cached"):
         cache("1m")(method)
     with pytest.raises(MisuseError, match="with brackets"):

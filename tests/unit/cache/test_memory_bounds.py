@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 from tenfold.cache import Memory
+from tenfold.cache.s3fifo import S3Fifo
 
 
 def test_one_hit_saves_an_entry_from_a_scan() -> None:
@@ -69,7 +70,9 @@ def test_deleting_and_setting_again_leaves_no_trail_of_tombstones() -> None:
         memory.set(turn % 7, turn)
         memory.delete(turn % 7)
     assert len(memory) == 0
-    assert len(memory._small) + len(memory._main) <= 65
+    queues = memory._policy
+    assert isinstance(queues, S3Fifo)
+    assert len(queues.small) + len(queues.main) <= 65
 
 
 def test_skewed_traffic_is_served_better_than_by_lru() -> None:

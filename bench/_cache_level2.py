@@ -1,0 +1,202 @@
+"""What level 2 costs on a real Valkey: gets against redis-py, a stampede over four processes, a freeze.
+
+`gets`: values of 100 bytes. The peer is ``redis.asyncio.Redis`` as its documentation uses it (a client with its own
+pool); ours is a decorated function with ``memory=False``, hence the whole way: key, batch, lease check, decoding.
+Concurrent: 64 tasks, a key each, time a key. Sequential: one after another. Both take turns, round after round, and
+minima count. `stampede`: four processes of 50 tasks each ask for one cold key at an appointed moment; its loader takes
+50 ms and counts itself in Valkey. `frozen`: 50 calls on cached keys and 50 on cold ones while Valkey is stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import redis.asyncio
+
+from tenfold.cache import Cache
+from tenfold.servers import Valkey
+
+TASKS = 64
+IN_TURN = 12
+VALUE = bytes(range(100))
+LOADER = 0.05
+PROCESSES = 4
+
+_CHILD = """
+import asyncio, json, sys, time
+import redis.asyncio
+from tenfold.cache import Cache
+
+async def main():
+    url, loader, tasks = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
+    client = redis.asyncio.Redis.from_url(url)
+    await client.ping()
+    async with Cache("stampede", redis=url, timeout="2s") as cache:
+        @cache("1m", name="f")
+        async def f(a: int) -> int:
+            await client.incr("loads")
+            await asyncio.sleep(loader)
+            return a
+        await f(-1)
+        print("ready", flush=True)
+        for line in iter(lambda: sys.stdin.readline().strip(), ""):
+            key, at = line.split()
+            await asyncio.sleep(float(at) - time.time())
+            began = time.perf_counter()
+            found = await asyncio.gather(*[f(int(key)) for _ in range(tasks)])
+            assert found == [int(key)] * tasks
+            print(json.dumps(time.perf_counter() - began), flush=True)
+    await client.aclose()
+
+asyncio.run(main())
+"""
+
+
+def measure(*, quick: bool) -> dict[str, Any]:
+    """All numbers of level 2."""
+    return asyncio.run(_measure(quick))
+
+
+async def _measure(quick: bool) -> dict[str, Any]:
+    async with Valkey() as server:
+        found = await gets(server.url, rounds=60 if quick else 400)
+        found |= await stampede(server.url, rounds=2 if quick else 7)
+        found |= await frozen(server)
+    return found
+
+
+async def gets(url: str, *, rounds: int) -> dict[str, float]:
+    """``l2_concurrent_gets_vs_redis_py`` (times faster) and ``l2_sequential_get_vs_redis_py`` (ratio of times)."""
+    client = redis.asyncio.Redis.from_url(url)
+    keys = [f"plain:{number}" for number in range(TASKS)]
+    for key in keys:
+        await client.set(key, VALUE)
+    async with Cache("gets", redis=url, timeout="2s") as cache:
+
+        @cache("1h", memory=False, name="value")
+        async def value(number: int) -> bytes:
+            return VALUE
+
+        async def verify() -> None:
+            assert await asyncio.gather(*[value(number) for number in range(TASKS)]) == [VALUE] * TASKS
+            assert await asyncio.gather(*[client.get(key) for key in keys]) == [VALUE] * TASKS
+
+        await verify()
+        loads = cache.stats().loads
+
+        async def together(get: Callable[[Any], Awaitable[Any]], names: list[Any]) -> None:
+            await asyncio.gather(*[get(name) for name in names])
+
+        async def in_turn(get: Callable[[Any], Awaitable[Any]], names: list[Any]) -> None:
+            for name in names:
+                await get(name)
+
+        async def warm(get: Callable[[Any], Awaitable[Any]], names: list[Any]) -> None:
+            # Who has just done something else pays for it: caches, and where the kernel put the server.
+            for name in names[:4]:
+                await get(name)
+
+        numbers: list[Any] = list(range(TASKS))
+        best = dict.fromkeys(("ours together", "theirs together", "ours in turn", "theirs in turn"), float("inf"))
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(rounds):
+                for how, run in (("together", together), ("in turn", in_turn)):
+                    for whose, get, names in (("theirs", client.get, keys), ("ours", value, numbers)):
+                        await warm(get, names)
+                        few = names if run is together else names[:IN_TURN]
+                        began = time.perf_counter()
+                        await run(get, few)
+                        spent = (time.perf_counter() - began) / len(few) * 1e6
+                        best[f"{whose} {how}"] = min(best[f"{whose} {how}"], spent)
+        finally:
+            gc.enable()
+        await verify()
+        assert cache.stats().loads == loads, "a get was answered by the loader"
+    await client.aclose()
+    return {
+        "l2_concurrent_gets_vs_redis_py": best["theirs together"] / best["ours together"],
+        "l2_sequential_get_vs_redis_py": best["ours in turn"] / best["theirs in turn"],
+        "l2_concurrent_get_us": best["ours together"],
+        "l2_sequential_get_us": best["ours in turn"],
+        "redis_py_concurrent_get_us": best["theirs together"],
+        "redis_py_sequential_get_us": best["theirs in turn"],
+    }
+
+
+async def stampede(url: str, *, rounds: int) -> dict[str, float]:
+    """``stampede_loads_4_processes`` (the worst round) and ``stampede_wall_vs_loader`` (the slowest, best round)."""
+    client = redis.asyncio.Redis.from_url(url)
+    children = [
+        await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-c",
+            _CHILD,
+            url,
+            str(LOADER),
+            "50",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        for _ in range(PROCESSES)
+    ]
+
+    async def hear(child: asyncio.subprocess.Process) -> bytes:
+        assert child.stdout is not None
+        return await asyncio.wait_for(child.stdout.readline(), 30)
+
+    loads, walls = [], []
+    try:
+        assert {await hear(child) for child in children} == {b"ready\n"}
+        for number in range(rounds):
+            await client.set("loads", 0)
+            appointed = time.time() + 0.2
+            for child in children:
+                assert child.stdin is not None
+                child.stdin.write(f"{number} {appointed}\n".encode())
+            walls.append(max([json.loads(await hear(child)) for child in children]))
+            loads.append(int(await client.get("loads")))
+        for child in children:
+            assert child.stdin is not None
+            child.stdin.close()
+            await asyncio.wait_for(child.wait(), 30)
+    finally:
+        for child in children:
+            if child.returncode is None:
+                child.kill()
+                await child.wait()
+        await client.aclose()
+    return {"stampede_loads_4_processes": max(loads), "stampede_wall_vs_loader": min(walls) / LOADER}
+
+
+async def frozen(server: Valkey) -> dict[str, float]:
+    """``frozen_redis_added_ms``: what 100 calls take in all while Valkey is stopped; their loaders take no time."""
+    async with Cache("frozen", redis=server.url) as cache:
+
+        @cache("1h", memory=True, name="f")
+        async def f(a: int) -> int:
+            return a
+
+        for a in range(50):
+            await f(a)
+        await server.pause()
+        try:
+            began = time.perf_counter()
+            for a in [*range(50), *range(1000, 1050)]:
+                assert await f(a) == a
+            spent = time.perf_counter() - began
+        finally:
+            await server.resume()
+    return {"frozen_redis_added_ms": spent * 1000}
+
+
+if __name__ == "__main__":
+    for name, number in measure(quick="--quick" in sys.argv).items():
+        print(f"{name}: {number:.3f}")

@@ -1,0 +1,292 @@
+"""All that is asked for in one turn of the event loop travels in one packet.
+
+Look-ups become one ``MGET``, each key once; scripts and other commands of that turn ride along. At most four packets
+are under way, what comes meanwhile waits for the next; a packet looks up at most 512 names, and what waits is bounded.
+Scripts are called by their digest, and sent in full to a server that does not know them.
+
+A look-up of a single entry that is there, good and readable is answered here, with its value, because most are: it then
+costs its caller one future and no further step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any, Final
+
+from tenfold.cache.codec import Decodes, payload_of
+from tenfold.cache.counters import Counters
+from tenfold.cache.errors import LevelTwoDown
+from tenfold.cache.link import Command, Link
+from tenfold.cache.scripts import Script
+
+MAX_KEYS_A_BATCH: Final = 512
+MAX_BATCHES: Final = 4
+MAX_WAITING: Final = 20_000
+_SLACK_MS: Final = 100
+_RECORDS: Final = frozenset((bytes, type(None)))
+EVERYTHING: Final = "t:"  # the tag that every record carries
+
+Spawn = Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]]
+
+
+class _Down:
+    def __repr__(self) -> str:
+        return "DOWN"
+
+
+DOWN: Final = _Down()
+
+
+class Raw:
+    """What a look-up found that could not be answered at once: record and tag nonces, and the server's time (ms)."""
+
+    __slots__ = ("now", "records")
+
+    def __init__(self, records: list[bytes | None], now: int) -> None:
+        self.records = records
+        self.now = now
+
+
+class Request:
+    """A look-up (``keys``; with ``codec`` of one entry) or a command of its own that waits for its packet."""
+
+    __slots__ = ("answer", "codec", "command", "keys", "script")
+
+    def __init__(
+        self,
+        answer: asyncio.Future[Any],
+        keys: Sequence[str] = (),
+        command: Command | None = None,
+        script: Script | None = None,
+        codec: Decodes | None = None,
+    ) -> None:
+        self.answer = answer
+        self.keys = keys
+        self.command = command
+        self.script = script
+        self.codec = codec
+
+
+class Batcher:
+    """Packets over one link; ``on_failure`` is told when one gets lost. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        link: Link,
+        prefix: str,
+        *,
+        soft: float,
+        counters: Counters,
+        spawn: Spawn,
+        on_failure: Callable[[], None],
+    ) -> None:
+        self._link = link
+        self._prefix = prefix
+        self._soft = soft
+        self._counters = counters
+        self._spawn = spawn
+        self._on_failure = on_failure
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[Request] = deque()
+        self._under_way = 0
+        self._flush_scheduled = False
+        self._server_ahead: int | None = None  # of this loop's clock, in ms
+        self.down = False
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def read(self, names: Sequence[str]) -> asyncio.Future[Any]:
+        """The records of ``names`` and the server's time in ms; or `DOWN`."""
+        return self._ask(Request(self._loop.create_future(), names))
+
+    def get(self, names: Sequence[str], codec: Decodes) -> asyncio.Future[Any]:
+        """The value of ``names[0]``, whose tags are the others; or `Raw`, or `DOWN`."""
+        return self._ask(Request(self._loop.create_future(), names, None, None, codec))
+
+    def run(self, script: Script, names: Sequence[str], arguments: Sequence[Any]) -> asyncio.Future[Any]:
+        """The script's answer; or `DOWN`."""
+        keys = [self._prefix + name for name in names]
+        command: Command = ("EVALSHA", script.digest, len(keys), *keys, *arguments)
+        return self._ask(Request(self._loop.create_future(), (), command, script))
+
+    def do(self, command: Command) -> asyncio.Future[Any]:
+        """The command's answer; or `DOWN`."""
+        return self._ask(Request(self._loop.create_future(), (), command))
+
+    def latest(self) -> int:
+        """The server's time (ms) after which nobody waits any more for what is asked for now; 0 if not known."""
+        if self._server_ahead is None:
+            return 0
+        return int(self._loop.time() * 1000) + self._server_ahead + int(self._soft * 2000) + _SLACK_MS
+
+    def drop(self) -> None:
+        """Whoever waits for a packet is answered with `DOWN`."""
+        while self._waiting:
+            _resolve(self._waiting.popleft(), DOWN)
+
+    def _ask(self, request: Request) -> asyncio.Future[Any]:
+        if self.down or len(self._waiting) >= MAX_WAITING:
+            self._counters.l2_skipped += 1
+            request.answer.set_result(DOWN)
+            return request.answer
+        self._waiting.append(request)
+        if not self._flush_scheduled and self._under_way < MAX_BATCHES:
+            self._flush_scheduled = True
+            self._loop.call_soon(self._flush)
+        return request.answer
+
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        waiting = self._waiting
+        while waiting and self._under_way < MAX_BATCHES:
+            batch: list[Request] = []
+            room = MAX_KEYS_A_BATCH
+            while waiting and (room > 0 or not batch):
+                request = waiting.popleft()
+                if request.answer.done():  # its caller was cancelled
+                    continue
+                room -= len(request.keys) or 1
+                batch.append(request)
+            if batch:
+                self._under_way += 1
+                self._send(batch)
+
+    def _send(self, batch: list[Request]) -> None:
+        lane = self._link.lane()
+        if lane is None:
+            self._spawn(self._connect(batch))
+            return
+        places: dict[str, int] = {}
+        others: list[Request] = []
+        for request in batch:
+            if request.command is not None:
+                others.append(request)
+            else:
+                for name in request.keys:
+                    places.setdefault(name, len(places))
+        commands: list[Command] = []
+        if places:
+            prefix = self._prefix
+            commands = [("MGET", *[prefix + name for name in places]), ("TIME",)]
+        commands += [request.command for request in others if request.command is not None]
+        try:
+            lane.send(commands, self._soft, partial(self._answered, batch, others, places))
+        except UnicodeEncodeError:  # half a character in somebody's key: the others travel without it
+            if len(batch) == 1:
+                self._counters.l2_failures += 1
+            else:
+                for request in batch:
+                    self._under_way += 1
+                    self._send([request])
+                batch = []
+            self._landed(batch)
+
+    async def _connect(self, batch: list[Request]) -> None:
+        try:
+            await self._link.opened(self._soft)
+        except LevelTwoDown:
+            self._fail()
+        except BaseException:
+            self._landed(batch)
+            raise
+        if self.down or self._link.lane() is None:
+            self._landed(batch)
+        else:
+            self._send(batch)
+
+    def _answered(
+        self,
+        batch: list[Request],
+        others: list[Request],
+        places: dict[str, int],
+        answers: list[Any] | LevelTwoDown,
+    ) -> None:
+        again: list[Request] = []
+        try:
+            if isinstance(answers, LevelTwoDown):
+                self._fail()
+                return
+            own = 0
+            if places:
+                found, now = answers[0], milliseconds(answers[1])
+                own = 2
+                records = type(found) is list and len(found) == len(places) and _RECORDS.issuperset(map(type, found))
+                if now is None or not records:
+                    self._fail()  # refused, or garbage
+                else:
+                    self._spread(batch, places, found, now)
+            again = [
+                request
+                for request, answer in zip(others, answers[own:], strict=True)
+                if not self._hand_over(request, answer)
+            ]
+        finally:
+            self._landed(batch, again)
+
+    def _spread(self, batch: list[Request], places: dict[str, int], found: list[Any], now: int) -> None:
+        self._server_ahead = now - int(self._loop.time() * 1000)
+        for request in batch:
+            answer = request.answer
+            if request.command is not None or answer.done():
+                continue
+            records = [found[places[name]] for name in request.keys]
+            codec = request.codec
+            if codec is None:
+                answer.set_result((records, now))
+                continue
+            payload = payload_of(records)
+            if payload is not None:
+                try:
+                    answer.set_result(codec.decode(payload))
+                    continue
+                except Exception:  # noqa: BLE001, S110 - raised again, or counted, where its caller looks at it
+                    pass
+            answer.set_result(Raw(records, now))
+
+    def _hand_over(self, request: Request, answer: Any) -> bool:
+        """False if the request has to be sent again."""
+        if isinstance(answer, Exception):
+            if request.script is not None and str(answer).startswith("NOSCRIPT") and not self.down:
+                assert request.command is not None
+                request.command = ("EVAL", request.script.source, *request.command[2:])
+                request.script = None
+                return False
+            self._counters.l2_failures += 1  # out of memory, read-only, …: this one counts as not done
+            answer = DOWN
+        _resolve(request, answer)
+        return True
+
+    def _landed(self, batch: list[Request], again: Sequence[Request] = ()) -> None:
+        self._under_way -= 1
+        if self.down or not again:
+            for request in batch:
+                _resolve(request, DOWN)
+        else:
+            unfinished = set(map(id, again))
+            for request in batch:
+                if id(request) not in unfinished:
+                    _resolve(request, DOWN)
+            self._waiting.extendleft(reversed(again))
+        if self._waiting:
+            self._flush()
+
+    def _fail(self) -> None:
+        self._counters.l2_failures += 1
+        self._on_failure()
+
+
+def milliseconds(answer: Any) -> int | None:
+    """What ``TIME`` answered, None if it is something else."""
+    match answer:
+        case [bytes() as seconds, bytes() as micros] if seconds.isdigit() and micros.isdigit():
+            return int(seconds) * 1000 + int(micros) // 1000
+    return None
+
+
+def _resolve(request: Request, answer: Any) -> None:
+    if not request.answer.done():
+        request.answer.set_result(answer)
