@@ -11,12 +11,10 @@ Traces: hit ratio of the real `Memory` beside its peers and beside Belady's opti
 from __future__ import annotations
 
 import asyncio
-import gc
 import itertools
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from contextvars import Context
 from itertools import repeat
 from typing import Any
@@ -24,6 +22,7 @@ from typing import Any
 from bench import _cache_level2
 from bench import _cache_peers as peers
 from bench import _traces as traces
+from bench._timing import minima, no_collector
 from tenfold.cache import Cache, Memory
 
 ENTRIES = 100_000
@@ -135,7 +134,7 @@ async def _async_hits(absent: list[str], rounds: int, seconds: float) -> dict[st
     best = dict.fromkeys(found, float("inf"))
     before = cache.stats().hits
     for _ in range(rounds):
-        with _no_collector():
+        with no_collector():
             for name, function in found.items():
                 best[name] = min(best[name], await _timed(function, counts[name]))
     _expect("tenfold's hits", cache.stats().hits - before, rounds * counts["tenfold"])
@@ -176,24 +175,7 @@ def _insertions(absent: list[str], rounds: int, seconds: float) -> dict[str, flo
 
 
 def _best(timers: dict[str, Timer], rounds: int, seconds: float) -> dict[str, float]:
-    counts = {name: max(10, int(seconds * 1e9 / timer(200))) for name, timer in timers.items()}
-    best = dict.fromkeys(timers, float("inf"))
-    for _ in range(rounds):
-        with _no_collector():
-            for name, timer in timers.items():
-                best[name] = min(best[name], timer(counts[name]))
-    return best
-
-
-@contextmanager
-def _no_collector() -> Iterator[None]:
-    """Without the garbage collector's pauses, as `timeit` does it; what has piled up goes before."""
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
+    return minima(timers, rounds, seconds, 1e9)
 
 
 # Weight

@@ -14,17 +14,16 @@ still yields behind `AdaptiveLimit` (a simulation on a virtual clock).
 from __future__ import annotations
 
 import asyncio
-import gc
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from contextvars import Context
 from itertools import repeat
 from typing import Any
 
 from bench import _overload
 from bench import _resilience_peers as peers
+from bench._timing import minima, no_collector
 from tenfold.resilience import (
     AttemptTimeout,
     Breaker,
@@ -102,7 +101,7 @@ async def _async_cost(registry: Registry[Any], absent: list[str], rounds: int, s
     counts = {name: await _calibrate(function, seconds) for name, function in found.items()}
     best = dict.fromkeys(found, float("inf"))
     for _ in range(rounds):
-        with _no_collector():
+        with no_collector():
             for name, function in found.items():
                 best[name] = min(best[name], await _timed(function, counts[name]))
     for policy in mine.values():
@@ -186,24 +185,7 @@ async def _calibrate(function: peers.Async, seconds: float) -> int:
 
 
 def _best(timers: dict[str, Timer], rounds: int, seconds: float) -> dict[str, float]:
-    counts = {name: max(10, int(seconds * 1e6 / timer(200))) for name, timer in timers.items()}
-    best = dict.fromkeys(timers, float("inf"))
-    for _ in range(rounds):
-        with _no_collector():
-            for name, timer in timers.items():
-                best[name] = min(best[name], timer(counts[name]))
-    return best
-
-
-@contextmanager
-def _no_collector() -> Iterator[None]:
-    """Without the garbage collector's pauses, as `timeit` does it; what has piled up goes before."""
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
+    return minima(timers, rounds, seconds, 1e6)
 
 
 # What is timed does its work

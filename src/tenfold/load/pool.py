@@ -8,7 +8,7 @@ keeps the connection that it has, as a browser would.
 
 Answers of one turn of the loop are taken together: first the loop reads all sockets, then all their journeys go on,
 then all their next requests are written. Reading, running and writing by turns, an answer at a time, costs a busy
-client about a tenth more processor time, most of it in the kernel, which wakes the server once for each request.
+client more processor time, most of it in the kernel, which wakes the server once for each request.
 
 Deadlines are looked at in one coarse sweep (`Pool.sweep`, every 20 ms) instead of a timer a request: a sweep
 over 1,000 connections costs 40 µs, a thousand timers cost a thousand insertions into a heap for nothing.
