@@ -273,7 +273,7 @@ class Cache(Around):
             return
         engine, link = home
         try:
-            await engine.aclose()
+            await engine.tasks.aclose()
         finally:
             if link is not None:
                 self._memory.clear()  # from now on nobody hears what other processes invalidate
@@ -377,34 +377,34 @@ class Cache(Around):
         if self._url is None:
             return engine, None
         link = Link(self._url, credentials=self._credentials)
-        engine.level2 = Level2(
+        level2 = Level2(
             link,
             self.name,
             sender=self._sender,
             counters=self._shared.counters,
             clock=self._shared.clock,
-            spawn=engine.spawn,
+            spawn=engine.tasks.spawn,
             soft=self._soft,
             hard=max(_HARD, self._soft),
             backoff=_BACKOFF,
         )
-        engine.backplane = Backplane(
+        backplane = Backplane(
             link,
-            engine.level2.channel,
+            level2.channel,
             sender=self._sender,
             on_message=self._heard,
             on_gap=self._gap,
-            settlements=engine.level2.settlements,
+            settlements=level2.settlements,
             clock=self._shared.clock,
             backoff=_BACKOFF,
         )
-        engine.spawn(engine.backplane.run())
+        engine.attach(level2, backplane)
         return engine, link
 
     async def _invalidate(self, keys: list[str], tags: list[str]) -> bool:
         self._shared.counters.invalidations += 1
         # Shielded: a caller that goes away must not leave half an invalidation behind.
-        return await asyncio.shield(self.engine().spawn_load(self._invalidate_both(keys, tags)))
+        return await asyncio.shield(self.engine().tasks.spawn_load(self._invalidate_both(keys, tags)))
 
     async def _invalidate_both(self, keys: list[str], tags: list[str]) -> bool:
         self._forget(keys, tags)

@@ -18,7 +18,6 @@ says nothing: so every half second, and without a subscription every quarter, a 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -86,20 +85,3 @@ def _taken(spec: Spec, flight: Flight, record: bytes, life: int) -> Taken:
     payload, stale, etag = unseal(good[1])
     left = min(life / 1000, spec.keep)
     return Taken(spec.codec.decode(payload), left, left - stale, etag)
-
-
-async def follow_all(
-    level2: Level2 | None, spec: Spec, flights: Sequence[Flight]
-) -> tuple[list[Flight], list[tuple[Flight, Taken]]]:
-    """Of flights that are about to load, those that have to, and those whose values others have loaded."""
-    if level2 is None:
-        return list(flights), []
-    foreign = [flight for flight in flights if flight.lease is not None and not level2.leases.begin(flight.lease)]
-    if not foreign:
-        return list(flights), []
-    found = await asyncio.gather(*[follow(level2, spec, flight) for flight in foreign])
-    taken = {id(flight): value for flight, value in zip(foreign, found, strict=True) if value is not None}
-    return (
-        [flight for flight in flights if id(flight) not in taken],
-        [(flight, taken[id(flight)]) for flight in foreign if id(flight) in taken],
-    )

@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -267,3 +267,61 @@ async def test_a_dead_loader_is_noticed_by_the_end_of_its_lease(valkey: Any, unt
         if child.returncode is None:
             child.kill()
         await child.wait()
+
+
+def cross(cache: Cache, opened: dict[str, asyncio.Event], first: str, last: str) -> None:
+    """This process opens ``first`` at once and ``last`` only when another one has opened that."""
+    level2 = cache.engine().level2
+    assert level2 is not None
+    opening = level2.open
+
+    async def held(names: Sequence[str], *rest: Any) -> list[bytes] | None:
+        if names[0] == last:
+            await opened[last].wait()
+        reply = await opening(names, *rest)
+        if names[0] == first:
+            opened[first].set()
+        return reply
+
+    level2.open = held  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("memory", [True, False])
+@pytest.mark.parametrize("fails", [False, True])
+async def test_loads_of_many_that_need_each_other_both_end(valkey: Any, until: Any, fails: bool, memory: bool) -> None:
+    """One process has the lease of 1 and wants 2, the other has that of 2 and wants 1. Neither may wait before it
+    loads, and what fails in one is loaded by the other.
+    """
+    caches = [Cache("shop", redis=valkey.url, timeout="2s") for _ in range(2)]
+    asked: list[list[list[int]]] = [[], []]
+    opened = {"e:f(1)": asyncio.Event(), "e:f(2)": asyncio.Event()}
+
+    def declared(at: int) -> Any:
+        @caches[at].many("1m", name="f", memory=memory)
+        async def f(ids: list[int]) -> dict[int, int]:
+            asked[at].append(ids)
+            if fails and at == 0:
+                raise LookupError("the origin is down")
+            return {one: 10 * one for one in ids}
+
+        return f
+
+    functions = [declared(at) for at in range(2)]
+    for cache in caches:
+        await cache.__aenter__()
+    cross(caches[0], opened, "e:f(1)", "e:f(2)")
+    cross(caches[1], opened, "e:f(2)", "e:f(1)")
+    try:
+        async with asyncio.timeout(5):
+            first, second = await asyncio.gather(*[f([1, 2]) for f in functions], return_exceptions=True)
+        assert second == {1: 10, 2: 20}
+        if fails:
+            assert isinstance(first, LookupError)
+            assert asked == [[[1]], [[2], [1]]]
+        else:
+            assert first == second
+            assert asked == [[[1]], [[2]]]
+        await until(lambda: followers(caches) == 0)
+    finally:
+        for cache in caches:
+            await cache.aclose()

@@ -249,7 +249,7 @@ async def test_many_joins_loads_under_way() -> None:
 
 
 async def test_closing_cancels_a_load_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tenfold.cache.engine.CLOSE_PATIENCE", 0.05)
+    monkeypatch.setattr("tenfold.cache.tasks.CLOSE_PATIENCE", 0.05)
     cache = Cache("t")
     gate, f = gated(cache)
     caller = asyncio.create_task(f(1))

@@ -297,7 +297,7 @@ async def test_closing_does_not_wait_for_ever(clock: FakeClock) -> None:
 
 
 def test_background_loads_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tenfold.cache.engine.MAX_REFRESHES", 3)
+    monkeypatch.setattr("tenfold.cache.loads.MAX_REFRESHES", 3)
 
     async def test(clock: FakeClock) -> None:
         cache = Cache("t", clock=clock, jitter=0, stale="1m")
