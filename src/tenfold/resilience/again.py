@@ -65,7 +65,7 @@ def again_sync(
                     return _give_up(plan, error, attempt, None, until, began)
                 continue
             if not plan.unwanted(result, idempotent):
-                plan.counters.successes += 1
+                plan.counters.good += 1.0
                 return result
             error = Unwanted(result)
     except BaseException as raised:
@@ -115,7 +115,7 @@ async def again_async(
                     return _give_up(plan, error, attempt, None, until, began)
                 continue
             if not plan.unwanted(result, idempotent):
-                plan.counters.successes += 1
+                plan.counters.good += 1.0
                 return result
             error = Unwanted(result)
     except BaseException as raised:
@@ -170,7 +170,7 @@ def _give_up(
     if why is not None:
         _tell(plan, error, attempt, why)
     if isinstance(error, Unwanted):
-        plan.counters.successes += 1
+        plan.counters.good += 1.0
         return error.result
     if why is not None or attempt > 1:
         tries = "1 try" if attempt == 1 else f"{attempt} tries"

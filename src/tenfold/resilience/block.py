@@ -207,4 +207,4 @@ def _succeed(held: _Entry) -> None:
         plan.limiter.leave(held.entry, end, True)
     if held.ticket is not None:
         held.circuit.success(held.ticket, end, end - held.now)
-    plan.counters.successes += 1
+    plan.counters.good += 1.0

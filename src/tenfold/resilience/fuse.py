@@ -21,12 +21,11 @@ from __future__ import annotations
 import linecache
 import math
 from collections.abc import Callable
-from contextvars import Token
 from functools import lru_cache
 from inspect import CO_VARARGS, CO_VARKEYWORDS
 from threading import get_ident
 from types import CodeType, CoroutineType, FunctionType
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from tenfold._core.errors import MisuseError
 from tenfold.resilience.again import again_async, again_sync
@@ -44,18 +43,17 @@ def _returned_coroutine(result: Any, fn: Any) -> None:
     )
 
 
-def _inherit(plan: Plan, token: Token[Scope]) -> None:
-    """A scope of our own has replaced one that was inherited: keep its deadline."""
-    until = cast("Scope", token.old_value)[0]
+def _inherited(plan: Plan, outer: Scope) -> Scope:
+    """The scope of a call that retries and knows no time of its own: the deadline is that of ``outer``."""
+    until = outer[0]
     if until <= plan.monotonic():
         plan.counters.failures += 1
         raise plan.too_late()
-    SCOPE.set((until, True))
+    return (until, True)
 
 
 NAMES: Final[dict[str, Any]] = {
     "NO_SCOPE": NO_SCOPE,
-    "MISSING": Token.MISSING,
     "RETRIED": (math.inf, True),
     "scope_get": SCOPE.get,
     "scope_set": SCOPE.set,
@@ -70,7 +68,7 @@ NAMES: Final[dict[str, Any]] = {
     "again_sync": again_sync,
     "again_async": again_async,
     "returned_coroutine": _returned_coroutine,
-    "inherit": _inherit,
+    "inherited": _inherited,
 }
 
 

@@ -65,22 +65,21 @@ class PolicyReconfigured(Event):
 
 
 class Counters:
-    """Plain integers of one policy; they never fall. Adding one is one step under the interpreter's lock."""
+    """Plain numbers of one policy; they never fall. Adding one is one step under the interpreter's lock."""
 
     __slots__ = (
         "cancelled",
         "deadlines",
         "failures",
+        "good",
         "rejected",
         "retries",
         "retries_refused",
-        "successes",
         "timeouts",
     )
 
     def __init__(self) -> None:
-        self.successes = 0
-        """Calls that returned a result of the function's own."""
+        self.good = 0.0  # a number of float type grows faster than an integer, and every call adds to this one
         self.failures = 0
         """Calls that ended in an exception, or in a fallback because of one."""
         self.cancelled = 0
@@ -95,6 +94,11 @@ class Counters:
         """Tries stopped at the deadline."""
         self.rejected = dict.fromkeys(LAYERS, 0)
         """Tries that a layer did not let through."""
+
+    @property
+    def successes(self) -> int:
+        """Calls that returned a result of the function's own."""
+        return int(self.good)
 
     @property
     def calls(self) -> int:

@@ -135,11 +135,12 @@ class Weaver:
 
     def _clockless(self) -> None:
         """Nothing here needs the time, unless a deadline was inherited; and mostly nothing was."""
+        self("outer = scope_get()")
         if self.shape.retry:
-            self("token = scope_set(RETRIED)")
+            self("token = scope_set(RETRIED if outer is NO_SCOPE else inherited(plan, outer))")
             self._in_scope()
             return
-        self("outer = scope_get()", "until = outer[0]")
+        self("until = outer[0]")
         with self.block("if outer is not NO_SCOPE:"):
             self("now = plan.monotonic()")
             self._not_too_late()
@@ -151,17 +152,10 @@ class Weaver:
         shape = self.shape
         return shape.clockless and shape.retry and not (shape.on_result or shape.bulkhead)
 
-    def _outer(self) -> None:
-        self("outer = NO_SCOPE if token.old_value is MISSING else token.old_value", "until = outer[0]")
-
     def _in_scope(self) -> None:
         with self.block("try:"):
-            if self.shape.clockless:
-                # The token knows what it has replaced, which spares asking for it before.
-                with self.block("if token.old_value is not MISSING:"):
-                    self("inherit(plan, token)")
-                if not self.lean:
-                    self._outer()
+            if self.shape.clockless and not self.lean:
+                self("until = outer[0]")
             self._retry()
         with self.block("finally:"):
             if self.timed:
@@ -233,7 +227,7 @@ class Weaver:
                 self(f"plan.lost(error, outer, ({self._held()}))", "raise")
             else:
                 if self.lean:
-                    self._outer()
+                    self("until = outer[0]")
                 held = "None" if self.hedged else f"({self._held()})"
                 self(f"box = plan.failed(error, {'idempotent' if self.shape.retry else 'False'}, outer, {held})")
                 with self.block("if box is None:"):
@@ -352,7 +346,7 @@ class Weaver:
             self("return result")
         elif self.shape.on_result and self.shape.retry:
             with self.block("if outer[1] or not plan.unwanted(result, idempotent):"):
-                self("plan.counters.successes += 1", "return result")
+                self("plan.counters.good += 1.0", "return result")
             self("box = [Unwanted(result)]")
         else:
-            self("plan.counters.successes += 1", "return result")
+            self("plan.counters.good += 1.0", "return result")
