@@ -1,0 +1,1 @@
+"""Balancing over endpoints, with health, ejection and failover."""
