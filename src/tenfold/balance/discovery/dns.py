@@ -15,6 +15,7 @@ in trouble, says the same, and to empty a balancer by mistake is worse than to k
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import random as _random
 from collections.abc import Callable, Sequence
@@ -78,7 +79,8 @@ class FromDNS(Polled):
         if self._most < self._least:
             raise MisuseError(f"dns most: expected least ({self._least:g} s) or more, got {self._most:g} s")
         self._name: Final = name
-        self._resolver: Final = _resolver(name, servers, server_port, positive(timeout, "dns timeout"))
+        self._timeout = positive(timeout, "dns timeout")
+        self._resolver: Final = _resolver(name, servers, server_port, self._timeout)
 
     async def _look(self) -> tuple[Sequence[Endpoint] | None, float]:
         kinds = ("A", "AAAA") if self._kind == "both" else (self._kind,)
@@ -99,12 +101,13 @@ class FromDNS(Polled):
         from dns.resolver import NXDOMAIN, NoAnswer
 
         try:
-            return await self._resolver.resolve(self._name, kind)
+            async with asyncio.timeout(self._timeout):
+                return await self._resolver.resolve(self._name, kind)
         except NoAnswer:
             return None
         except NXDOMAIN:
             raise LookFailed(f"there is no name {self._name}") from None
-        except Timeout:  # its message tells how long it took, which is another each time
+        except (Timeout, TimeoutError):  # its message tells how long it took, which is another each time
             raise LookFailed(f"no answer from the name servers about {self._name}") from None
         except (DNSException, OSError) as error:
             raise LookFailed(f"{self._name}: {type(error).__name__}: {error}") from None
