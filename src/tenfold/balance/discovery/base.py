@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random as _random
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from typing import Any, Final
 
 from tenfold._core.clock import SYSTEM_CLOCK, Clock
@@ -54,7 +54,7 @@ class Discovery(ABC):
         self._in_a_row = 0
 
     @abstractmethod
-    def changes(self) -> AsyncIterator[Sequence[Endpoint]]:
+    def changes(self) -> AsyncGenerator[Sequence[Endpoint], None]:
         """The whole set, sorted by id, now and at every change. It ends only where nothing can ever change.
 
         Close the iterator (`contextlib.aclosing`, or cancel the task that reads it): that lets go of all it holds.
@@ -89,7 +89,7 @@ class Polled(Discovery):
     async def _look(self) -> tuple[Sequence[Endpoint] | None, float]:
         """What there is (None: as before), and in how many seconds to look again. Raises `LookFailed`."""
 
-    async def changes(self) -> AsyncIterator[Sequence[Endpoint]]:
+    async def changes(self) -> AsyncGenerator[Sequence[Endpoint], None]:
         """See `Discovery.changes`. Never ends by itself."""
         given: Sequence[Endpoint] | None = None
         while True:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 
 from tenfold._core.errors import MisuseError
 from tenfold.balance.discovery.base import Discovery, as_set
@@ -25,6 +25,6 @@ class FromList(Discovery):
         if not self.endpoints:
             raise MisuseError("list: expected at least one endpoint, got none")
 
-    async def changes(self) -> AsyncIterator[Sequence[Endpoint]]:
+    async def changes(self) -> AsyncGenerator[Sequence[Endpoint], None]:
         """The list, once."""
         yield self.endpoints
