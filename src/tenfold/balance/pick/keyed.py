@@ -119,7 +119,9 @@ class Keyed(Lazy):
             return []
         ranked = list(enumerate(self._walk(self._number(request))))
         ranked.sort(key=lambda pair: not self.has_room(pair[1]))
-        return [Reason(member.id, float(rank), self._because(rank, member)) for rank, member in ranked]
+        return [
+            Reason(member.id, float(place), self._because(rank, member)) for place, (rank, member) in enumerate(ranked)
+        ]
 
     def _because(self, rank: int, member: Member) -> str:
         words = "the key is its own" if rank == 0 else f"number {rank + 1} for the key"

@@ -169,7 +169,7 @@ class WeightedRoundRobin(Lazy):
             due = (turns + 1) / weight - virtual
             found.append((behind < -_SLACK, due, member.id, behind))
         reasons = []
-        for early, due, who, behind in sorted(found):
+        for place, (early, due, who, behind) in enumerate(sorted(found)):
             words = f"{abs(behind):.2g} of a turn {'ahead' if early else 'behind'}"
-            reasons.append(Reason(who, due * self._total, f"due within {due * self._total:.3g} picks, {words}"))
+            reasons.append(Reason(who, float(place), f"due within {due * self._total:.3g} picks, {words}"))
         return reasons
