@@ -62,9 +62,7 @@ FLEETS = st.dictionaries(st.integers(0, 40), WEIGHTS, max_size=25)
 
 def member(number, weight=1.0):
     return Member(
-        Endpoint(
-            f"s{number}", f"http://10.0.0.{number}:80", weight=weight, zone=f"z{number % 3}", priority=number % 2
-        )
+        Endpoint(f"s{number}", f"http://10.0.0.{number}:80", weight=weight, zone=f"z{number % 3}", priority=number % 2)
     )
 
 
