@@ -52,6 +52,9 @@ def test_least_request_agrees_with_looking_at_everyone_and_its_heap_stays_small(
     pick.rebuild(members(*[chance.choice([0.5, 1, 2, 3]) for _ in range(10)]))
     for _ in range(20_000):
         least = min((member.in_flight + 1) / member.weight for member in pick.members)
+        if chance.random() < 0.05:
+            loads = [(member.in_flight + 1) / member.weight for member in pick.order(0.0, chance.random)]
+            assert loads == sorted(loads)
         if under_way and chance.random() < 0.5:
             finish(pick, under_way.pop(chance.randrange(len(under_way))))
         else:
