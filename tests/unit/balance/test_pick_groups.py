@@ -92,6 +92,16 @@ def test_home_first_then_the_others_when_one_fails():
     assert "zone 'b' gets 100.0% of this zone's requests" in pick.explain(0.0)[0].because
 
 
+def test_a_zone_that_goes_while_one_walks_through_it_is_left():
+    pick = ZoneAware(zone="a")
+    fleet = members({"a": 3, "b": 2})
+    pick.rebuild(fleet)
+    walk = pick.order(0.0, random.random)
+    assert next(walk).zone == "a"
+    pick.rebuild(fleet[3:])
+    assert sorted(one.id for one in walk) == ["b0", "b1"]
+
+
 def test_each_zone_has_its_own_policy_inside_and_it_is_told():
     pick = ZoneAware(LeastRequest(), zone="a")
     pick.rebuild(members({"a": 2, "b": 2}))

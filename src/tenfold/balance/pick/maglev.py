@@ -59,7 +59,7 @@ def fill(ids: list[str], weights: list[float], size: int) -> list[int]:
     rounds: dict[int, list[int]] = {0: list(range(len(ids)))}
     free = size
     for number in range(size):
-        for place in sorted(rounds.pop(number)):
+        for place in rounds.pop(number):
             turns[place] += 1
             rounds.setdefault(int(turns[place] / parts[place]), []).append(place)
             slot, skip = slots[place], skips[place]
