@@ -104,6 +104,18 @@ def test_rendezvous_shares_of_a_thousand_are_as_even_as_said():
     assert spread == pytest.approx(0.7 * (1000 / 65537) ** 0.5, rel=0.15)
 
 
+@pytest.mark.parametrize(("size", "points"), [(1, 1), (2, 3), (3, 5), (9, 40)])
+def test_the_pieces_of_a_ring_lead_where_looking_at_all_of_it_does(size, points):
+    pick = RingHash(points=points)
+    pick.rebuild(members([1] * size))
+    ring = list(pick._ring)
+    assert ring == sorted(ring)
+    assert len(ring) == size * points
+    numbers = [hash64(key.key) for key in KEYS[:3000]]
+    for number in [0, 2**64 - 1, *numbers, *ring, *(point + 1 for point in ring), *(point - 1 for point in ring)]:
+        assert pick._after(number) == next((at for at, point in enumerate(ring) if point > number), 0)
+
+
 def test_a_ring_does_not_grow_with_the_unit_of_the_weights():
     sizes = []
     for scale in (0.01, 1, 7, 100):
