@@ -235,8 +235,9 @@ class Balancer:
         """Await ``fn(endpoint)``, at another endpoint if it fails and may be tried again.
 
         A failure in which nothing was sent (`NotSent`, a refused connection, a name that does not resolve) is tried
-        elsewhere always, any other one that may pass by itself only if ``idempotent``. With ``hedge`` and ``idempotent`` a slow call is
-        raced by another one; losers are cancelled. The deadline in force ends it with `DeadlineExceeded`.
+        elsewhere always, any other one that may pass by itself only if ``idempotent``. With ``hedge`` and
+        ``idempotent`` a slow call is raced by another one; losers are cancelled. The deadline in force ends it with
+        `DeadlineExceeded`.
 
         Raises what the last try raised (`tried_of` tells where), and `NoEndpoint` if there was nobody to try.
         """

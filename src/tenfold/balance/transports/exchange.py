@@ -36,6 +36,16 @@ class Exchange:
         self._attempts: Final = Attempts(balancer, request, idempotent)
         self.ticket: Ticket = self._attempts.first()
 
+    @property
+    def until(self) -> float:
+        """The deadline in force, monotonic seconds."""
+        return self._attempts.until
+
+    @property
+    def tried(self) -> list[str]:
+        """Ids of the endpoints tried, in order."""
+        return self._attempts.tried
+
     def failed(self, error: BaseException, failure: Failure, *, replayable: bool, reused: bool) -> Next:
         """The try ended in ``error``. `Next.OTHER`: `ticket` is a new one; `Next.RAISE`: the error carries where it
         was tried.
