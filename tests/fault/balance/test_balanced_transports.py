@@ -206,6 +206,7 @@ async def test_a_post_cut_before_its_answer_is_not_sent_again() -> None:
         response = await client.get("/")
         assert response.status_code == 200
         assert [heard.method for heard in second.heard] == ["GET"]
+        assert len(first.heard) == 3  # no answer has ended there, so its connections were fresh
         assert balancer.counters.retries == 1
 
 

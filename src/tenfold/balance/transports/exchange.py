@@ -67,7 +67,6 @@ class Exchange:
             ticket = self._attempts.another(sent=sent)
             if ticket is not None:
                 self.ticket = ticket
-                self._refreshed = False
                 return step
         mark(error, self._balancer.name, self._attempts.tried)
         return Next.RAISE
@@ -81,7 +80,6 @@ class Exchange:
             if other is not None:
                 ticket.release(False)
                 self.ticket = other
-                self._refreshed = False
                 return False
         return True
 

@@ -102,7 +102,7 @@ def family_of(request: Any) -> Family:
 class Lane:
     """The connections to one endpoint, and how a request is addressed to it."""
 
-    __slots__ = ("_base", "_host", "_lock", "_preserve_host", "_urls", "endpoint", "gone", "inner", "open")
+    __slots__ = ("_base", "_host", "_lock", "_preserve_host", "_urls", "endpoint", "gone", "inner", "open", "served")
 
     def __init__(self, endpoint: Endpoint, inner: Any, *, preserve_host: bool) -> None:
         self._lock = threading.Lock()
@@ -110,6 +110,8 @@ class Lane:
         self.inner = inner
         self.open = 0
         """Requests that use it now."""
+        self.served = False
+        """Whether a response has ended here, so that there may be an idle connection."""
         self.gone = False
         """Whether it is to be closed as soon as nobody uses it."""
         self._base = base_of(endpoint)
@@ -127,15 +129,13 @@ class Lane:
         with self._lock:
             self.open -= 1
 
-    def addressed(self, request: Any, stream: Any, trace: Any) -> Any:
+    def addressed(self, request: Any, stream: Any) -> Any:
         """A copy of ``request`` for this endpoint: the caller's stays as it is, for redirects and the next try."""
         copy = object.__new__(type(request))
         copy.__dict__.update(request.__dict__)
         copy.url = self._url(request.url)
         copy.stream = stream
         extensions = dict(request.extensions)
-        if trace is not None:
-            extensions["trace"] = trace
         if not self._preserve_host:
             copy.headers = type(request.headers)(
                 [pair if pair[0].lower() != b"host" else (pair[0], self._host) for pair in request.headers.raw]

@@ -68,18 +68,17 @@ class BalancedTransport(AsyncBaseTransport):
             raise
 
     async def _exchange(self, exchange: Exchange, family: Family, request: Any) -> Response:
-        stream, idempotent = request.stream, exchange.idempotent
-        outer = request.extensions.get("trace")
+        stream = request.stream
         body: Replay | None = None
-        if idempotent and not isinstance(stream, family.module.ByteStream):
+        if exchange.idempotent and not isinstance(stream, family.module.ByteStream):
             body = Replay(stream, int(self.rules.replay), self._overflow)
         once: ResilientTransport | None = None  # a transport for one request, whose connection is certainly fresh
         while True:
             lane = self._lanes.of(exchange.ticket.endpoint, family, self._pool)
             if self._lanes.gone:
                 await self._close_gone()
-            trace = Trace(outer) if idempotent else outer
-            sent = lane.addressed(request, stream if body is None else _types(family)[1](body), trace)
+            sent = lane.addressed(request, stream if body is None else _types(family)[1](body))
+            reused = lane.served  # as it is now: what ends meanwhile leaves its connection to others
             lane.enter()
             try:
                 response = await (lane.inner if once is None else once).handle_async_request(sent)
@@ -87,7 +86,6 @@ class BalancedTransport(AsyncBaseTransport):
                 await self._left(lane, once)
                 once = None
                 replayable = body is None or body.replayable
-                reused = idempotent and not trace.fresh
                 step = exchange.failed(error, family.failure(error), replayable=replayable, reused=reused)
                 if step is Next.RAISE:
                     raise
@@ -140,22 +138,6 @@ class BalancedTransport(AsyncBaseTransport):
         return f"BalancedTransport({self.balancer!r})"
 
 
-class Trace:
-    """Tells whether a connection was made for a request; what the caller listens with is called as well."""
-
-    __slots__ = ("_outer", "fresh")
-
-    def __init__(self, outer: Any) -> None:
-        self._outer = outer
-        self.fresh = False
-
-    async def __call__(self, name: str, info: dict[str, Any]) -> None:
-        if name.startswith("connection.connect_"):
-            self.fresh = True
-        if self._outer is not None:
-            await self._outer(name, info)
-
-
 @cache
 def _types(family: Family) -> tuple[Any, Any]:
     """The streams of a response and of a request, as classes that the library takes for its own."""
@@ -200,6 +182,7 @@ def _types(family: Family) -> tuple[Any, Any]:
                 await self._stream.aclose()
             finally:
                 self._ticket.release(self._ok)
+                self._lane.served = True
                 await self._owner._left(self._lane, self._once)
 
     class Body(base):  # type: ignore[misc, valid-type]

@@ -57,18 +57,17 @@ class BalancedSyncTransport(BaseTransport):
             raise
 
     def _exchange(self, exchange: Exchange, family: Family, request: Any) -> Response:
-        stream, idempotent = request.stream, exchange.idempotent
-        outer = request.extensions.get("trace")
+        stream = request.stream
         body: Replay | None = None
-        if idempotent and not isinstance(stream, family.module.ByteStream):
+        if exchange.idempotent and not isinstance(stream, family.module.ByteStream):
             body = Replay(stream, int(self.rules.replay), self._overflow)
         once: ResilientSyncTransport | None = None  # a transport for one request, whose connection is certainly fresh
         while True:
             lane = self._lanes.of(exchange.ticket.endpoint, family, self._pool)
             if self._lanes.gone:
                 self._close_gone()
-            trace = Trace(outer) if idempotent else outer
-            sent = lane.addressed(request, stream if body is None else _types(family)[1](body), trace)
+            sent = lane.addressed(request, stream if body is None else _types(family)[1](body))
+            reused = lane.served  # as it is now: what ends meanwhile leaves its connection to others
             lane.enter()
             try:
                 response = (lane.inner if once is None else once).handle_request(sent)
@@ -76,7 +75,6 @@ class BalancedSyncTransport(BaseTransport):
                 self._left(lane, once)
                 once = None
                 replayable = body is None or body.replayable
-                reused = idempotent and not trace.fresh
                 step = exchange.failed(error, family.failure(error), replayable=replayable, reused=reused)
                 if step is Next.RAISE:
                     raise
@@ -129,22 +127,6 @@ class BalancedSyncTransport(BaseTransport):
         return f"BalancedSyncTransport({self.balancer!r})"
 
 
-class Trace:
-    """Tells whether a connection was made for a request; what the caller listens with is called as well."""
-
-    __slots__ = ("_outer", "fresh")
-
-    def __init__(self, outer: Any) -> None:
-        self._outer = outer
-        self.fresh = False
-
-    def __call__(self, name: str, info: dict[str, Any]) -> None:
-        if name.startswith("connection.connect_"):
-            self.fresh = True
-        if self._outer is not None:
-            self._outer(name, info)
-
-
 @cache
 def _types(family: Family) -> tuple[Any, Any]:
     """The streams of a response and of a request, as classes that the library takes for its own."""
@@ -185,6 +167,7 @@ def _types(family: Family) -> tuple[Any, Any]:
                 self._stream.close()
             finally:
                 self._ticket.release(self._ok)
+                self._lane.served = True
                 self._owner._left(self._lane, self._once)
 
     class Body(base):  # type: ignore[misc, valid-type]

@@ -10,7 +10,7 @@ no response has begun; after that the caller has seen a part of one answer and m
 
 Between the two lies the race of persistent connections (RFC 9112, section 9.3.1): a server closes a connection that was
 idle just as a request is written to it. That says nothing about the server, so an idempotent request gets one more try
-at the *same* endpoint on a *fresh* connection, which costs no try. One that is not idempotent may have been read and
+at the *same* endpoint on a *fresh* connection, once and for free. One that is not idempotent may have been read and
 done before the connection broke, and nobody can tell from this side: it is never sent again once a byte may be out.
 """
 
@@ -96,8 +96,10 @@ class RetryRules:
 def after(failure: Failure, *, idempotent: bool, replayable: bool, reused: bool, refreshed: bool) -> Next:
     """What to do about a failed request.
 
-    ``replayable``: its body can be sent once more. ``reused``: it was sent on a connection that had served another one
-    before. ``refreshed``: it has had its try on a fresh connection already.
+    ``replayable``: its body can be sent once more. ``reused``: it may have been sent on a connection that had served
+    another one before (a client library does not say, and asking it to costs as much as the rest of a balanced
+    transport, so it may be wherever a response has ended before). ``refreshed``: it has had its try on a fresh
+    connection already.
     """
     if failure is Failure.OURS:
         return Next.RAISE
