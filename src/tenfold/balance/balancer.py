@@ -108,6 +108,7 @@ class Balancer:
         self._due = -math.inf
         self._tasks: Tasks | None = None
         self._checker: Checker | None = None
+        self._declared = -1
         self.version = 0
         """Counts changes of the set of endpoints."""
         self._roster = Roster(
@@ -357,6 +358,10 @@ class Balancer:
             changed = roster.sweep(now) or changed
         if changed or roster.warming(now):
             self._stale = False
+            if self._declared != self.version:
+                self._declared = self.version
+                self._pick.declare(roster.members)
+                roster.renew()
             panicking = roster.panicking
             members = roster.settle(now)
             if members is not None:

@@ -111,6 +111,15 @@ class Roster:
             self.ejector.remove(id)
         return seat
 
+    @property
+    def members(self) -> list[Member]:
+        """All there are, sorted by id."""
+        return [self.seats[id].member for id in sorted(self.seats)]
+
+    def renew(self) -> None:
+        """Let the next `settle` name the members even if they are the same."""
+        self._given = None
+
     def warm(self, seat: Seat, now: float) -> None:
         """It has come back: slow start begins."""
         seat.since = now

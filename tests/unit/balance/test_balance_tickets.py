@@ -30,8 +30,12 @@ class Fewest(Pick):
 
     def __init__(self) -> None:
         self.built = 0
+        self.declared: list[str] = []
         self.under_way = 0
         self.told: list[tuple[str, float, bool | None]] = []
+
+    def declare(self, members: Sequence[Member]) -> None:
+        self.declared = [member.id for member in members]
 
     def rebuild(self, members: Sequence[Member]) -> None:
         super().rebuild(members)
@@ -345,11 +349,16 @@ def test_the_pick_is_rebuilt_once_for_many_changes_and_not_for_none() -> None:
     assert pick.built == 1
     balancer.acquire().release(True)
     assert pick.built == 2
+    assert pick.declared == ["a", "b", "c", "d"]
     balancer.replace(balancer.endpoints)
     clock.jump(60)
     balancer.acquire().release(True)
     assert pick.built == 2
     assert [member.weight for member in pick.members] == [4, 1, 1, 1]
+    balancer.reweight("b", 0)
+    balancer.acquire().release(True)
+    assert [member.id for member in pick.members] == ["a", "c", "d"]
+    assert pick.declared == ["a", "b", "c", "d"]  # all there are, usable or not
 
 
 @pytest.mark.parametrize(
