@@ -1,8 +1,8 @@
 """Who may be used now: the members of one balancer, what is known of each, and the set that picks are given.
 
 Theory. Three sources say that an endpoint should get no work: its health check, the comparison with its peers
-(outlier ejection), and a person (draining). All three are signs, and when *most* endpoints look bad the likelier cause
-is the one who looks: a check that is wrong, a network that is cut on this side, an overload that made everybody slow.
+(outlier ejection), and a person (draining). The first two are signs, and when *most* endpoints look bad the likelier
+cause is the one who looks: a check that is wrong, a network cut on this side, an overload that made everybody slow.
 Leaving out all who look bad then puts the whole load on the few that are left and takes them down too. So below a share
 ``panic`` of ready members all are used again, which is Envoy's panic threshold (Envoy, "Panic threshold"; the default
 of one half is also theirs). A member that is being drained stays out even then: that is an order, not a sign.
@@ -14,7 +14,7 @@ Both factors move in steps, because each change makes the pick build its tables 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from tenfold._core.events import Event
@@ -72,20 +72,20 @@ class Roster:
     """The seats by id, and what of them may be used. Not thread-safe: its balancer holds a lock."""
 
     __slots__ = (
-        "_due_warm", "_given", "ejector", "name", "panic", "panicking", "ready", "seats", "slow_start", "tell",
+        "_due_warm", "_given", "ejector", "name", "panic", "panicking", "ready", "seats", "slow_start", "told",
     )  # fmt: skip
 
     def __init__(
         self,
         name: str,
-        tell: Callable[[Event], object],
         *,
         panic: float,
         ejector: Ejector | None,
         slow_start: SlowStart | None,
     ) -> None:
         self.name: Final = name
-        self.tell = tell
+        self.told: list[Event] = []
+        """What happened and has not been emitted yet."""
         self.panic: Final = panic
         self.ejector: Final = ejector
         self.slow_start: Final = slow_start
@@ -131,9 +131,9 @@ class Roster:
             seat = self.seats[change.id]
             seat.out = hasattr(change, "until")
             if seat.out:
-                self.tell(EndpointEjected(self.name, change.id, change.reason, change.seconds, change.repeats))
+                self.told.append(EndpointEjected(self.name, change.id, change.reason, change.seconds, change.repeats))
             else:
-                self.tell(EndpointReturned(self.name, change.id, change.reason))
+                self.told.append(EndpointReturned(self.name, change.id, change.reason))
                 self.warm(seat, now)
         return bool(changes)
 
@@ -204,7 +204,7 @@ class Roster:
         if panicking != self.panicking:
             self.panicking = panicking
             kind = PanicStarted if panicking else PanicEnded
-            self.tell(kind(self.name, ready, able))
+            self.told.append(kind(self.name, ready, able))
 
 
 def by_id(endpoints: Iterable[Endpoint]) -> dict[str, Endpoint]:
