@@ -246,7 +246,7 @@ async def stopped(seconds: float, rate: float = 200.0) -> dict[str, float]:
 
 def measure(quick: bool = False) -> dict[str, float]:
     """All of it: about 15 s, or 50 s."""
-    numbers = asyncio.run(overhead(10 if quick else 40, 100))
+    numbers = asyncio.run(overhead(25 if quick else 60, 100))
     numbers |= asyncio.run(slow_one(2.0 if quick else 8.0))
     numbers |= asyncio.run(killed(2.0 if quick else 6.0))
     numbers |= asyncio.run(stopped(4.0 if quick else 8.0))

@@ -212,6 +212,18 @@ def test_a_slow_call_is_raced_at_another_endpoint_and_the_loser_gives_its_ticket
     assert balancer.counters.hedges == 1
 
 
+def test_a_race_without_another_endpoint_waits_for_the_one_there_is() -> None:
+    balancer, clock = make(1, hedge=Hedge("100ms"))
+
+    async def work(endpoint: Endpoint) -> str:
+        await clock.sleep(1)
+        return endpoint.id
+
+    with clock:
+        assert clock.run(balancer.run(work, idempotent=True)) == "a"
+    assert (balancer.in_flight, balancer.counters.hedges) == (0, 0)
+
+
 def test_nobody_at_all_is_said_at_once() -> None:
     balancer, clock = make(0)
     work, _ = failing()
