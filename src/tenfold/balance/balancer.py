@@ -19,14 +19,17 @@ from tenfold._core.events import EVENTS, Hub
 from tenfold._core.tasks import Tasks
 from tenfold._core.units import share, whole_number
 from tenfold.balance.call import call
+from tenfold.balance.checker import Checker
 from tenfold.balance.discover import discover
 from tenfold.balance.endpoint import Endpoint
 from tenfold.balance.errors import NoEndpoint
 from tenfold.balance.happenings import EndpointDown, EndpointUp
 from tenfold.balance.members import Roster
 from tenfold.balance.membership import Membership, wake
-from tenfold.balance.parts import checker_of, default_pick, ejector_of
+from tenfold.balance.outlier import OutlierEjection
+from tenfold.balance.parts import ejector_of
 from tenfold.balance.pick.base import ANY, Pick, Request
+from tenfold.balance.pick.p2c import P2C
 from tenfold.balance.ticket import Ticket
 from tenfold.resilience.breaker import Breaker
 from tenfold.resilience.budget import Budget, Purse
@@ -35,7 +38,9 @@ from tenfold.resilience.errors import BreakerOpen
 from tenfold.resilience.hedge import Hedge, Hedger
 
 if TYPE_CHECKING:
-    from tenfold.balance.faces import Check, Discovery, SlowStart, Verdict
+    from tenfold.balance.checks import Check, Verdict
+    from tenfold.balance.discovery.base import Discovery
+    from tenfold.balance.slow_start import SlowStart
 
 T = TypeVar("T")
 
@@ -69,7 +74,7 @@ class Balancer(Membership):
         name: str = "balancer",
         pick: Pick | None = None,
         check: Check | None = None,
-        eject: object | None = None,
+        eject: OutlierEjection | None = None,
         slow_start: SlowStart | None = None,
         max_in_flight: int | None = None,
         breaker: Breaker | None = None,
@@ -94,7 +99,7 @@ class Balancer(Membership):
         )
         super().__init__(
             roster,
-            default_pick() if pick is None else pick,
+            P2C() if pick is None else pick,
             check=check,
             breaker=breaker,
             clock=clock,
@@ -251,7 +256,7 @@ class Balancer(Membership):
         await tasks.__aenter__()
         try:
             if self._check is not None:
-                self._checker = checker_of(self._check, self.on_verdict, self.clock, self._draw)
+                self._checker = Checker(self._check, self.on_verdict, clock=self.clock, random=self._draw)
                 for endpoint in self.endpoints:
                     self._checker.watch(endpoint)
             if self._discovery is not None:

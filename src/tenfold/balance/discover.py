@@ -18,7 +18,7 @@ from tenfold.balance.happenings import DiscoveryFailed
 if TYPE_CHECKING:
     from tenfold._core.events import Hub
     from tenfold.balance.balancer import Balancer
-    from tenfold.balance.faces import Discovery
+    from tenfold.balance.discovery.base import Discovery
 
 _log: Final = logging.getLogger("tenfold.balance")
 _FIRST: Final = 10.0

@@ -20,12 +20,16 @@ from typing import TYPE_CHECKING, Final
 from tenfold._core.events import Event
 from tenfold.balance.endpoint import Endpoint, Member
 from tenfold.balance.happenings import EndpointEjected, EndpointReturned
+from tenfold.balance.outlier import Ejected
 from tenfold.balance.turns import PanicEnded, PanicStarted
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Future
 
-    from tenfold.balance.faces import Ejector, Health, Load, SlowStart
+    from tenfold.balance.agent import Load
+    from tenfold.balance.ejector import Ejector
+    from tenfold.balance.health import Health
+    from tenfold.balance.slow_start import SlowStart
     from tenfold.resilience.circuit import Circuit
 
 _STEPS: Final = 10
@@ -129,8 +133,8 @@ class Roster:
         changes = () if self.ejector is None else self.ejector.sweep(now)
         for change in changes:
             seat = self.seats[change.id]
-            seat.out = hasattr(change, "until")
-            if seat.out:
+            seat.out = isinstance(change, Ejected)
+            if isinstance(change, Ejected):
                 self.told.append(EndpointEjected(self.name, change.id, change.reason, change.seconds, change.repeats))
             else:
                 self.told.append(EndpointReturned(self.name, change.id, change.reason))

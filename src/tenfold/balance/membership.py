@@ -28,7 +28,8 @@ from tenfold.resilience.breaker import Breaker
 from tenfold.resilience.circuit import Circuit
 
 if TYPE_CHECKING:
-    from tenfold.balance.faces import Check, Checker
+    from tenfold.balance.checker import Checker
+    from tenfold.balance.checks import Check
 
 
 class Membership:
