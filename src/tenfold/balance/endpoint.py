@@ -33,7 +33,7 @@ class Endpoint:
     weight: float = field(default=1.0, kw_only=True)
     zone: str = field(default="", kw_only=True)
     priority: int = field(default=0, kw_only=True)
-    metadata: Mapping[str, str] = field(default=_NOTHING, kw_only=True, hash=False)
+    metadata: Mapping[str, str] = field(default_factory=lambda: _NOTHING, kw_only=True, hash=False)
 
     def __post_init__(self) -> None:
         if type(self.id) is not str or not self.id or not self.id.isprintable():
