@@ -4,7 +4,16 @@ import math
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+)
 
 from tenfold.balance.ejector import Ejector
 from tenfold.balance.health import Health
@@ -57,8 +66,15 @@ class Ejections(RuleBasedStateMachine):
         self.draws += 1
         return (self.draws * 0.37) % 1.0
 
+    @initialize(target=endpoints)
+    def begin(self):
+        return multiple(*(self.new() for _ in range(5)))
+
     @rule(target=endpoints)
     def add(self):
+        return self.new()
+
+    def new(self):
         self.number += 1
         id = f"e{self.number}"
         self.made.add(id)
@@ -78,7 +94,12 @@ class Ejections(RuleBasedStateMachine):
             if id not in self.out and self.now - elapsed >= self.returned.get(id, -math.inf):
                 self.rows[id] = 0 if ok else self.rows[id] + 1
 
-    @rule(seconds=st.floats(0.0, 20.0))
+    @rule(id=endpoints, times=st.integers(2, 4), age=st.sampled_from([0.0, 12.0]))
+    def fail(self, id, times, age):
+        self.record(id, False, age, times)
+        self.sweep()
+
+    @rule(seconds=st.sampled_from([0.5, 5.0, 11.0, 20.0, 50.0]))
     def pass_time(self, seconds):
         self.now += seconds
 
@@ -125,4 +146,4 @@ class Ejections(RuleBasedStateMachine):
 
 
 TestEjections = Ejections.TestCase
-TestEjections.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestEjections.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
