@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -46,22 +46,23 @@ def simulate(
     json
         Print the whole result as JSON instead of a table.
     """
-    import msgspec
-
     from tenfold.simulate import load
     from tenfold.simulate import simulate as run
-    from tenfold.simulate.scenario import label_of
+    from tenfold.simulate.scenario import changed, label_of
 
     asked = load(scenario)
+    changes: dict[str, Any] = {"seed": seed, "requests": requests}
     if policy:
         listed = {label_of(spec): spec for spec in asked.policies}
-        asked = msgspec.structs.replace(asked, policies=tuple(listed.get(name, name) for name in policy))
-    if seed is not None:
-        asked = msgspec.structs.replace(asked, seed=seed)
-    if requests is not None:
-        asked = msgspec.structs.replace(asked, requests=requests)
+        changes["policies"] = [listed.get(name, name) for name in policy]
+    asked = changed(asked, **{name: value for name, value in changes.items() if value is not None})
+
+    def tell(label: str) -> None:
+        if sys.stderr.isatty():
+            print(f"simulating {label} …", file=sys.stderr)
+
     began = time.perf_counter()
-    found = run(asked, on_policy=lambda label: print(f"simulating {label} …", file=sys.stderr))
+    found = run(asked, on_policy=tell)
     spent = time.perf_counter() - began
     if out is not None:
         found.save(out)
@@ -79,6 +80,8 @@ def _show(found: Result, spent: float) -> None:
     from tenfold.simulate.report import subtitle, table
 
     console = Console()
+    if not console.is_terminal and console.width < 110:
+        console = Console(width=110)  # a file or a pipe has no width, and half a number is none
     console.print(f"{found.scenario}: {subtitle(found)}", highlight=False)
     console.print(table(found))
     for one in found.policies:

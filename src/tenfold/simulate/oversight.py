@@ -91,6 +91,7 @@ class Oversight:
             for id in self._balanced:
                 self._ejector.add(id)
             timeline.at(0.0, self._sweep)
+        pick.declare(list(self._balanced.values()))
         self._refresh(0.0)
 
     def record(self, member: Member, now: float, ok: bool, elapsed: float) -> None:

@@ -75,6 +75,9 @@ def _made(table: Mapping[str, Any], place: Place, where: str) -> Pick:
     if kind is None:
         raise ScenarioError(f"expected one of {', '.join(sorted(known()))}, got {name!r}", where)
     given = {key: _value(value, place, f"{where}.{key}") for key, value in table.items() if key != "pick"}
+    accepted = inspect.signature(kind).parameters
+    if "index" in accepted and "clients" in accepted:  # subsetting: which of the clients this is
+        given = {"index": place.client, "clients": place.clients, **given}
     return options(kind, given, f"{where}: {name}")
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 HEAD: Final = (
-    "policy", "p50", "p95", "p99", "mean wait", "errors", "max in flight", "imbalance", "retries",
+    "policy", "p50", "p95", "p99", "wait", "errors", "in flight", "imbalance", "retries",
 )  # fmt: skip
 _COLOURS: Final = (
     "var(--blue)", "var(--orange)", "var(--violet)", "var(--teal)", "var(--green)", "var(--red)", "var(--grey)",
@@ -26,7 +26,9 @@ _MAX_SERVERS: Final = 200
 
 
 def rows(result: Result) -> list[tuple[str, ...]]:
-    """The comparison of the policies, a line each, under `HEAD`."""
+    """The comparison of the policies, a line each, under `HEAD`: ``wait`` is the mean before the work starts, ``in
+    flight`` the most at one server.
+    """
     return [
         (
             policy.policy,
@@ -50,7 +52,7 @@ def table(result: Result) -> Table:
 
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for number, name in enumerate(HEAD):
-        made.add_column(name, justify="right" if number else "left", no_wrap=True)
+        made.add_column(name, justify="right" if number else "left", no_wrap=bool(number))
     for row in rows(result):
         made.add_row(*row)
     return made

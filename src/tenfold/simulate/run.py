@@ -53,7 +53,12 @@ def simulate(
     for label, make in picks.items():
         if on_policy is not None:
             on_policy(label)
-        found.append(_Run(scenario, label, make).result())
+        try:
+            found.append(_Run(scenario, label, make).result())
+        except ScenarioError:
+            raise
+        except MisuseError as exc:  # a pick that needs what the requests lack, such as a key
+            raise ScenarioError(f"{exc}; requests have keys with keys = 10000 under [clients]", label) from exc
     return Result(scenario=scenario.name, seed=scenario.seed, policies=found)
 
 

@@ -191,6 +191,12 @@ def from_dict(table: Mapping[str, Any]) -> Scenario:
         raise ScenarioError(_words(problem, where, table), where) from exc
 
 
+def changed(scenario: Scenario, **changes: Any) -> Scenario:
+    """The same with other fields, checked like a file's. Raises `ScenarioError`."""
+    table: dict[str, Any] = msgspec.to_builtins(scenario)
+    return from_dict({**table, **changes})
+
+
 def label_of(spec: PolicySpec) -> str:
     """How a policy is called in tables: its ``label``, or its pick's name."""
     if isinstance(spec, str):

@@ -5,9 +5,9 @@ Sources. Waiting times: Erlang 1917 (M/M/k), Pollaczek 1930 and Khinchine 1932 (
 "Balanced Allocations" (``ln ln n / ln d``). Two choices over time: Mitzenmacher 1996, "The Power of Two Choices in
 Randomized Load Balancing", and Vvedenskaya, Dobrushin and Karpelevich 1996.
 
-The two growth terms are leading terms: the constants that they leave out are larger than they are at any ``n`` one can
-build. So `random_max_load` is the exact expectation for finite ``n``, and `two_choices_max_load` that of the fluid limit
-(error O(1/n) in each layer): those are what a simulation of ``n`` servers is compared with.
+The two growth terms are leading terms: they leave out constants that are as large as they are at any ``n`` one can
+build. So `random_max_load` is the exact expectation for finite ``n``, and `two_choices_max_load` that of the fluid
+limit (error O(1/n) in each layer): those are what a simulation of ``n`` servers is compared with.
 """
 
 from __future__ import annotations
