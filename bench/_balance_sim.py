@@ -60,7 +60,7 @@ def _run(pick: str, *, servers: int = 1, workers: int = 1, load: float, requests
 
 
 def _waits(quick: bool) -> dict[str, Entry]:
-    requests = 200_000 if quick else 800_000
+    requests = 200_000 if quick else 400_000
     one = _run("round_robin", load=0.7, requests=requests)
     eight = _run("round_robin", workers=8, load=0.8, requests=requests)
     fixed = _run("round_robin", load=0.7, requests=requests, service={"kind": "deterministic", "mean": 1})

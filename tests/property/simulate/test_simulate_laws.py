@@ -88,7 +88,8 @@ def test_one_seed_is_one_result_byte_for_byte(table):
 def test_the_bytes_do_not_depend_on_the_process_and_its_hash_seed():
     code = (
         "import sys; from tenfold.simulate import from_dict, simulate\n"
-        "table = dict(requests=3000, policies=['p2c', 'peak_ewma', 'ring_hash', 'maglev'], clients=dict(keys=100, count=3),\n"
+        "table = dict(requests=3000, policies=['p2c', 'peak_ewma', 'ring_hash', 'maglev'],\n"
+        "  clients=dict(keys=100, count=3),\n"
         "  arrivals=dict(kind='poisson', rate=300), service=dict(kind='exponential', mean='10ms'),\n"
         "  servers=[dict(count=7)], eject={}, check={}, fault=[dict(kind='crash', at=1, servers=['server-3'])])\n"
         "sys.stdout.buffer.write(simulate(from_dict(table)).to_json())"
