@@ -20,7 +20,7 @@ HEAD: Final = (
     "policy", "p50", "p95", "p99", "wait", "errors", "in flight", "imbalance", "retries",
 )  # fmt: skip
 _COLOURS: Final = (
-    "var(--blue)", "var(--orange)", "var(--violet)", "var(--teal)", "var(--green)", "var(--red)", "var(--grey)",
+    "var(--blue)", "var(--orange)", "var(--violet)", "var(--green)", "var(--red)", "var(--teal)", "var(--grey)",
 )  # fmt: skip
 _MAX_SERVERS: Final = 200
 
@@ -119,8 +119,8 @@ def _layout(x: str, y: str) -> dict[str, Any]:
     return {
         "xaxis": {**axis, "title": {"text": x}}, "yaxis": {**axis, "title": {"text": y}, "rangemode": "tozero"},
         "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)", "font": {"color": "var(--ink)", "size": 13},
-        "margin": {"l": 60, "r": 16, "t": 12, "b": 44}, "hovermode": "x unified", "showlegend": True,
-        "legend": {"orientation": "h", "y": -0.22}, "hoverlabel": {"bgcolor": "var(--card)"},
+        "margin": {"l": 60, "r": 16, "t": 36, "b": 44}, "hovermode": "x unified", "showlegend": True,
+        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom"}, "hoverlabel": {"bgcolor": "var(--card)"},
     }  # fmt: skip
 
 

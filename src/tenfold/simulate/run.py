@@ -34,6 +34,8 @@ from tenfold.simulate.servers import Server
 
 POINTS: Final = 120
 """About so many intervals a run is cut into for its curves."""
+MOST_POINTS: Final = 10_000
+"""After so many points they lie twice as far apart, and so on: a curve has a bound, however long the run."""
 
 
 def simulate(
@@ -175,14 +177,14 @@ class _Run:
                 client = clients[int(spread() * size)]
                 ask = asks[client.zone]
             upcoming = following(now)
-            if number < most and upcoming <= last:
+            if number < most and upcoming <= last and upcoming < math.inf:
                 timeline.at(upcoming, arrive, number + 1)
             else:
                 self._close(now)
             client.call(now, ask())
 
         begin = following(0.0)
-        if begin > last:
+        if begin > last or begin == math.inf:
             self._close(0.0)
             timeline.at(0.0, lambda _now, _subject: timeline.stop())
         else:
@@ -206,6 +208,8 @@ class _Run:
 
     def _tick(self, now: float, _: object) -> None:
         self.recorder.tick(now, self._width)
+        if len(self.recorder.series) % MOST_POINTS == 0:
+            self._width *= 2
         self.timeline.at(now + self._width, self._tick)
 
     # -- the count ----------------------------------------------------------------------------------------------

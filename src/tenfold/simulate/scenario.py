@@ -20,6 +20,7 @@ from tenfold.simulate.faults import Fault
 from tenfold.simulate.service import Service
 
 MAX_SERVERS: Final = 100_000
+MAX_VIEWS: Final = 2_000_000
 Count = Annotated[int, msgspec.Meta(ge=1, le=MAX_SERVERS)]
 Table = dict[str, Any]
 PolicySpec = str | Table
@@ -157,6 +158,9 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         if len(set(ids)) < len(ids):
             same = sorted({name for name in ids if ids.count(name) > 1})[:3] if len(ids) < 10_000 else []
             raise MisuseError(f"servers: expected different ids, got {', '.join(same) or 'some'} twice")
+        if len(ids) * self.clients.count > MAX_VIEWS:
+            views = len(ids) * self.clients.count
+            raise MisuseError(f"clients: expected at most {MAX_VIEWS:,} of clients times servers, got {views:,}")
         if not any(group.weight for group in self.servers):
             raise MisuseError("servers: expected a weight above 0 somewhere, got 0 everywhere")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tenfold.simulate import Result, ScenarioError, from_dict, load, parse, simulate
+from tenfold.simulate import Result, ScenarioError, from_dict, load, parse, run, simulate
 from tenfold.simulate.policies import Place, factory, known
 from tenfold.simulate.report import HEAD, figures, rows, subtitle
 
@@ -44,6 +44,7 @@ BAD = [
     ({"requests": None}, "", "got neither"),
     ({"duration": 0}, "", "duration above 0"),
     ({"policies": []}, "", "at least one"),
+    ({"clients": {"count": 3000}, "servers": [{"count": 1000}]}, "", "at most 2,000,000"),
     ({"policies": ["p2c", "p2c"]}, "", "give them labels"),
     ({"clients": {"budget": "120%"}}, "clients", "between 0 and 1"),
     ({"fault": [{"kind": "crash", "at": "1s"}]}, "fault[0]", "field 'servers'"),
@@ -194,6 +195,20 @@ def test_percentiles_leave_the_warm_up_out_and_take_failures_for_infinitely_slow
 def test_no_arrivals_within_the_duration_is_an_empty_result():
     found = only(requests=None, duration="1s", arrivals={"kind": "constant", "rate": 0.1})
     assert (found.arrived, found.latency.samples, found.latency.p50) == (0, 0, None)
+
+
+def test_a_rate_that_falls_silent_for_good_ends_the_run():
+    steps = [{"at": 0, "rate": 100}, {"at": "5s", "rate": 0}]
+    found = only(arrivals={"kind": "steps", "steps": steps})
+    assert 400 < found.arrived == found.answered < 600
+    assert found.seconds < 6
+
+
+def test_curves_have_a_bound_however_fine_they_are_asked_for(monkeypatch):
+    monkeypatch.setattr(run, "MOST_POINTS", 100)
+    found = only(interval="1ms")
+    assert 500 < len(found.series) < 800  # 10 s are 10,000 ms: doublings of 100 points each
+    assert found.series[-1].at - found.series[-2].at == pytest.approx(0.064, rel=1e-6)
 
 
 def test_a_result_comes_back_from_its_file(tmp_path):
