@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from itertools import repeat
 from typing import Any
 
-from bench._timing import minima
+from bench._timing import minima, no_collector
 from tenfold.balance.endpoint import Endpoint, Member
 from tenfold.balance.pick import (
     ANY,
@@ -84,16 +84,15 @@ def policies() -> dict[str, Callable[[], Pick]]:
 
 
 def measure(quick: bool) -> dict[str, Any]:
-    """``pick_us_10``, ``pick_us_1000``, ``pick_growth`` and ``pick_rebuild_ms_*`` by policy."""
+    """``pick_us_10``, ``pick_us_1000``, ``pick_growth``, ``pick_turn_us_*`` and ``pick_rebuild_ms_*`` by policy."""
     rounds, seconds = (15, 0.0015) if quick else (60, 0.003)
     timers: dict[str, Timer] = {}
     rebuilds: dict[int, dict[str, float]] = {size: {} for size in SIZES}
     for size in SIZES:
         for name, make in policies().items():
             pick, members, requests = make(), _members(size), _requests(size)
-            began = time.perf_counter()
+            rebuilds[size][name] = min(_rebuilt(make(), members) for _ in range(3 if quick else 7))
             pick.rebuild(members)
-            rebuilds[size][name] = (time.perf_counter() - began) * 1e3
             _verify(pick, members, requests)
             timers[f"{name} {size}"] = _turns(pick, members, requests)
             timers[f"{name} {size} order"] = _orders(pick, requests)
@@ -147,6 +146,14 @@ def _requests(size: int) -> list[Request]:
         )
         for number in range(REQUESTS)
     ]
+
+
+def _rebuilt(pick: Pick, members: list[Member]) -> float:
+    """Milliseconds until a fresh pick is ready."""
+    with no_collector():
+        began = time.perf_counter()
+        pick.rebuild(members)
+        return (time.perf_counter() - began) * 1e3
 
 
 def _turns(pick: Pick, members: Any, requests: list[Request]) -> Timer:

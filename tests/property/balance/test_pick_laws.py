@@ -62,9 +62,7 @@ FLEETS = st.dictionaries(st.integers(0, 40), WEIGHTS, max_size=25)
 
 def member(number, weight=1.0):
     return Member(
-        Endpoint(
-            f"s{number}", f"http://10.0.0.{number}:80", weight=weight, zone=f"z{number % 3}", priority=number % 2
-        )
+        Endpoint(f"s{number}", f"http://10.0.0.{number}:80", weight=weight, zone=f"z{number % 3}", priority=number % 2)
     )
 
 
@@ -185,6 +183,29 @@ def test_the_set_may_change_at_any_point(make, steps, seed):
         for _ in range(len(there) + 1):
             take(walk, had)
         assert walk in over
+
+
+@every
+def test_a_walk_goes_on_over_a_set_that_was_replaced(make):
+    """Others of the same names, of which the first was had; then others altogether, and at last nobody."""
+    pick, numbers = make(), range(0, 12, 2)
+    pick.rebuild([member(number) for number in numbers])
+    walk = pick.order(0.0, random.Random(1).random, request())
+    had = [next(walk).id]
+    again = [member(number) for number in numbers]
+    pick.rebuild(again)
+    for _ in range(2):
+        one = next(walk)
+        assert one in again
+        had.append(one.id)
+    # Of other zones and priorities, so that whole groups are gone.
+    others = [member(number) for number in (1, 7)]
+    pick.rebuild(others)
+    had += [next(walk).id]
+    assert had[-1] in ("s1", "s7")
+    assert len(set(had)) == 4
+    pick.rebuild([])
+    assert list(walk) == []
 
 
 # Turns
@@ -313,6 +334,14 @@ def test_bounded_load_holds_however_hot_a_key_is(make, weights, keys, bound):
         pick.started(one, 0.0)
         under_way.append(one)
         assert one.in_flight <= math.ceil(bound * len(under_way) * one.weight / total + 1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(0.01, 100), min_size=1, max_size=30), st.sampled_from([3, 5, 11, 31, 101, 499]))
+def test_the_rendezvous_table_is_what_looking_at_all_scores_gives(weights, table):
+    pick = Rendezvous(table=table)
+    pick.rebuild([member(number, weight) for number, weight in enumerate(weights)])
+    assert pick._slots == [min(pick._scores(slot))[1] for slot in range(table)]
 
 
 # Groups and subsets

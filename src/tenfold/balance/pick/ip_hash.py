@@ -32,7 +32,7 @@ class IPHash(Rendezvous):
 
     def _number(self, request: Request) -> int:
         client = request.client
-        if client and ":" not in client and self.v4 == _V4_BITS:
+        if client and ":" not in client and self.v4 == _V4_BITS:  # the usual case, without parsing
             return hash64(client)
         try:
             address = ip_address(client.partition("%")[0])

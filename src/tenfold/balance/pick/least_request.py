@@ -82,12 +82,20 @@ class LeastRequest(Lazy):
             heappop(heap)
 
     def _rest(self, first: Member, now: float, draw: Draw, request: Request) -> Iterator[Member]:
-        left = [((member.in_flight + 1) / member.weight, *self._entries[member.id][1:]) for member in self.members]
-        heapify(left)
-        while left:
-            member = self._own[heappop(left)[2]]
-            if member is not first:
-                yield member
+        # From the top of the heap downwards, a child being no sooner than its parent: who needs one more pays for few.
+        heap, had = list(self._heap), {first.id}
+        frontier = [(heap[0], 0)]
+        while frontier:
+            entry, at = heappop(frontier)
+            for child in range(2 * at + 1, min(2 * at + 3, len(heap))):
+                heappush(frontier, (heap[child], child))
+            who = entry[2]
+            if who not in had and self._entries[who] is entry:
+                had.add(who)
+                yield self._own[who]
+        # Those whose load has changed during the walk.
+        for _, _, who in sorted(entry for entry in self._entries.values() if entry[2] not in had):
+            yield self._own[who]
 
     def explain(self, now: float, request: Request = ANY) -> list[Reason]:
         return [

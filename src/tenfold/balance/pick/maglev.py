@@ -54,14 +54,14 @@ def fill(ids: list[str], weights: list[float], size: int) -> list[int]:
     skips = [skip % (size - 1) + 1 for _, skip in seeds]
     largest = max(weights)
     parts = [weight / largest for weight in weights]
-    turns = [1.0 - part for part in parts]  # so that each takes one in the first round
+    turns = [0] * len(ids)
+    # Who has a turn in which round: those of little weight are not asked in every one. All are in the first.
+    rounds: dict[int, list[int]] = {0: list(range(len(ids)))}
     free = size
-    while True:
-        for place, part in enumerate(parts):
-            turns[place] += part
-            if turns[place] < 1.0:
-                continue
-            turns[place] -= 1.0
+    for number in range(size):
+        for place in rounds.pop(number):
+            turns[place] += 1
+            rounds.setdefault(int(turns[place] / parts[place]), []).append(place)
             slot, skip = slots[place], skips[place]
             while table[slot] >= 0:
                 slot += skip
@@ -72,3 +72,4 @@ def fill(ids: list[str], weights: list[float], size: int) -> list[int]:
             free -= 1
             if not free:
                 return table
+    raise AssertionError("the heaviest member has a turn in every round")

@@ -7,14 +7,16 @@ that one that leaves takes only its own keys along, about 1/n. More weight means
 Weights count against a unit, the power of two nearest to their mean: weights of 100 must not make a ring a hundred
 times as large. The unit moves only when the mean goes through √2 of it; then, and only then, points of others move.
 
-A point is its hash with the place of its member in the low bits: one list of whole numbers, which sorts and bisects
-without a Python function in between.
+A point is its hash with the place of its member in the low bits: one array of whole numbers, which sorts and bisects
+without a Python function in between. A second array says where each piece of the ring begins, some eight points long.
+So a look-up takes the same few steps, and as few misses of the processor's cache, however large the ring is.
 """
 
 from __future__ import annotations
 
 import math
-from bisect import bisect
+from array import array
+from bisect import bisect, bisect_left
 from collections.abc import Iterator
 from itertools import chain
 from typing import Final
@@ -25,6 +27,7 @@ from tenfold.balance.pick.keyed import Keyed
 
 _PLACE: Final = 20  # bits for the place: a million members
 _MASK: Final = (1 << _PLACE) - 1
+_PIECE: Final = 8
 
 
 class RingHash(Keyed):
@@ -35,7 +38,9 @@ class RingHash(Keyed):
     def __init__(self, *, points: int = 160, bound: float | None = None) -> None:
         super().__init__(bound=bound)
         self.points = whole_number(points, "RingHash points", least=1)
-        self._ring: list[int] = []
+        self._ring = array("Q")
+        self._pieces = array("L", [0, 0])  # where each begins; the last entry is the end of the ring
+        self._shift = 64
         self._streams: dict[str, tuple[int, ...]] = {}
 
     def _build(self, ids: list[str], weights: list[float]) -> None:
@@ -50,14 +55,25 @@ class RingHash(Keyed):
             self._streams[who] = stream
             ring += [point | place for point in stream[:count]]
         ring.sort()
-        self._ring = ring
+        self._ring = array("Q", ring)
+        bits = max(0, (len(ring) // _PIECE).bit_length() - 1)
+        self._shift = 64 - bits
+        self._pieces = array("L", [0])
+        for edge in range(1 << self._shift, 1 << 64, 1 << self._shift):
+            self._pieces.append(bisect_left(ring, edge, self._pieces[-1]))
+        self._pieces.append(len(ring))
+
+    def _after(self, number: int) -> int:
+        """Which point comes after that number, going round."""
+        piece = number >> self._shift
+        at = bisect(self._ring, number, self._pieces[piece], self._pieces[piece + 1])
+        return at if at < len(self._ring) else 0
 
     def _owner(self, number: int) -> int:
-        at = bisect(self._ring, number)
-        return self._ring[at if at < len(self._ring) else 0] & _MASK
+        return self._ring[self._after(number)] & _MASK
 
     def _others(self, number: int) -> Iterator[int]:
         ring = self._ring
-        at = bisect(ring, number)
+        at = self._after(number)
         for point in chain(range(at, len(ring)), range(at)):
             yield ring[point] & _MASK

@@ -42,7 +42,7 @@ class Sticky(Pick):
 
     def __init__(self, inner: Pick | None = None, *, secret: Secret | Sequence[Secret]) -> None:
         self.inner = inner_pick(P2C() if inner is None else inner, "Sticky")
-        several = [secret] if isinstance(secret, str | bytes) else list(secret)
+        several = list(secret) if isinstance(secret, list | tuple) else [secret]
         self._secrets = [_secret(one) for one in several]
         if not self._secrets:
             raise MisuseError("Sticky secret: expected one or more, got none")

@@ -44,7 +44,7 @@ class ZoneAware(Grouped[str]):
             raise MisuseError(f'ZoneAware clients: expected a share for each zone, such as {{"a": 2}}, got {clients!r}')
         self.zone = zone
         self.clients = None if clients is None else dict(clients)
-        self._plans: dict[str, list[tuple[str, float]]] = {}
+        self._plans: dict[str | None, list[tuple[str, float]]] = {}
         self._capacity: dict[str, float] = {}
         self._clients: dict[str, float] = {}
 
@@ -57,12 +57,12 @@ class ZoneAware(Grouped[str]):
         clients = self.clients or {member.zone: 1.0 for member in (*everybody, *self.members)}
         together = sum(clients.values())
         self._clients = {zone: share / together for zone, share in clients.items()}
-        self._plans = {zone: self._planned(zone) for zone in {*self._clients, *self._capacity}}
-        self._plans[""] = self._planned("")  # for clients from a zone that nobody has heard of
+        # None: for clients from a zone that nobody has heard of.
+        self._plans = {zone: self._planned(zone) for zone in (None, *self._clients, *self._capacity)}
 
-    def _planned(self, local: str) -> list[tuple[str, float]]:
+    def _planned(self, local: str | None) -> list[tuple[str, float]]:
         capacity, clients = self._capacity, self._clients
-        own, needed = capacity.get(local, 0.0), clients.get(local, 0.0)
+        own, needed = (0.0, 0.0) if local is None else (capacity.get(local, 0.0), clients.get(local, 0.0))
         kept = 0.0 if own == 0.0 else 1.0 if own >= needed else own / needed
         spare = {zone: max(0.0, capacity[zone] - clients.get(zone, 0.0)) for zone in capacity if zone != local}
         if sum(spare.values()) < 1e-12:
@@ -72,7 +72,7 @@ class ZoneAware(Grouped[str]):
             kept = 1.0  # also where rounding leaves a hair
         plan = [(zone, (1.0 - kept) * part / together) for zone, part in spare.items()]
         plan.sort(key=lambda pair: (-pair[1], -capacity[pair[0]], pair[0]))
-        return [(local, kept), *plan] if local in capacity else plan
+        return plan if local is None or local not in capacity else [(local, kept), *plan]
 
     def _shares(self, request: Request) -> list[tuple[str, float]]:
         zone = request.zone or self.zone
@@ -81,7 +81,7 @@ class ZoneAware(Grouped[str]):
                 'ZoneAware: expected to know where the caller stands, got no zone; give ZoneAware(zone="eu-1") or '
                 "Request(zone=…)"
             )
-        return self._plans.get(zone) or self._plans[""]
+        return self._plans.get(zone) or self._plans[None]
 
     def _words(self, group: str, share: float) -> str:
         return f"zone {group!r} gets {share:.1%} of this zone's requests"
