@@ -379,6 +379,30 @@ def test_a_token_that_is_gone_is_a_failure(clock, tmp_path):
     clock.run(main())
 
 
+def test_cancelled_in_the_middle_of_a_watch_it_lets_go_of_its_connection(clock):
+    api = Api(page("100"), ["hang"])
+
+    async def main():
+        async with serving(api) as url:
+            made, _ = source(url, clock)
+            first = asyncio.Event()
+
+            async def read():
+                async for _ in made.changes():
+                    first.set()
+
+            reader = asyncio.create_task(read())
+            await first.wait()
+            await asyncio.sleep(1)
+            assert len(api.asked) == 2
+            reader.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await reader
+            assert [task for task in asyncio.all_tasks() if task not in api.connections] == [asyncio.current_task()]
+
+    clock.run(main())
+
+
 def test_tls_by_the_authority_of_the_cluster(clock, tmp_path):
     openssl = shutil.which("openssl")
     if openssl is None:

@@ -1,5 +1,6 @@
 import asyncio
 import logging
+import random
 
 import pytest
 
@@ -50,6 +51,25 @@ def test_asks_every_interval(fake_clock):
         await asyncio.sleep(7.5)
 
     assert watching(fake_clock, yes, work, interval="2s") == [("a", True, t) for t in (1, 3, 5, 7)]
+
+
+def test_many_endpoints_are_not_asked_all_at_once(fake_clock):
+    draw = random.Random(7).random
+
+    async def main():
+        asked = []
+        check = FunctionCheck(yes, interval="2s")
+        checker = Checker(check, lambda id, verdict, now: asked.append(now), clock=fake_clock, random=draw)
+        for number in range(400):
+            checker.watch(Endpoint(f"e{number}", "http://127.0.0.1:1"))
+        await asyncio.sleep(20)
+        await checker.aclose()
+        return asked
+
+    asked = fake_clock.run(main())
+    tenths = [sum(1 for at in asked if tenth <= at * 10 < tenth + 1) for tenth in range(200)]
+    assert len(asked) == pytest.approx(400 * 10, rel=0.05)
+    assert max(tenths) <= 3 * 400 / 20  # an even spread would be 20 in each tenth of a second
 
 
 def test_the_time_that_an_answer_takes_is_part_of_the_interval(fake_clock):

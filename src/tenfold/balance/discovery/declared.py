@@ -43,7 +43,7 @@ def _endpoint(declared: object, where: str) -> Endpoint:
         fields["metadata"] = _metadata(fields["metadata"], where)
     try:
         return Endpoint(_id_of(url) if id is None else id, url, **fields)
-    except MisuseError as error:
+    except ValueError as error:  # a MisuseError is one, and so is what the standard library says of an odd url
         raise MisuseError(f"{where}: {error}") from None
 
 

@@ -92,8 +92,8 @@ class FromDNS(Polled):
             records = [record for answer in answers for record in answer]
             found = self._services(records) if self._kind == "SRV" else self._addresses(records)
             return as_set(found, self.name), min(self._most, max(self._least, float(ttl)))
-        except MisuseError as error:
-            raise LookFailed(str(error)) from None
+        except ValueError as error:  # a MisuseError is one, and so is what the standard library says of an odd url
+            raise LookFailed(f"{self._name}: {error}") from None
 
     async def _ask(self, kind: str) -> Answer | None:
         """The answer; None if the name has other records only."""

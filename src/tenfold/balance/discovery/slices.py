@@ -18,7 +18,6 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from tenfold._core.errors import MisuseError
 from tenfold.balance.discovery.base import LookFailed, as_set
 from tenfold.balance.endpoint import Endpoint
 
@@ -151,7 +150,7 @@ class Slices:
             found[id] = Endpoint(
                 id, f"{self._scheme}://{host}:{port}", zone=entry.zone or "", metadata=MappingProxyType(metadata)
             )
-        except MisuseError as error:
+        except ValueError as error:  # a MisuseError is one, and so is what the standard library says of an odd url
             raise LookFailed(f"{self._where}: {error}") from None
 
     def __repr__(self) -> str:
