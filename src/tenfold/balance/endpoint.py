@@ -38,12 +38,7 @@ class Endpoint:
     def __post_init__(self) -> None:
         if type(self.id) is not str or not self.id or not self.id.isprintable():
             raise MisuseError(f'Endpoint: expected an id such as "a" or "10.0.0.1:8000", got {self.id!r}')
-        parts = urlsplit(self.url) if type(self.url) is str else None
-        if (
-            parts is None
-            or parts.scheme not in _SCHEMES
-            or not (parts.path if parts.scheme == "unix" else parts.netloc)
-        ):
+        if type(self.url) is not str or not _is_place(self.url):
             raise MisuseError(f'Endpoint {self.id!r}: expected a url such as "http://10.0.0.1:8000", got {self.url!r}')
         if type(self.weight) not in (int, float) or not 0 <= self.weight < math.inf:
             raise MisuseError(f"Endpoint {self.id!r}: expected a weight >= 0, got {self.weight!r}")
@@ -51,6 +46,17 @@ class Endpoint:
             raise MisuseError(f"Endpoint {self.id!r}: expected a priority of 0, 1, 2, …, got {self.priority!r}")
         if type(self.zone) is not str:
             raise MisuseError(f'Endpoint {self.id!r}: expected a zone such as "eu-1", got {self.zone!r}')
+
+
+def _is_place(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        port = parts.port  # raises for one that is no number
+    except ValueError:
+        return False
+    if parts.scheme == "unix":
+        return bool(parts.path)
+    return parts.scheme in _SCHEMES and bool(parts.hostname) and port != 0
 
 
 class Member:

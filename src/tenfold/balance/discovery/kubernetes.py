@@ -9,7 +9,7 @@ stays silent for ever: nothing heard for longer than the server was asked to kee
 
 Failures are answered by trying again after a pause that grows; the last set stays in force meanwhile. The token of the
 service account is read at every request, because the kubelet replaces it hourly. A plain HTTPS client does: of the
-whole API this asks two questions, for which the official client brings sixty megabytes.
+whole API this asks two questions, for which the official client would be a large dependency.
 """
 
 from __future__ import annotations

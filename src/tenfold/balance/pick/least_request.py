@@ -5,7 +5,7 @@ longest ago is taken, so that a quiet service does not give everything to its fi
 
 The members stand in a binary heap by score. A change of one does not move its entry but adds a new one and leaves the
 old one where it is, to be thrown away when it comes to the top (lazy deletion): an index by id says which entry of a
-member counts. `heapq` does this in C, while an indexed heap that sifts in place takes four to eight times as long in
+member counts. `heapq` does this in C, while an indexed heap that sifts in place has to do it in
 Python. Pick, start and finish are O(log n) amortised; when more than half of the heap is old it is made afresh, so it
 stays below 2n + 64 entries.
 """
