@@ -59,8 +59,9 @@ def simulate(
             found.append(_Run(scenario, label, make).result())
         except ScenarioError:
             raise
-        except MisuseError as exc:  # a pick that needs what the requests lack, such as a key
-            raise ScenarioError(f"{exc}; requests have keys with keys = 10000 under [clients]", label) from exc
+        except MisuseError as exc:  # for example a pick that needs what the requests lack
+            hint = "; requests have keys with keys = 10000 under [clients]" if "key=" in str(exc) else ""
+            raise ScenarioError(f"{exc}{hint}", label) from exc
     return Result(scenario=scenario.name, seed=scenario.seed, policies=found)
 
 
@@ -97,7 +98,9 @@ class _Run:
             own = group.service.sampler(derive(scenario.seed, "service", group.id)) if group.service else common
             for id in group.ids():
                 endpoints.append(
-                    Endpoint(id, f"http://{id}.invalid", weight=group.weight, zone=group.zone, priority=group.priority)
+                    Endpoint(
+                        id, "http://simulated.invalid", weight=group.weight, zone=group.zone, priority=group.priority
+                    )
                 )
                 servers[id] = Server(
                     id,

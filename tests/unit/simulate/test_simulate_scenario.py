@@ -67,6 +67,7 @@ LATE = [
     ({"policies": [{"pick": "ring_hash", "colour": 1}]}, "got 'colour'"),
     ({"policies": [{"pick": "peak_ewma", "tau": "0s"}]}, "tau"),
     ({"policies": ["ring_hash"]}, "keys = 10000 under [clients]"),
+    ({"servers": [{"id": ""}]}, "expected an id such as"),
     ({"eject": {"consecutiv": 3}}, "eject: expected one of consecutive, "),
     ({"slow_start": {"window": "0s"}}, "slow_start"),
     (
