@@ -21,6 +21,7 @@ from tenfold._core.units import share, whole_number
 from tenfold.balance.call import call
 from tenfold.balance.checker import Checker
 from tenfold.balance.discover import discover
+from tenfold.balance.ejector import Ejector
 from tenfold.balance.endpoint import Endpoint
 from tenfold.balance.errors import NoEndpoint
 from tenfold.balance.happenings import EndpointDown, EndpointUp
@@ -74,7 +75,7 @@ class Balancer(Membership):
         name: str = "balancer",
         pick: Pick | None = None,
         check: Check | None = None,
-        eject: OutlierEjection | None = None,
+        eject: OutlierEjection | Ejector | None = None,
         slow_start: SlowStart | None = None,
         max_in_flight: int | None = None,
         breaker: Breaker | None = None,

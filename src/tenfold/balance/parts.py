@@ -21,10 +21,10 @@ def load_of(check: Check | None) -> Load | None:
     return None if check is None else Load()
 
 
-def ejector_of(options: OutlierEjection | None, draw: Draw) -> Ejector | None:
-    """The live part of ``options``."""
-    if options is None:
-        return None
+def ejector_of(options: OutlierEjection | Ejector | None, draw: Draw) -> Ejector | None:
+    """The live part of ``options``; what is one already is taken as it is."""
+    if options is None or isinstance(options, Ejector):
+        return options
     if not isinstance(options, OutlierEjection):
         raise MisuseError(f"eject: expected OutlierEjection(...), got {options!r}")
     return Ejector(options, draw)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -12,8 +11,10 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multip
 
 from tenfold._core.events import Hub
 from tenfold.balance.balancer import Balancer
+from tenfold.balance.ejector import Ejector
 from tenfold.balance.endpoint import Endpoint, Member
 from tenfold.balance.errors import NoEndpoint
+from tenfold.balance.outlier import Ejected, Returned
 from tenfold.balance.pick.base import ANY, Draw, Pick, Reason, Request
 from tenfold.balance.ticket import Ticket
 from tenfold.resilience import Breaker
@@ -35,20 +36,7 @@ class Shuffled(Pick):
         return [Reason(member.id, 0.0, "by chance") for member in self.members]
 
 
-@dataclass
-class Change:
-    id: str
-    reason: str = "told to"
-
-
-@dataclass
-class Out(Change):
-    seconds: float = 1.0
-    until: float = 1.0
-    repeats: int = 1
-
-
-class Puppet:
+class Puppet(Ejector):
     """An ejector that ejects whom it is told to, as soon as it is asked."""
 
     due = -1.0
@@ -70,10 +58,10 @@ class Puppet:
         assert id in self.known
         return not ok
 
-    def sweep(self, now: float) -> list[Change]:
+    def sweep(self, now: float) -> list[Ejected | Returned]:
         wanted = self.wanted & self.known
-        changes: list[Change] = [Change(id) for id in sorted(self.out - wanted)]
-        changes += [Out(id) for id in sorted(wanted - self.out)]
+        changes: list[Ejected | Returned] = [Returned(id, "told to") for id in sorted(self.out - wanted)]
+        changes += [Ejected(id, "told to", 1.0, 1.0, 1) for id in sorted(wanted - self.out)]
         self.out = wanted
         return changes
 

@@ -6,16 +6,17 @@ import asyncio
 import math
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass
 
 import pytest
 
 from tenfold._core.errors import MisuseError
 from tenfold._core.events import Event, Hub
 from tenfold.balance.balancer import Balancer
+from tenfold.balance.ejector import Ejector
 from tenfold.balance.endpoint import Endpoint, Member
 from tenfold.balance.errors import DiscoveryTimeout, NoEndpoint
 from tenfold.balance.happenings import DiscoveryFailed, EndpointEjected, EndpointReturned, MembersChanged
+from tenfold.balance.outlier import Ejected, Returned
 from tenfold.balance.pick.base import ANY, Draw, Pick, Reason, Request
 from tenfold.balance.turns import DrainEnded, DrainStarted, PanicEnded, PanicStarted
 from tenfold.resilience import Breaker
@@ -55,22 +56,7 @@ class Fewest(Pick):
         return [Reason(member.id, member.in_flight, "busy") for member in self.order(now, lambda: 0.0, request)]
 
 
-@dataclass(frozen=True)
-class Out:
-    id: str
-    reason: str = "told to"
-    seconds: float = 30.0
-    until: float = 30.0
-    repeats: int = 1
-
-
-@dataclass(frozen=True)
-class Back:
-    id: str
-    reason: str = "told to"
-
-
-class Aside:
+class Aside(Ejector):
     """An ejector that does as it is told."""
 
     due = 0.0
@@ -91,8 +77,9 @@ class Aside:
         self.recorded.append((id, ok, elapsed))
         return not ok
 
-    def sweep(self, now: float) -> list[Out | Back]:
-        changes = [Back(id) for id in sorted(self.swept - self.out)] + [Out(id) for id in sorted(self.out - self.swept)]
+    def sweep(self, now: float) -> list[Ejected | Returned]:
+        changes: list[Ejected | Returned] = [Returned(id, "told to") for id in sorted(self.swept - self.out)]
+        changes += [Ejected(id, "told to", 30.0, 30.0, 1) for id in sorted(self.out - self.swept)]
         self.swept = set(self.out)
         return changes
 
