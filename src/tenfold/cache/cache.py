@@ -311,6 +311,12 @@ class Cache(Around):
             home = self._engines[loop] = self._settle()
         return home[0]
 
+    def level2(self) -> Level2:
+        """Level 2, as the running loop sees it; for those who know that there is one."""
+        level2 = self.engine().level2
+        assert level2 is not None
+        return level2
+
     @property
     def memory(self) -> Memory:
         """Level 1."""

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from tenfold.cache.codec import Undecodable, awaitable, fresh_nonce, lease_of, value_of
-from tenfold.cache.envelope import unseal
 from tenfold.cache.flight import Flight
 from tenfold.cache.lookup import Spec, names
 from tenfold.cache.redis import Level2
@@ -82,6 +81,6 @@ def _taken(spec: Spec, flight: Flight, record: bytes, life: int) -> Taken:
     good = value_of(record, list(flight.tag_nonces))
     if good is None:
         raise Undecodable("the server calls the record good, and we do not")
-    payload, stale, etag = unseal(good[1])
+    value, stale, etag = spec.codec.open(good[1])
     left = min(life / 1000, spec.keep)
-    return Taken(spec.codec.decode(payload), left, left - stale, etag)
+    return Taken(value, left, left - stale, etag)

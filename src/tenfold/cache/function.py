@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import typing
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Protocol, Self, TypeVar, overload
 
 from tenfold._core.errors import MisuseError
 from tenfold.cache.flight import ABSENT, Flight
 from tenfold.cache.hit import compile_wrapper, text_of
 from tenfold.cache.keys import TagTemplates, parameters_of
-from tenfold.cache.lookup import Spec, Wanted
+from tenfold.cache.lookup import Spec, Wanted, names
 
 if TYPE_CHECKING:
     from tenfold.cache.cache import Cache
+
+_KNOWN_NAMES: Final = 10_000
+"""Calls whose names in level 2 a function without level 1 remembers."""
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -125,10 +129,24 @@ def cached(
 
         return load
 
+    known_names: dict[Any, tuple[str, ...]] = {}
+
+    def ask(raw: Any, arguments: dict[str, Any]) -> asyncio.Future[Any]:
+        """Level 2's answer, for a function that has no other level."""
+        asked = known_names.get(raw)
+        if asked is None:
+            asked = names(wanted(raw, arguments))
+            if key is None:  # otherwise the tags may differ from call to call
+                if len(known_names) >= _KNOWN_NAMES:
+                    known_names.clear()
+                known_names[raw] = asked
+        return cache.level2().get(asked, spec.codec)
+
+    async def remote_miss(raw: Any, arguments: dict[str, Any], asked: Any) -> Any:
+        return (await cache.engine().fetch(spec, (wanted(raw, arguments),), load_with(arguments), asked))[0]
+
     async def miss(raw: Any, arguments: dict[str, Any]) -> Any:
         one = wanted(raw, arguments)
-        if not spec.memory:
-            return (await cache.engine().fetch(spec, (one,), load_with(arguments)))[0]
         if (value := known(one, raw)) is not ABSENT:
             return value
         (value,) = await cache.engine().fetch(spec, (one,), load_with(arguments))
@@ -165,8 +183,8 @@ def cached(
         namespace,
         name=spec.name,
         path=cache.hit_path(namespace),
-        miss=miss if wait else plain_miss,
-        memory=spec.memory,
+        miss=plain_miss if not wait else miss if spec.memory else remote_miss,
+        ask=None if spec.memory else ask,
         key=key,
         wait=wait,
     )

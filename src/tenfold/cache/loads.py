@@ -14,7 +14,6 @@ from typing import Any, Final
 
 from tenfold.cache.codec import Undecodable, fresh_nonce, lease_of, value_of
 from tenfold.cache.context import enter
-from tenfold.cache.envelope import unseal
 from tenfold.cache.errors import LoadCancelled
 from tenfold.cache.flight import ABSENT, Flight
 from tenfold.cache.follow import Taken, follow
@@ -224,7 +223,7 @@ class Loads:
             good = value_of(record, list(flight.tag_nonces))
             if good is None:
                 return False
-            value = spec.codec.decode(unseal(good[1])[0])
+            value, _, _ = spec.codec.open(good[1])
         except Undecodable:
             self._shared.counters.undecodable += 1
             return False
