@@ -67,14 +67,18 @@ async def follow(level2: Level2, spec: Spec, flight: Flight) -> Taken | None:
                 lease, rounds = flight.lease, rounds + 1
                 if rounds == ROUNDS:
                     return None
-            patience = (min(max(0, life), level2.leases.life_ms) + _GRACE_MS) / 1000
-            most = LOOK_AGAIN if level2.settlements.listening else UNHEARD
-            await asyncio.wait((waiter,), timeout=min(patience, most))
+            await asyncio.wait((waiter,), timeout=patience(level2, life))
         finally:
             level2.settlements.leave(flight.key, waiter)
             waiter.cancel()
     flight.lease = None  # level 2 is down: load, and keep it to ourselves
     return None
+
+
+def patience(level2: Level2, life: int) -> float:
+    """Seconds until one looks at a lease with ``life`` ms left without having been told to."""
+    most = LOOK_AGAIN if level2.settlements.listening else UNHEARD
+    return min((min(max(0, life), level2.leases.life_ms) + _GRACE_MS) / 1000, most)
 
 
 def _taken(spec: Spec, flight: Flight, record: bytes, life: int) -> Taken:
