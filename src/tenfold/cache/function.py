@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Protocol, Self, TypeVar, overload
 
 from tenfold._core.errors import MisuseError
+from tenfold.cache.bridge import Errand
 from tenfold.cache.flight import ABSENT, Flight
 from tenfold.cache.hit import compile_wrapper, text_of
 from tenfold.cache.keys import TagTemplates, parameters_of
@@ -54,7 +55,7 @@ class Cached(Protocol[P, R_co]):
 
 
 class CachedPlain(Protocol[P, R_co]):
-    """A cached plain function, which any thread may call. Its entries live in level 1 alone."""
+    """A cached plain function, which any thread may call."""
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
 
@@ -64,11 +65,11 @@ class CachedPlain(Protocol[P, R_co]):
     def __get__(self: CachedPlain[Concatenate[S, Q], R], instance: S, owner: type, /) -> Callable[Q, R]: ...
 
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        """Load anew in this thread, replace what is cached and return it."""
+        """Load anew, replace what is cached and return it."""
         ...
 
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
-        """Forget the entry; always True."""
+        """Forget the entry. False if level 2 did not confirm it (it is repeated until it does)."""
         ...
 
     def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
@@ -94,11 +95,7 @@ def cached(
     parameters = parameters_of(function, spec.name, own_key=key is not None)
     templates = TagTemplates(tags, [parameter.name for parameter in parameters], spec.name)
     wait = inspect.iscoroutinefunction(function)
-    if not wait and cache.shared_level:
-        raise MisuseError(
-            f"{spec.name}: a plain function cannot ask level 2, because that would block its thread on the network; "
-            "declare it with `async def`, or give plain functions a Cache of their own without `redis=`"
-        )
+    bridged = not wait and (cache.shared_level or spec.fresh.more_than_ttl)
     ahead = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY]
     count = len(parameters) if key is None else 1
     prefix = spec.name + "("
@@ -168,6 +165,31 @@ def cached(
         memory.link(one.key, made.home, raw)
         return value
 
+    def bridged_miss(raw: Any, arguments: dict[str, Any]) -> Any:
+        one = wanted(raw, arguments)
+        if spec.memory and (value := known(one, raw)) is not ABSENT:
+            return value
+
+        async def look_up(errand: Errand) -> Any:
+            return (await cache.engine().fetch(spec, (one,), errand.run))[0]
+
+        value = cache.bridge.fetch(look_up, lambda: call(arguments), here=not spec.fresh.impatient)
+        if spec.memory:
+            memory.link(one.key, made.home, raw)
+        return value
+
+    def bridged_refresh(*args: Any, **kwargs: Any) -> Any:
+        raw, arguments = made.bind(*args, **kwargs)
+        one = wanted(raw, arguments)
+
+        async def load_anew(errand: Errand) -> Any:
+            return (await cache.engine().refresh(spec, (one,), errand.run))[0]
+
+        return cache.bridge.fetch(load_anew, lambda: call(arguments), here=not spec.fresh.impatient)
+
+    def bridged_invalidate(*args: Any, **kwargs: Any) -> bool:
+        return cache.bridge.run(cache.invalidate(key_of(*args, **kwargs)))
+
     def plain_refresh(*args: Any, **kwargs: Any) -> Any:
         raw, arguments = made.bind(*args, **kwargs)
         one = wanted(raw, arguments)
@@ -177,14 +199,24 @@ def cached(
         cache.forget_here(key_of(*args, **kwargs))
         return True
 
+    slow: Any
+    anew: Any
+    forget: Any
+    if bridged:
+        slow, anew, forget = bridged_miss, bridged_refresh, bridged_invalidate
+    elif wait:
+        slow, anew, forget = miss if spec.memory else remote_miss, refresh, invalidate
+    else:
+        slow, anew, forget = plain_miss, plain_refresh, plain_invalidate
     namespace: dict[str, Any] = {}
     made = compile_wrapper(
         parameters,
         namespace,
         name=spec.name,
         path=cache.hit_path(namespace),
-        miss=plain_miss if not wait else miss if spec.memory else remote_miss,
-        ask=None if spec.memory else ask,
+        miss=slow,
+        ask=ask if wait and not spec.memory else None,
+        memory=spec.memory,
         key=key,
         wait=wait,
     )
@@ -192,8 +224,8 @@ def cached(
     functools.update_wrapper(wrapper, function)
     functools.update_wrapper(made.bind, function)
     wrapper.key = key_of
-    wrapper.refresh = refresh if wait else plain_refresh
-    wrapper.invalidate = invalidate if wait else plain_invalidate
+    wrapper.refresh = anew
+    wrapper.invalidate = forget
     return wrapper
 
 

@@ -92,12 +92,13 @@ def compile_wrapper(
     path: HitPath,
     miss: Any,
     ask: Any,
+    memory: bool,
     key: Callable[..., object] | None,
     wait: bool,
 ) -> Compiled:
     """Write and compile the wrapper. ``miss(raw key, arguments)`` is asked when the hit path has no answer; ``wait``
-    makes an ``async def``; ``key`` is the user's own way from arguments to key. With ``ask(raw key, arguments)``, which
-    returns a future, level 1 is left out, and ``miss`` gets as a third argument what level 2 said.
+    makes an ``async def``; ``key`` is the user's own way from arguments to key. Without ``memory`` level 1 is left out;
+    with ``ask(raw key, arguments)``, which returns a future, ``miss`` gets as a third argument what level 2 said.
     """
     touch, home = path.memory.touch, dict[Any, Entry]()
 
@@ -132,6 +133,8 @@ def compile_wrapper(
     if ask is not None:
         look = _ASK.format(raw=raw, arguments=arguments)
         passed_on = "_tf_raw, _tf_arguments, _tf_value"
+    elif not memory:
+        look, passed_on = "", f"{raw}, {arguments}"
     else:
         aside = f"_tf_key = {coded}" + _LOOK.format(key="_tf_key", hit=hit, indent=" " * (8 if condition else 4))
         if condition:
