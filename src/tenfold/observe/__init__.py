@@ -6,7 +6,6 @@ Nothing here is on a hot path: features keep plain counters, and a reader looks 
 
 from __future__ import annotations
 
-from tenfold.observe.caches import CachesCollector
-from tenfold.observe.prometheus import PoliciesCollector
+from tenfold.observe.prometheus import CachesCollector, PoliciesCollector
 
 __all__ = ["CachesCollector", "PoliciesCollector"]
