@@ -144,4 +144,6 @@ def cache_group(caches: Iterable[Counts], reader: str) -> Group:
         return found
 
     named()
-    return Group("cache", FAMILIES, lambda: [Owner(cache, cache.name, asdict(cache.stats())) for cache in named()])
+    return Group(
+        "cache", FAMILIES, caches, lambda: [Owner(cache, cache.name, asdict(cache.stats())) for cache in named()]
+    )

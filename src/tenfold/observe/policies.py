@@ -271,4 +271,4 @@ def _group(label: str, key: str, members: Iterable[Shows], families: tuple[Famil
         states = [(member, member.state()) for member in members]
         return [Owner(member, str(state[key]), state) for member, state in states]
 
-    return Group(label, families, owners)
+    return Group(label, families, members, owners)

@@ -56,10 +56,14 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Owners of one kind, told apart by the label ``label``, and the metrics that each of them has."""
+    """Owners of one kind, told apart by the label ``label``, and the metrics that each of them has.
+
+    ``source`` is what the owners come from: two groups of one source are one.
+    """
 
     label: str
     families: tuple[Family, ...]
+    source: object
     owners: Callable[[], list[Owner]]
 
 
