@@ -183,7 +183,7 @@ class Batcher:
             commands = [("MGET", *[prefix + name for name in places]), ("TIME",)]
         commands += [request.command for request in others if request.command is not None]
         try:
-            lane.send(commands, self._soft, partial(self._answered, batch, others, places))
+            lane.send(commands, self._soft, partial(self._answered, batch, others, places, self._loop.time()))
         except UnicodeEncodeError:  # half a character in somebody's key: the others travel without it
             if len(batch) == 1:
                 self._counters.l2_failures += 1
@@ -212,6 +212,7 @@ class Batcher:
         batch: list[Request | Get],
         others: list[Request],
         places: dict[str, int],
+        sent: float,
         answers: list[Any] | LevelTwoDown,
     ) -> None:
         again: list[Request] = []
@@ -219,6 +220,8 @@ class Batcher:
             if isinstance(answers, LevelTwoDown):
                 self._fail()
                 return
+            self._counters.l2_packets += 1
+            self._counters.l2_seconds += self._loop.time() - sent
             own = 0
             if places:
                 found, now = answers[0], milliseconds(answers[1])

@@ -214,6 +214,8 @@ class Cache(Around):
         if type(key) is not str or key == "":
             raise MisuseError(f"key: expected a text that is not empty, got {key!r}")
         self._check_memory(key, memory)
+        if self.is_disabled():
+            return await loader()
         if memory and (value := self.look(key)) is not ABSENT:
             return cast("R", value)
 

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Protocol, Self, TypeVar, overload
 
 from tenfold._core.errors import MisuseError
+from tenfold.cache.batch import DOWN
 from tenfold.cache.bridge import Errand
 from tenfold.cache.flight import ABSENT, Flight
 from tenfold.cache.hit import compile_wrapper, text_of
@@ -130,6 +131,10 @@ def cached(
 
     def ask(raw: Any, arguments: dict[str, Any]) -> asyncio.Future[Any]:
         """Level 2's answer, for a function that has no other level."""
+        if cache.is_disabled():
+            past = asyncio.get_running_loop().create_future()
+            past.set_result(DOWN)
+            return past
         asked = known_names.get(raw)
         if asked is None:
             asked = names(wanted(raw, arguments))
@@ -140,9 +145,13 @@ def cached(
         return cache.level2().get(asked, spec.codec)
 
     async def remote_miss(raw: Any, arguments: dict[str, Any], asked: Any) -> Any:
+        if cache.is_disabled():
+            return await call(arguments)
         return (await cache.engine().fetch(spec, (wanted(raw, arguments),), load_with(arguments), asked))[0]
 
     async def miss(raw: Any, arguments: dict[str, Any]) -> Any:
+        if cache.is_disabled():
+            return await call(arguments)
         one = wanted(raw, arguments)
         if (value := known(one, raw)) is not ABSENT:
             return value
@@ -158,6 +167,8 @@ def cached(
         return await cache.invalidate(key_of(*args, **kwargs))
 
     def plain_miss(raw: Any, arguments: dict[str, Any]) -> Any:
+        if cache.is_disabled():
+            return call(arguments)
         one = wanted(raw, arguments)
         if (value := known(one, raw)) is not ABSENT:
             return value
@@ -166,6 +177,8 @@ def cached(
         return value
 
     def bridged_miss(raw: Any, arguments: dict[str, Any]) -> Any:
+        if cache.is_disabled():
+            return call(arguments)
         one = wanted(raw, arguments)
         if spec.memory and (value := known(one, raw)) is not ABSENT:
             return value

@@ -100,6 +100,14 @@ FAMILIES: Final = (
         "Requests not sent because level 2 was down.",
         at("l2_skipped"),
     ),
+    Family(
+        "tenfold.cache.level2_packets",
+        "{packet}",
+        "counter",
+        "Packets that level 2 answered; what is asked for in one turn of the event loop is one.",
+        at("l2_packets"),
+    ),
+    Family("tenfold.cache.level2_wait", "s", "counter", "Time until level 2 had answered.", at("l2_seconds")),
     Family("tenfold.cache.entries", "{entry}", "gauge", "Entries in memory.", at("entries")),
     Family(
         "tenfold.cache.memory",
