@@ -1,27 +1,21 @@
-"""The decorators: what a cached function is, and the way of a call that the hit path of `hit` cannot answer."""
+"""The decorators: what a cached function is, and how one is put together."""
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 import typing
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Protocol, Self, TypeVar, overload
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, overload
 
 from tenfold._core.errors import MisuseError
-from tenfold.cache.batch import DOWN
-from tenfold.cache.bridge import Errand
-from tenfold.cache.flight import ABSENT, Flight
-from tenfold.cache.hit import compile_wrapper, text_of
+from tenfold.cache.hit import compile_wrapper
 from tenfold.cache.keys import TagTemplates, parameters_of
-from tenfold.cache.lookup import Spec, Wanted, names
+from tenfold.cache.lookup import Spec
+from tenfold.cache.ways import Awaited, Bridged, Remote, Threads, Way
 
 if TYPE_CHECKING:
     from tenfold.cache.cache import Cache
-
-_KNOWN_NAMES: Final = 10_000
-"""Calls whose names in level 2 a function without level 1 remembers."""
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -94,141 +88,29 @@ def cached(
 ) -> Any:
     """Wrap one function. See `Cache.__call__`."""
     parameters = parameters_of(function, spec.name, own_key=key is not None)
-    templates = TagTemplates(tags, [parameter.name for parameter in parameters], spec.name)
     wait = inspect.iscoroutinefunction(function)
-    bridged = not wait and (cache.shared_level or spec.fresh.more_than_ttl)
-    ahead = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY]
-    count = len(parameters) if key is None else 1
-    prefix = spec.name + "("
-    memory = cache.memory
-
-    def call(arguments: dict[str, Any]) -> Any:
-        if not ahead:
-            return function(**arguments)
-        named = {name: value for name, value in arguments.items() if name not in ahead}
-        return function(*[arguments[name] for name in ahead], **named)
-
-    def wanted(raw: Any, arguments: dict[str, Any]) -> Wanted:
-        return Wanted(text_of(raw, prefix, count), templates.fill(arguments))
-
-    def known(one: Wanted, raw: Any) -> Any:
-        """For what was loaded by another way, or met an invalidation: the next hit is a fast one again."""
-        value = cache.look(one.key)
-        if value is not ABSENT:
-            memory.link(one.key, made.home, raw)
-        return value
-
-    def key_of(*args: Any, **kwargs: Any) -> str:
-        return text_of(made.bind(*args, **kwargs)[0], prefix, count)
-
-    def load_with(arguments: dict[str, Any]) -> Callable[[Sequence[Flight]], Awaitable[Sequence[Any]]]:
-        async def load(flights: Sequence[Flight]) -> Sequence[Any]:
-            return [await call(arguments)]
-
-        return load
-
-    known_names: dict[Any, tuple[str, ...]] = {}
-
-    def ask(raw: Any, arguments: dict[str, Any]) -> asyncio.Future[Any]:
-        """Level 2's answer, for a function that has no other level."""
-        if cache.is_disabled():
-            past = asyncio.get_running_loop().create_future()
-            past.set_result(DOWN)
-            return past
-        asked = known_names.get(raw)
-        if asked is None:
-            asked = names(wanted(raw, arguments))
-            if key is None:  # otherwise the tags may differ from call to call
-                if len(known_names) >= _KNOWN_NAMES:
-                    known_names.clear()
-                known_names[raw] = asked
-        return cache.level2().get(asked, spec.codec)
-
-    async def remote_miss(raw: Any, arguments: dict[str, Any], asked: Any) -> Any:
-        if cache.is_disabled():
-            return await call(arguments)
-        return (await cache.engine().fetch(spec, (wanted(raw, arguments),), load_with(arguments), asked))[0]
-
-    async def miss(raw: Any, arguments: dict[str, Any]) -> Any:
-        if cache.is_disabled():
-            return await call(arguments)
-        one = wanted(raw, arguments)
-        if (value := known(one, raw)) is not ABSENT:
-            return value
-        (value,) = await cache.engine().fetch(spec, (one,), load_with(arguments))
-        memory.link(one.key, made.home, raw)
-        return value
-
-    async def refresh(*args: Any, **kwargs: Any) -> Any:
-        raw, arguments = made.bind(*args, **kwargs)
-        return (await cache.engine().refresh(spec, (wanted(raw, arguments),), load_with(arguments)))[0]
-
-    async def invalidate(*args: Any, **kwargs: Any) -> bool:
-        return await cache.invalidate(key_of(*args, **kwargs))
-
-    def plain_miss(raw: Any, arguments: dict[str, Any]) -> Any:
-        if cache.is_disabled():
-            return call(arguments)
-        one = wanted(raw, arguments)
-        if (value := known(one, raw)) is not ABSENT:
-            return value
-        value = cache.threads.fetch(spec, one.key, one.tags, lambda: call(arguments))
-        memory.link(one.key, made.home, raw)
-        return value
-
-    def bridged_miss(raw: Any, arguments: dict[str, Any]) -> Any:
-        if cache.is_disabled():
-            return call(arguments)
-        one = wanted(raw, arguments)
-        if spec.memory and (value := known(one, raw)) is not ABSENT:
-            return value
-
-        async def look_up(errand: Errand) -> Any:
-            return (await cache.engine().fetch(spec, (one,), errand.run))[0]
-
-        value = cache.bridge.fetch(look_up, lambda: call(arguments), here=not spec.fresh.impatient)
-        if spec.memory:
-            memory.link(one.key, made.home, raw)
-        return value
-
-    def bridged_refresh(*args: Any, **kwargs: Any) -> Any:
-        raw, arguments = made.bind(*args, **kwargs)
-        one = wanted(raw, arguments)
-
-        async def load_anew(errand: Errand) -> Any:
-            return (await cache.engine().refresh(spec, (one,), errand.run))[0]
-
-        return cache.bridge.fetch(load_anew, lambda: call(arguments), here=not spec.fresh.impatient)
-
-    def bridged_invalidate(*args: Any, **kwargs: Any) -> bool:
-        return cache.bridge.run(cache.invalidate(key_of(*args, **kwargs)))
-
-    def plain_refresh(*args: Any, **kwargs: Any) -> Any:
-        raw, arguments = made.bind(*args, **kwargs)
-        one = wanted(raw, arguments)
-        return cache.threads.refresh(spec, one.key, one.tags, lambda: call(arguments))
-
-    def plain_invalidate(*args: Any, **kwargs: Any) -> bool:
-        cache.forget_here(key_of(*args, **kwargs))
-        return True
-
-    slow: Any
-    anew: Any
-    forget: Any
-    if bridged:
-        slow, anew, forget = bridged_miss, bridged_refresh, bridged_invalidate
-    elif wait:
-        slow, anew, forget = miss if spec.memory else remote_miss, refresh, invalidate
+    kind: type[Way]
+    if wait:
+        kind = Awaited if spec.memory else Remote
     else:
-        slow, anew, forget = plain_miss, plain_refresh, plain_invalidate
+        kind = Bridged if cache.shared_level or spec.fresh.more_than_ttl else Threads
+    way = kind(
+        cache,
+        function,
+        spec,
+        TagTemplates(tags, [parameter.name for parameter in parameters], spec.name),
+        ahead=[p.name for p in parameters if p.kind is p.POSITIONAL_ONLY],
+        count=len(parameters) if key is None else 1,
+        own_key=key is not None,
+    )
     namespace: dict[str, Any] = {}
-    made = compile_wrapper(
+    way.made = made = compile_wrapper(
         parameters,
         namespace,
         name=spec.name,
         path=cache.hit_path(namespace),
-        miss=slow,
-        ask=ask if wait and not spec.memory else None,
+        miss=way.miss,
+        ask=way.ask if isinstance(way, Remote) else None,
         memory=spec.memory,
         key=key,
         wait=wait,
@@ -236,9 +118,7 @@ def cached(
     wrapper = made.wrapper
     functools.update_wrapper(wrapper, function)
     functools.update_wrapper(made.bind, function)
-    wrapper.key = key_of
-    wrapper.refresh = anew
-    wrapper.invalidate = forget
+    wrapper.key, wrapper.refresh, wrapper.invalidate = way.key, way.refresh, way.invalidate
     return wrapper
 
 
