@@ -26,6 +26,7 @@ HEAVY = {
     "httpx",
     "aiohttp",
     "dns",
+    "opentelemetry",
 }
 
 
