@@ -25,7 +25,7 @@ from tenfold.balance.ejector import Ejector
 from tenfold.balance.endpoint import Endpoint
 from tenfold.balance.errors import NoEndpoint
 from tenfold.balance.happenings import EndpointDown, EndpointUp
-from tenfold.balance.members import Roster
+from tenfold.balance.members import Roster, Seat
 from tenfold.balance.membership import Membership, wake
 from tenfold.balance.outlier import OutlierEjection
 from tenfold.balance.parts import ejector_of
@@ -39,6 +39,7 @@ from tenfold.resilience.errors import BreakerOpen
 from tenfold.resilience.hedge import Hedge, Hedger
 
 if TYPE_CHECKING:
+    from tenfold.balance.agent import AgentLoad
     from tenfold.balance.checks import Check, Verdict
     from tenfold.balance.discovery.base import Discovery
     from tenfold.balance.slow_start import SlowStart
@@ -58,7 +59,8 @@ class Balancer(Membership):
 
     ``pick`` (`P2C`) is the policy of choosing, a fresh one. ``check`` (none) asks the endpoints whether they are well,
     ``eject`` (none) puts those aside that answer worse than their peers, ``slow_start`` (none) lets those that come
-    back warm up. ``max_in_flight`` (no bound) is for each endpoint, ``breaker`` (none) is a circuit for each.
+    back warm up. ``max_in_flight`` (no bound) is for each endpoint, ``breaker`` (none) is a circuit for each. With
+    ``agent`` (none) endpoints say how loaded they are in ordinary answers too, not only when they are checked.
     ``panic`` (0.5): with a smaller share of the endpoints ready, all are used; 0 for never. ``attempts`` (3) is how
     many endpoints one call of `run` or of a transport may try in all, ``budget`` (`Budget()`) is what tries pay from
     that may repeat work, ``hedge`` (none) races slow calls of `run` that are idempotent.
@@ -79,6 +81,7 @@ class Balancer(Membership):
         slow_start: SlowStart | None = None,
         max_in_flight: int | None = None,
         breaker: Breaker | None = None,
+        agent: AgentLoad | None = None,
         panic: str | float = 0.5,
         attempts: int = 3,
         budget: Budget | None = None,
@@ -103,6 +106,7 @@ class Balancer(Membership):
             P2C() if pick is None else pick,
             check=check,
             breaker=breaker,
+            agent=agent,
             clock=clock,
             random=draw,
             hub=hub,
@@ -228,11 +232,7 @@ class Balancer(Membership):
             seat = self._roster.seats.get(id)
             if seat is None or seat.health is None:
                 return  # it was removed while it was being asked
-            if seat.load is not None:
-                seat.load.report(verdict.load, now)
-                free = max(0.1, round(seat.load.factor(now), 1))  # in tenths, or every check would rebuild the pick
-                if free != seat.free:
-                    seat.free, self._stale = free, True
+            self._weigh(seat, verdict.load, now)
             if seat.health.observe(verdict.ok, now):
                 self._stale = True
                 kind = EndpointUp if seat.health.up else EndpointDown
@@ -243,6 +243,19 @@ class Balancer(Membership):
                 self._look(now)
         if self._told:
             self._tell()
+
+    def reported(self, ticket: Ticket, load: str | None) -> None:
+        """What the endpoint of ``ticket`` says of its own load in an answer: the text of the header of `AgentLoad`."""
+        with self._lock:
+            self._weigh(ticket.seat, load, self._monotonic())
+
+    def _weigh(self, seat: Seat, load: float | str | None, now: float) -> None:
+        if seat.load is None:
+            return
+        seat.load.report(load, now)
+        free = max(0.1, round(seat.load.factor(now), 1))  # in tenths, or every report would rebuild the pick
+        if free != seat.free:
+            seat.free, self._stale = free, True
 
     def state(self) -> dict[str, Any]:
         """What a person or a dashboard asks for, ready for JSON."""

@@ -28,6 +28,7 @@ from tenfold.resilience.breaker import Breaker
 from tenfold.resilience.circuit import Circuit
 
 if TYPE_CHECKING:
+    from tenfold.balance.agent import AgentLoad
     from tenfold.balance.checker import Checker
     from tenfold.balance.checks import Check
 
@@ -42,6 +43,7 @@ class Membership:
         *,
         check: Check | None,
         breaker: Breaker | None,
+        agent: AgentLoad | None,
         clock: Clock,
         random: _random.Random,
         hub: Hub,
@@ -52,6 +54,7 @@ class Membership:
         self._pick = pick
         self._check = check
         self._breaker = breaker
+        self.agent: Final = agent
         self._checker: Checker | None = None
         self._random = random
         self._draw = random.random
@@ -76,7 +79,7 @@ class Membership:
         circuit = None
         if self._breaker is not None:
             circuit = Circuit(f"{self.name}/{endpoint.id}", self._breaker, rng=self._random, hub=self._hub)
-        return Seat(endpoint, circuit, health_of(self._check), load_of(self._check))
+        return Seat(endpoint, circuit, health_of(self._check), load_of(self._check, self.agent))
 
     def now(self) -> float:
         """Monotonic seconds of the balancer's clock."""

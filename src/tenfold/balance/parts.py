@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tenfold._core.errors import MisuseError
-from tenfold.balance.agent import Load
+from tenfold.balance.agent import AgentLoad, Load
 from tenfold.balance.checks import Check
 from tenfold.balance.ejector import Ejector
 from tenfold.balance.health import Health
@@ -16,9 +16,9 @@ def health_of(check: Check | None) -> Health | None:
     return None if check is None else Health(rise=check.rise, fall=check.fall, initial=check.initial)
 
 
-def load_of(check: Check | None) -> Load | None:
-    """What keeps the load that an endpoint reports to ``check``; None without a check."""
-    return None if check is None else Load()
+def load_of(check: Check | None, agent: AgentLoad | None) -> Load | None:
+    """What keeps the load that an endpoint reports, to ``check`` or in its answers; None if nobody listens."""
+    return None if check is None and agent is None else Load(agent)
 
 
 def ejector_of(options: OutlierEjection | Ejector | None, draw: Draw) -> Ejector | None:

@@ -17,6 +17,7 @@ import httpx2
 import pytest
 
 from tenfold._core.events import Hub
+from tenfold.balance.agent import AgentLoad
 from tenfold.balance.balancer import Balancer
 from tenfold.balance.endpoint import Endpoint, Member
 from tenfold.balance.errors import NoEndpoint, tried_of
@@ -278,6 +279,21 @@ async def test_a_bad_gateway_is_tried_elsewhere_if_it_may_be_and_else_handed_on(
     async with shop(bad, good, rules=RetryRules(statuses=())) as (client, balancer):
         assert (await client.get("/")).status_code == 503
         assert balancer.counters.failed == 1
+
+
+async def test_an_answer_that_says_how_loaded_its_server_is_moves_the_weight() -> None:
+    loaded = Server(b"HTTP/1.1 200 OK\r\nTenfold-Load: 80%\r\nContent-Length: 2\r\n\r\nok")
+    async with shop(loaded, Server(), pick=Turns(), agent=AgentLoad()) as (client, balancer):
+        for _ in range(20):
+            await client.get("/")
+        weights = {id: about["weight"] for id, about in balancer.state()["endpoints"].items()}
+        assert weights == {"a": 0.2, "b": 1.0}
+        loaded.answer = b"HTTP/1.1 200 OK\r\nTenfold-Load: nonsense\r\nContent-Length: 2\r\n\r\nok"
+        await client.get("/")
+        assert balancer.state()["endpoints"]["a"]["weight"] == 0.2
+    async with shop(Server(loaded.answer), pick=InOrder()) as (client, balancer):  # nobody asked
+        await client.get("/")
+        assert balancer.state()["endpoints"]["a"]["weight"] == 1.0
 
 
 async def test_a_post_that_says_it_is_idempotent_is_sent_again_and_a_get_that_is_not_is_not() -> None:

@@ -115,7 +115,7 @@ class BalancedMiddleware:
                     raise
                 continue
             ticket, status = exchange.ticket, response.status
-            if exchange.answered(status, replayable=_replayable(request)):
+            if exchange.answered(status, response.headers, replayable=_replayable(request)):
                 _hold(response, ticket, exchange.verdict(status))
                 return response
             response.close()

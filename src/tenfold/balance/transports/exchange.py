@@ -4,7 +4,7 @@ way, and whoever drives it calls `failed` or `answered` for each try, and `give_
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from tenfold.balance.attempts import Attempts
@@ -71,10 +71,12 @@ class Exchange:
         mark(error, self._balancer.name, self._attempts.tried)
         return Next.RAISE
 
-    def answered(self, status: int, *, replayable: bool) -> bool:
+    def answered(self, status: int, headers: Mapping[str, str], *, replayable: bool) -> bool:
         """A response has begun. False: it is to be thrown away, and `ticket` is a new one."""
         ticket = self.ticket
         ticket.answered()
+        if (agent := self._balancer.agent) is not None:
+            self._balancer.reported(ticket, headers.get(agent.header))
         if status in self._rules.statuses and self.idempotent and replayable:
             other = self._attempts.another(sent=True)
             if other is not None:

@@ -93,7 +93,7 @@ class BalancedTransport(AsyncBaseTransport):
                     once = self._pool(exchange.ticket.endpoint, family)
                 continue
             ticket, status = exchange.ticket, response.status_code
-            if exchange.answered(status, replayable=body is None or body.replayable):
+            if exchange.answered(status, response.headers, replayable=body is None or body.replayable):
                 response.stream = _types(family)[0](response.stream, ticket, exchange.verdict(status), self, lane, once)
                 return response
             try:

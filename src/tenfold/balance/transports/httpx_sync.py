@@ -82,7 +82,7 @@ class BalancedSyncTransport(BaseTransport):
                     once = self._pool(exchange.ticket.endpoint, family)
                 continue
             ticket, status = exchange.ticket, response.status_code
-            if exchange.answered(status, replayable=body is None or body.replayable):
+            if exchange.answered(status, response.headers, replayable=body is None or body.replayable):
                 response.stream = _types(family)[0](response.stream, ticket, exchange.verdict(status), self, lane, once)
                 return response
             try:
