@@ -149,7 +149,6 @@ async def test_nobody_listens():
         assert "ConnectionRefusedError" in verdict.why
     verdict = await TcpCheck().probe(at("tcp://127.0.0.1"))
     assert (verdict.ok, "names no host and port" in verdict.why) == (False, True)
-    assert "out of range" in (await TcpCheck().probe(at("tcp://127.0.0.1:99999"))).why
 
 
 @pytest.fixture(scope="module")

@@ -55,6 +55,12 @@ class Pick(ABC):
     name: ClassVar[str]
     members: Sequence[Member] = ()
 
+    def declare(self, members: Sequence[Member]) -> None:  # noqa: B027 - most picks need not know
+        """All members there are, usable or not; told before `rebuild` whenever somebody has come or gone for good.
+
+        Policies that spill over by the share of a group that is left need it. Never told: what may be used is all.
+        """
+
     def rebuild(self, members: Sequence[Member]) -> None:
         """These may be used from now on, with these weights (all > 0), sorted by id. May be empty."""
         self.members = members
