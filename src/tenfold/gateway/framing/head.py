@@ -1,0 +1,329 @@
+"""Heads of requests and responses: one split, a look at each name, and the framing that follows (RFC 9112 §6.3).
+
+Theory. A gateway stands between two parsers and must not let them see two different messages in the same bytes
+("request smuggling": Linhart et al. 2005, Kettle 2019). The defence is not to repair: whatever could be read in two
+ways is refused, and what is passed on is written so that there is one way to read it. That asks for three things of a
+head. Its bytes are text and CRLF and nothing else: removing all text with one `bytes.translate` must leave exactly as
+many CRLF as the split made cuts, which finds NUL, bare CR and bare LF at once. Each line begins with a known or
+checked name and a colon, which finds folded lines and white space before colons. And exactly one rule says how long
+the body is. Values that do not frame or route are nobody's business here: their lines are passed on as they came.
+
+The length of a body is one number: its bytes, 0 without one, `CHUNKED` or `UNTIL_CLOSE`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from tenfold.gateway.framing import fields as f
+from tenfold.gateway.framing.gather import TEXT
+from tenfold.gateway.framing.limits import Limits
+from tenfold.gateway.framing.refusal import Reason, Refused
+
+CHUNKED: Final = -1
+"""The body is in chunks."""
+UNTIL_CLOSE: Final = -2
+"""The body ends with the connection, as responses of HTTP/1.0 do."""
+
+METHODS: Final = frozenset(
+    b"GET HEAD POST PUT DELETE PATCH OPTIONS QUERY PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK REPORT SEARCH".split()
+)
+"""What is passed on: RFC 9110, RFC 5789, QUERY and WebDAV. Methods that no parser here knows are refused."""
+
+_HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{1,5}))?")
+_ABSOLUTE: Final = re.compile(rb"https?://([^/?]+)(.*)", re.IGNORECASE)
+_LONGEST_LENGTH: Final = 18  # digits: below 2**63, which some that come after us count in
+
+_hosts: Final[set[bytes]] = set()
+_MOST_HOSTS: Final = 1024
+
+
+class Head:
+    """What requests and responses have in common.
+
+    ``lines`` are all lines as they came, ``plain`` those that are passed on as they are, ``claims`` the kind, value
+    and line of those about which the forwarding decides.
+    """
+
+    __slots__ = ("_fields", "claims", "http10", "keep_alive", "length", "lines", "plain", "upgrade")
+
+    lines: list[bytes]
+    plain: list[bytes]
+    claims: list[tuple[int, bytes, bytes]]
+    http10: bool
+    keep_alive: bool
+    """Whether the peer would take another message on this connection."""
+    length: int
+    upgrade: bytes | None
+    """The protocol of an Upgrade that Connection names, in lower case."""
+    _fields: dict[bytes, list[bytes]] | None
+
+    @property
+    def fields(self) -> dict[bytes, list[bytes]]:
+        """Every field that came: lower-case name to values, in order. Built when first asked for."""
+        found = self._fields
+        if found is None:
+            found = self._fields = {}
+            for line in self.lines[1:]:
+                name, _, value = line.partition(b":")
+                found.setdefault(name.lower(), []).append(value.strip(b" \t"))
+        return found
+
+    def get(self, name: bytes) -> bytes | None:
+        """The first value of the field with that lower-case name."""
+        values = self.fields.get(name)
+        return None if values is None else values[0]
+
+
+class RequestHead(Head):
+    """A request's head: ``method``, ``target`` (path and query, or ``*``), ``host`` (None: HTTP/1.0 without one)."""
+
+    __slots__ = ("expects_continue", "host", "method", "target")
+
+    method: bytes
+    target: bytes
+    host: bytes | None
+    expects_continue: bool
+    """The client waits for 100 (Continue) before it sends the body."""
+
+    def __repr__(self) -> str:
+        return f"<RequestHead {self.method.decode()} {self.target.decode()} length={self.length}>"
+
+
+class ResponseHead(Head):
+    """A response's head. ``interim`` is one of the 1xx that come before the final one."""
+
+    __slots__ = ("interim", "reason", "status")
+
+    status: int
+    reason: bytes
+    interim: bool
+
+    def __repr__(self) -> str:
+        return f"<ResponseHead {self.status} length={self.length}>"
+
+
+def request_line(line: bytes) -> tuple[bytes, bytes, bytes]:
+    """Method, target and version. Raises `Refused`."""
+    parts = line.split(b" ")
+    if len(parts) != 3:
+        if not line:
+            raise Refused(Reason.EMPTY_LINE)
+        raise Refused(Reason.HTTP_0_9 if len(parts) == 2 and parts[0] in METHODS and parts[1] else Reason.REQUEST_LINE)
+    method, target, version = parts
+    if version != b"HTTP/1.1" and version != b"HTTP/1.0":
+        if line == b"PRI * HTTP/2.0":
+            raise Refused(Reason.HTTP_2)
+        numbered = len(version) == 8 and version[:5] == b"HTTP/" and version[5:6].isdigit() and version[7:].isdigit()
+        raise Refused(Reason.VERSION if numbered and version[6:7] == b"." else Reason.REQUEST_LINE)
+    if method not in METHODS:
+        if method in (b"CONNECT", b"TRACE"):
+            raise Refused(Reason.METHOD_REFUSED)
+        raise Refused(Reason.METHOD_UNKNOWN if f.TOKEN.fullmatch(method) else Reason.REQUEST_LINE)
+    if (
+        (target[:1] != b"/" and not (target == b"*" and method == b"OPTIONS") and not _ABSOLUTE.fullmatch(target))
+        or not target.isascii()
+        or b"#" in target
+        or b"\t" in target
+    ):
+        raise Refused(Reason.TARGET)
+    return method, target, version
+
+
+def status_line(line: bytes) -> tuple[bytes, bytes, bytes]:
+    """Version, status and phrase. Raises `Refused`."""
+    version, status, phrase = line[:8], line[9:12], line[12:]
+    if (
+        (version != b"HTTP/1.1" and version != b"HTTP/1.0")
+        or line[8:9] != b" "
+        or len(status) != 3
+        or not status.isdigit()
+        # The space before an empty phrase is often forgotten, and nothing hangs on it.
+        or (phrase and phrase[:1] != b" ")
+    ):
+        raise Refused(Reason.STATUS_LINE)
+    if not b"100" <= status <= b"599":
+        raise Refused(Reason.STATUS)
+    return version, status, phrase[1:]
+
+
+def parse_request(raw: bytes, limits: Limits) -> RequestHead:
+    """The head whose bytes, without the empty line, are ``raw``. Raises `Refused`, not for the first fault always."""
+    lines = raw.split(b"\r\n")
+    if raw.translate(None, TEXT) != b"\r\n" * (len(lines) - 1):
+        raise Refused(Reason.CONTROL)
+    method, target, version = request_line(lines[0])
+    head = RequestHead()
+    head.lines = lines
+    head.method = method
+    host, length, coding, connection, expect = _fields(head, limits)
+    http10 = head.http10 = version == b"HTTP/1.0"
+    if host is not None:
+        if host not in _hosts:
+            _check_host(host)
+    elif not http10:
+        raise Refused(Reason.HOST_MISSING)
+    if target[:1] != b"/" and target != b"*":
+        target = _origin_form(target, host, method)
+    head.target = target
+    head.host = host
+    if coding is not None:
+        if http10:
+            raise Refused(Reason.CODING_IN_1_0)
+        if length is not None:
+            raise Refused(Reason.LENGTH_AND_CODING)
+        if coding != b"chunked":
+            raise Refused(Reason.CODING_UNKNOWN)
+        head.length = CHUNKED
+    elif length is None:
+        head.length = 0
+    else:
+        head.length = size = _length(length)
+        if limits.body is not None and size > int(limits.body):
+            raise Refused(Reason.BODY_TOO_LARGE)
+    if expect is not None and not http10 and expect.lower() != b"100-continue":
+        raise Refused(Reason.EXPECTATION)
+    head.expects_continue = expect is not None and not http10
+    _connection(head, connection)
+    return head
+
+
+def parse_response(raw: bytes, limits: Limits, method: bytes) -> ResponseHead:
+    """As `parse_request`; ``method`` is the request's, on which it hangs whether there is a body."""
+    lines = raw.split(b"\r\n")
+    if raw.translate(None, TEXT) != b"\r\n" * (len(lines) - 1):
+        raise Refused(Reason.CONTROL)
+    version, digits, phrase = status_line(lines[0])
+    head = ResponseHead()
+    head.lines = lines
+    head.reason = phrase
+    status = head.status = int(digits)
+    head.interim = 100 <= status < 200 and status != 101
+    _, length, coding, connection, _ = _fields(head, limits)
+    http10 = head.http10 = version == b"HTTP/1.0"
+    size = UNTIL_CLOSE
+    if coding is not None:
+        if http10:
+            raise Refused(Reason.CODING_IN_1_0)
+        if length is not None:
+            raise Refused(Reason.LENGTH_AND_CODING)
+        if coding.lower() != b"chunked":
+            raise Refused(Reason.CODING_UNKNOWN)
+        size = CHUNKED
+    elif length is not None:
+        size = _length(length)
+    if status < 200 or status == 204:
+        # They have no body whatever they say, and a Content-Length is not allowed to them (RFC 9110 §8.6).
+        size = 0
+        if length is not None:
+            head.plain = [line for line in head.plain if line[:15].lower() != b"content-length:"]
+    elif status == 304 or method == b"HEAD":
+        size = 0
+    head.length = size
+    _connection(head, connection)
+    if size == UNTIL_CLOSE:
+        head.keep_alive = False
+    return head
+
+
+def _fields(head: Head, limits: Limits) -> tuple[bytes | None, bytes | None, bytes | None, bytes | None, bytes | None]:
+    """Sort the lines; the values of Host, Content-Length, Transfer-Encoding, Connection and Expect."""
+    lines = head.lines
+    if len(lines) > limits.fields + 1:
+        raise Refused(Reason.TOO_MANY_FIELDS)
+    host = length = coding = connection = expect = upgrade = None
+    plain: list[bytes] = []
+    claims: list[tuple[int, bytes, bytes]] = []
+    keep = plain.append
+    known = f.known.get
+    rest = iter(lines)
+    next(rest)
+    for line in rest:
+        name, colon, value = line.partition(b":")
+        kind = known(name)
+        if kind == 0 and colon:
+            keep(line)
+            continue
+        if kind is None:
+            kind = f.learn(name)
+        if not colon:
+            raise Refused(Reason.NO_COLON)
+        value = value.strip(b" \t")
+        if kind == f.HOST:
+            if host is not None:
+                raise Refused(Reason.HOST_SEVERAL)
+            host = value
+        elif kind == f.LENGTH:
+            if length is not None:
+                raise Refused(Reason.LENGTH_SEVERAL)
+            length = value
+            keep(b"Content-Length: " + value)
+        elif kind == f.CONNECTION:
+            connection = value if connection is None else connection + b"," + value
+        elif kind == f.CODING:
+            if coding is not None:
+                raise Refused(Reason.CODING_SEVERAL)
+            coding = value
+        elif kind == f.UPGRADE:
+            upgrade = value if upgrade is None else upgrade + b"," + value
+        elif kind == f.EXPECT:
+            expect = value if expect is None else expect + b"," + value
+        elif kind >= f.FORWARDED:
+            claims.append((kind, value, line))
+        elif kind == 0:
+            keep(line)
+    head.plain = plain
+    head.claims = claims
+    head.upgrade = upgrade
+    head._fields = None
+    return host, length, coding, connection, expect
+
+
+def _connection(head: Head, value: bytes | None) -> None:
+    """What Connection says of the connection, and the removal of what it names."""
+    if value is None or value == b"keep-alive":
+        head.keep_alive = value is not None or not head.http10
+        head.upgrade = None
+        return
+    named = set(f.tokens(value))
+    head.keep_alive = b"close" not in named and (not head.http10 or b"keep-alive" in named)
+    if b"upgrade" not in named or head.http10:
+        head.upgrade = None
+    elif head.upgrade is not None:
+        head.upgrade = head.upgrade.lower()
+    named -= {b"close", b"keep-alive", b"upgrade"}
+    if named:
+        head.plain = [line for line in head.plain if line.partition(b":")[0].lower() not in named]
+        head.claims = [claim for claim in head.claims if claim[2].partition(b":")[0].lower() not in named]
+
+
+def _length(value: bytes) -> int:
+    if not value.isdigit() or len(value) > _LONGEST_LENGTH or (value[:1] == b"0" and value != b"0"):
+        # A leading zero is octal to some.
+        raise Refused(Reason.LENGTH_BAD)
+    return int(value)
+
+
+def is_host(host: bytes) -> bool:
+    """Whether it is a name or an address, with a port or without."""
+    match = _HOST.fullmatch(host)
+    return match is not None and (match[1] is None or int(match[1]) <= 65535)
+
+
+def _check_host(host: bytes) -> None:
+    if not is_host(host):
+        raise Refused(Reason.HOST_BAD)
+    if len(_hosts) < _MOST_HOSTS:
+        _hosts.add(host)
+
+
+def _origin_form(target: bytes, host: bytes | None, method: bytes) -> bytes:
+    """A target that is a URL as a path. RFC 9112 §3.2.2 wants it taken; that it names the Host is our condition."""
+    match = _ABSOLUTE.fullmatch(target)
+    if match is None or host is None or match[1].lower() != host.lower():
+        raise Refused(Reason.HOST_MISMATCH)
+    path = match[2]
+    if not path and method == b"OPTIONS":
+        return b"*"
+    return path if path[:1] == b"/" else b"/" + path
