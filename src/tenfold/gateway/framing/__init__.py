@@ -9,7 +9,7 @@ from tenfold.gateway.framing.refusal import Reason, Refusal
 from tenfold.gateway.framing.request import RequestEvent, RequestReader
 from tenfold.gateway.framing.response import ResponseEvent, ResponseReader
 
-__all__ = [
+__all__ = [  # noqa: RUF022 - grouped by what they are for
     # Options.
     "Forwarding",
     "Limits",
