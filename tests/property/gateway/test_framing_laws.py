@@ -1,7 +1,7 @@
 """Laws of the framing: cuts change nothing, nothing is read in two ways, and what is passed on says the same.
 
-The oracles are a strict parser written as plainly as can be, below, which knows nothing of pieces, reasons or speed, and
-llhttp through httptools, which others wrote.
+The oracles are a strict parser written as plainly as can be, below, which knows nothing of pieces, reasons or speed,
+and llhttp through httptools, which others wrote.
 """
 
 import random
@@ -149,11 +149,14 @@ FRAMERS = (
 KNOWN = (
     b"GET HEAD POST PUT DELETE PATCH OPTIONS QUERY PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK REPORT SEARCH"
 ).split()
-NOT_IN_TRAILERS = FRAMERS + (
-    b"authorization cookie set-cookie www-authenticate cache-control content-encoding content-range content-type "
-    b"location max-forwards range trailer vary age date expires if-match if-none-match if-modified-since "
-    b"if-unmodified-since if-range pragma retry-after"
-).split()
+NOT_IN_TRAILERS = (
+    FRAMERS
+    + (
+        b"authorization cookie set-cookie www-authenticate cache-control content-encoding content-range content-type "
+        b"location max-forwards range trailer vary age date expires if-match if-none-match if-modified-since "
+        b"if-unmodified-since if-range pragma retry-after"
+    ).split()
+)
 
 
 def plain_parser(raw):

@@ -81,8 +81,8 @@ _LONGEST: Final = 64
 _USUAL: Final = (
     b"Accept Accept-Encoding Accept-Language Accept-Ranges Access-Control-Allow-Origin Age Authorization Cache-Control "
     b"Content-Disposition Content-Encoding Content-Language Content-Range Content-Security-Policy Content-Type Cookie "
-    b"Date DNT ETag Expires If-Match If-Modified-Since If-None-Match If-Range Last-Modified Link Location Origin Pragma "
-    b"Priority Range Referer Retry-After Sec-Fetch-Dest Sec-Fetch-Mode Sec-Fetch-Site Sec-Fetch-User Server "
+    b"Date DNT ETag Expires If-Match If-Modified-Since If-None-Match If-Range Last-Modified Link Location Origin "
+    b"Pragma Priority Range Referer Retry-After Sec-Fetch-Dest Sec-Fetch-Mode Sec-Fetch-Site Sec-Fetch-User Server "
     b"Server-Timing Set-Cookie Strict-Transport-Security Trailer Upgrade-Insecure-Requests User-Agent Vary "
     b"X-Content-Type-Options X-Frame-Options"
 ).split()

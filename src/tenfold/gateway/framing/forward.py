@@ -2,11 +2,11 @@
 
 Theory. Fields that Connection names and those that RFC 9110 §7.6.1 lists are for the next hop and end here; the readers
 have taken them out already. What is said *of the client* (Forwarded of RFC 7239, X-Forwarded-*) is worth as much as the
-one who says it: from a peer that is a trusted hop it is kept and our peer's address added, from any other it is removed,
-for nobody but a spoofer has a reason to send it. The client's address is the rightmost that is no trusted hop's.
+one who says it: from a peer that is a trusted hop it is kept and our peer's address added, from any other it is
+removed. The client's address is the rightmost that is no trusted hop's.
 
-A request gets an id and a traceparent (W3C Trace Context) unless it has good ones. Both new: they share 128 random bits,
-so that logs and traces find each other. Randomness is handed in.
+A request gets an id and a traceparent (W3C Trace Context) unless it has good ones. Where both are new they share 128
+random bits, so that logs and traces find each other. Randomness is handed in.
 
 Nothing is parsed again here: lines are joined as they came, and what is the same for every request of a connection is
 rendered once and kept by its `Link`.
@@ -18,7 +18,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from tenfold._core.errors import MisuseError
 from tenfold.gateway.framing import fields as f
@@ -32,6 +32,7 @@ _ID: Final = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _TRACE_PARENT: Final = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _MODES: Final = ("pass", "new", "off")
 _PSEUDONYM: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?::[0-9]{1,5})?")
+_NOT_ZERO: Final = 1 << 64 | 1  # neither a trace nor a span may be 0
 UNIX: Final = "unix"
 """The peer's address on a unix socket, and how such peers are called among the trusted."""
 
@@ -78,8 +79,7 @@ class Forwarding:
                 raise MisuseError(f'forwarding upgrades: expected names such as "websocket", got {protocol!r}')
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """What a request is called: its id, and the lines that tell the upstream."""
 
     request_id: bytes
@@ -89,13 +89,15 @@ class Identity:
 class Forwarder:
     """`Forwarding` in the form that is needed for every request. One for each route or gateway, shared by all."""
 
-    __slots__ = ("_networks", "_unix", "options", "upgrades", "via_1_0", "via_1_1")
+    __slots__ = ("_networks", "_unix", "names_all", "options", "upgrades", "via_1_0", "via_1_1")
 
     def __init__(self, options: Forwarding) -> None:
         self.options: Final = options
         self._networks = _networks(options.trusted)
         self._unix = UNIX in options.trusted
         self.upgrades: Final = frozenset(name.lower().encode() for name in options.upgrades)
+        self.names_all: Final = options.request_id != "off" and options.trace != "off"
+        """Whether a request that came without an id and a trace gets both."""
         name = options.via
         self.via_1_1: Final = None if name is None else b"Via: 1.1 " + name.encode()
         self.via_1_0: Final = None if name is None else b"Via: 1.0 " + name.encode()
@@ -157,6 +159,10 @@ class Link:
     def identify(self, head: RequestHead, draw: Draw) -> Identity:
         """The request's id and trace. Once for each request, however often it is sent upstream."""
         options = self.forwarder.options
+        if not head.claims and self.forwarder.names_all:
+            text = b"%048x" % (draw(192) | _NOT_ZERO)
+            trace = text[:32]
+            return Identity(trace, b"traceparent: 00-%b-%b-01\r\nX-Request-Id: %b" % (trace, text[32:], trace))
         came = parent = None
         lines = []
         for kind, value, line in head.claims:
@@ -174,7 +180,7 @@ class Link:
         elif options.trace == "pass" and parent and _TRACE_PARENT.fullmatch(parent):
             lines.append(b"traceparent: " + parent)
         else:
-            text = b"%048x" % (draw(192) | 1 << 64 | 1)
+            text = b"%048x" % (draw(192) | _NOT_ZERO)
             new_trace = text[:32]
             lines = [b"traceparent: 00-%b-%b-01" % (new_trace, text[32:])]
         if came and options.request_id != "new" and _ID.fullmatch(came):

@@ -17,6 +17,7 @@ import re
 from typing import Final
 
 from tenfold.gateway.framing import fields as f
+from tenfold.gateway.framing.fields import CODING, CONNECTION, EXPECT, FORWARDED, HOST, LENGTH, UPGRADE
 from tenfold.gateway.framing.gather import TEXT
 from tenfold.gateway.framing.limits import Limits
 from tenfold.gateway.framing.refusal import Reason, Refused
@@ -35,8 +36,11 @@ _HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(
 _ABSOLUTE: Final = re.compile(rb"https?://([^/?]+)(.*)", re.IGNORECASE)
 _LONGEST_LENGTH: Final = 18  # digits: below 2**63, which some that come after us count in
 
+# Like the names of fields, few different ones come, and each is checked once.
 _hosts: Final[set[bytes]] = set()
 _MOST_HOSTS: Final = 1024
+_status_lines: Final[dict[bytes, tuple[int, bytes, bool]]] = {}
+_MOST_LINES: Final = 256
 
 
 class Head:
@@ -107,6 +111,22 @@ class ResponseHead(Head):
 def request_line(line: bytes) -> tuple[bytes, bytes, bytes]:
     """Method, target and version. Raises `Refused`."""
     parts = line.split(b" ")
+    if len(parts) == 3:
+        method, target, version = parts
+        if (
+            version == b"HTTP/1.1"
+            and method in METHODS
+            and target.startswith(b"/")
+            and target.isascii()
+            and b"#" not in target
+            and b"\t" not in target
+        ):
+            return method, target, version
+    return _unusual_line(line, parts)
+
+
+def _unusual_line(line: bytes, parts: list[bytes]) -> tuple[bytes, bytes, bytes]:
+    """HTTP/1.0, the other forms of a target, and all that is refused."""
     if len(parts) != 3:
         if not line:
             raise Refused(Reason.EMPTY_LINE)
@@ -122,7 +142,7 @@ def request_line(line: bytes) -> tuple[bytes, bytes, bytes]:
             raise Refused(Reason.METHOD_REFUSED)
         raise Refused(Reason.METHOD_UNKNOWN if f.TOKEN.fullmatch(method) else Reason.REQUEST_LINE)
     if (
-        (target[:1] != b"/" and not (target == b"*" and method == b"OPTIONS") and not _ABSOLUTE.fullmatch(target))
+        not (target[:1] == b"/" or (target == b"*" and method == b"OPTIONS") or _ABSOLUTE.fullmatch(target))
         or not target.isascii()
         or b"#" in target
         or b"\t" in target
@@ -131,8 +151,8 @@ def request_line(line: bytes) -> tuple[bytes, bytes, bytes]:
     return method, target, version
 
 
-def status_line(line: bytes) -> tuple[bytes, bytes, bytes]:
-    """Version, status and phrase. Raises `Refused`."""
+def status_line(line: bytes) -> tuple[int, bytes, bool]:
+    """Status, phrase and whether it is HTTP/1.0. Raises `Refused`."""
     version, status, phrase = line[:8], line[9:12], line[12:]
     if (
         (version != b"HTTP/1.1" and version != b"HTTP/1.0")
@@ -145,7 +165,10 @@ def status_line(line: bytes) -> tuple[bytes, bytes, bytes]:
         raise Refused(Reason.STATUS_LINE)
     if not b"100" <= status <= b"599":
         raise Refused(Reason.STATUS)
-    return version, status, phrase[1:]
+    found = int(status), phrase[1:], version == b"HTTP/1.0"
+    if len(_status_lines) < _MOST_LINES and len(line) <= 64:
+        _status_lines[line] = found
+    return found
 
 
 def parse_request(raw: bytes, limits: Limits) -> RequestHead:
@@ -153,7 +176,10 @@ def parse_request(raw: bytes, limits: Limits) -> RequestHead:
     lines = raw.split(b"\r\n")
     if raw.translate(None, TEXT) != b"\r\n" * (len(lines) - 1):
         raise Refused(Reason.CONTROL)
-    method, target, version = request_line(lines[0])
+    line = lines[0]
+    if len(line) > limits.line:  # type: ignore[operator]
+        raise Refused(Reason.LINE_TOO_LONG)
+    method, target, version = request_line(line)
     head = RequestHead()
     head.lines = lines
     head.method = method
@@ -182,9 +208,11 @@ def parse_request(raw: bytes, limits: Limits) -> RequestHead:
         head.length = size = _length(length)
         if limits.body is not None and size > int(limits.body):
             raise Refused(Reason.BODY_TOO_LARGE)
-    if expect is not None and not http10 and expect.lower() != b"100-continue":
-        raise Refused(Reason.EXPECTATION)
-    head.expects_continue = expect is not None and not http10
+    head.expects_continue = False
+    if expect is not None and not http10:
+        if expect.lower() != b"100-continue":
+            raise Refused(Reason.EXPECTATION)
+        head.expects_continue = True
     _connection(head, connection)
     return head
 
@@ -194,14 +222,17 @@ def parse_response(raw: bytes, limits: Limits, method: bytes) -> ResponseHead:
     lines = raw.split(b"\r\n")
     if raw.translate(None, TEXT) != b"\r\n" * (len(lines) - 1):
         raise Refused(Reason.CONTROL)
-    version, digits, phrase = status_line(lines[0])
+    line = lines[0]
+    if len(line) > limits.line:  # type: ignore[operator]
+        raise Refused(Reason.LINE_TOO_LONG)
+    status, phrase, http10 = _status_lines.get(line) or status_line(line)
     head = ResponseHead()
     head.lines = lines
+    head.status = status
     head.reason = phrase
-    status = head.status = int(digits)
-    head.interim = 100 <= status < 200 and status != 101
+    head.http10 = http10
+    head.interim = status < 200 and status != 101
     _, length, coding, connection, _ = _fields(head, limits)
-    http10 = head.http10 = version == b"HTTP/1.0"
     size = UNTIL_CLOSE
     if coding is not None:
         if http10:
@@ -250,26 +281,26 @@ def _fields(head: Head, limits: Limits) -> tuple[bytes | None, bytes | None, byt
         if not colon:
             raise Refused(Reason.NO_COLON)
         value = value.strip(b" \t")
-        if kind == f.HOST:
-            if host is not None:
-                raise Refused(Reason.HOST_SEVERAL)
-            host = value
-        elif kind == f.LENGTH:
+        if kind == LENGTH:
             if length is not None:
                 raise Refused(Reason.LENGTH_SEVERAL)
             length = value
             keep(b"Content-Length: " + value)
-        elif kind == f.CONNECTION:
+        elif kind == HOST:
+            if host is not None:
+                raise Refused(Reason.HOST_SEVERAL)
+            host = value
+        elif kind == CONNECTION:
             connection = value if connection is None else connection + b"," + value
-        elif kind == f.CODING:
+        elif kind == CODING:
             if coding is not None:
                 raise Refused(Reason.CODING_SEVERAL)
             coding = value
-        elif kind == f.UPGRADE:
+        elif kind == UPGRADE:
             upgrade = value if upgrade is None else upgrade + b"," + value
-        elif kind == f.EXPECT:
+        elif kind == EXPECT:
             expect = value if expect is None else expect + b"," + value
-        elif kind >= f.FORWARDED:
+        elif kind >= FORWARDED:
             claims.append((kind, value, line))
         elif kind == 0:
             keep(line)

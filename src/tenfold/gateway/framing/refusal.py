@@ -101,7 +101,7 @@ class Refusal:
         return f"<Refusal {self.status} {self.token}>"
 
 
-class Refused(Exception):  # noqa: N818 - it never leaves this package
+class Refused(Exception):
     """How the parsers of this package tell the reader that called them."""
 
     def __init__(self, reason: Reason) -> None:

@@ -29,6 +29,7 @@ from tenfold.gateway.framing.refusal import Reason, Refusal, Refused
 RequestEvent = RequestHead | bytes | End | Refusal
 
 _HEAD, _LENGTH, _CHUNKS, _DONE, _REFUSED = range(5)
+_BODY: Final = (_LENGTH, _CHUNKS)
 _NAMES: Final = ("head", "length", "chunks", "done", "refused")
 _NO_CALLBACKS: Final = object()
 
@@ -80,7 +81,7 @@ class RequestReader:
                     self._head(data, end + 4, events)
                     return events
             self._slow(data, events)
-        elif state == _LENGTH or state == _CHUNKS:
+        elif state in _BODY:
             if data:
                 self._body(data, events)
         elif state == _DONE:
@@ -109,7 +110,7 @@ class RequestReader:
 
     def eof(self) -> Refusal | None:
         """The client sends no more. A refusal if that is in the midst of a request."""
-        if self._state in (_LENGTH, _CHUNKS) or (self._state == _HEAD and self._gather is not None):
+        if self._state in _BODY or (self._state == _HEAD and self._gather is not None):
             return self._refuse(Reason.PREMATURE_END)
         return None
 
@@ -141,7 +142,7 @@ class RequestReader:
     def _head(self, data: bytes, size: int, events: list[RequestEvent]) -> None:
         limits = self._limits
         try:
-            if size > limits.head or data.find(b"\r\n") > limits.line:  # type: ignore[operator]
+            if size > limits.head:  # type: ignore[operator]
                 raise Refused(Reason.HEAD_TOO_LARGE)
             head = parse_request(data[: size - 4], limits)
         except Refused as refused:

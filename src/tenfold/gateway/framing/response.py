@@ -20,13 +20,14 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from tenfold._core.errors import MisuseError
 from tenfold.gateway.framing.body import END, Chunks, End
 from tenfold.gateway.framing.gather import Gather
-from tenfold.gateway.framing.head import CHUNKED, UNTIL_CLOSE, ResponseHead, parse_response, status_line
+from tenfold.gateway.framing.head import CHUNKED, ResponseHead, parse_response, status_line
 from tenfold.gateway.framing.limits import Limits
 from tenfold.gateway.framing.refusal import Reason, Refusal, Refused
 
 ResponseEvent = ResponseHead | bytes | End | Refusal
 
 _IDLE, _HEAD, _LENGTH, _CHUNKS, _CLOSE, _TUNNEL, _DONE, _REFUSED = range(8)
+_RAW: Final = (_CLOSE, _TUNNEL)
 _NAMES: Final = ("idle", "head", "length", "chunks", "close", "tunnel", "done", "refused")
 _NO_CALLBACKS: Final = object()
 _BAD_GATEWAY: Final = 502
@@ -98,14 +99,17 @@ class ResponseReader:
         events: list[ResponseEvent] = []
         if data:
             self.began = True
-            self._feed(data, events)
+            if self._state == _HEAD:
+                data = self._head(data, events)
+            if data:
+                self._feed(data, events)
         return events
 
     def eof(self) -> list[ResponseEvent]:
         """The peer sends no more: the end of a body that lasts until then, or a refusal in the midst of a response."""
         state = self._state
         self._keep = False
-        if state == _CLOSE or state == _TUNNEL:
+        if state in _RAW:
             self._state = _DONE
             return [END]
         if state in (_HEAD, _LENGTH, _CHUNKS):
@@ -142,7 +146,7 @@ class ResponseReader:
             self._state = _DONE
             self._chunks = None
             events.append(End(chunks.trailers) if chunks.trailers else END)
-        elif state == _CLOSE or state == _TUNNEL:
+        elif state in _RAW:
             events.append(data)
             return
         elif state == _REFUSED:
@@ -167,10 +171,15 @@ class ResponseReader:
                     return b""
                 data = bytes(gather.held)
                 self._gather = None
-            if size > limits.head or data.find(b"\r\n") > limits.line:  # type: ignore[operator]
+            if size > limits.head:  # type: ignore[operator]
                 raise Refused(Reason.HEAD_TOO_LARGE)
             head = parse_response(data[: size - 4], limits, self._method)
-            self._pass_gate(head, data if size == len(data) else data[:size])
+            try:
+                HttpResponseParser(_NO_CALLBACKS).feed_data(data[:size])
+            except HttpParserUpgrade:
+                pass  # a 101 that asks for it; `_begin` decides
+            except HttpParserError as error:
+                raise Refused(Reason.GATEKEEPER) from error
             self._begin(head)
         except Refused as refused:
             reason = refused.reason
@@ -187,6 +196,11 @@ class ResponseReader:
     def _begin(self, head: ResponseHead) -> None:
         """What comes after that head."""
         length = head.length
+        if length > 0:
+            self._keep = head.keep_alive
+            self._left = length
+            self._state = _LENGTH
+            return
         if head.status < 200:
             if head.status == 101:
                 asked = self._upgrade
@@ -205,19 +219,8 @@ class ResponseReader:
         elif length == CHUNKED:
             self._chunks = Chunks(self._limits, decoded=self._decoded)
             self._state = _CHUNKS
-        elif length == UNTIL_CLOSE:
-            self._state = _CLOSE
         else:
-            self._left = length
-            self._state = _LENGTH
-
-    def _pass_gate(self, head: ResponseHead, raw: bytes) -> None:
-        try:
-            HttpResponseParser(_NO_CALLBACKS).feed_data(raw)
-        except HttpParserUpgrade:
-            return
-        except HttpParserError as error:
-            raise Refused(Reason.GATEKEEPER) from error
+            self._state = _CLOSE
 
     def _refuse(self, reason: Reason) -> Refusal:
         self._state = _REFUSED
