@@ -319,6 +319,33 @@ def test_what_is_accepted_has_the_framing_that_the_plain_parser_and_llhttp_see(r
     assert (heard_method, heard.body) == (method, body)
 
 
+@given(raw=mutated(RESPONSES))
+def test_a_response_that_is_accepted_is_the_same_to_llhttp(raw):
+    reader = ResponseReader(Limits())
+    reader.expect(b"GET", decoded=True)
+    events = reader.feed(raw)
+    if not events or isinstance(events[-1], Refusal):
+        return
+    events += reader.eof()
+    heads = [event for event in events if isinstance(event, ResponseHead)]
+    if heads[-1].interim or isinstance(events[-1], Refusal):
+        return  # cut off
+    if heads[-1].length == 0:
+        return  # llhttp does not know that 204 and its like have none, and is told of no method
+    heard = Listener()
+    parser = httptools.HttpResponseParser(heard)
+    # llhttp takes an interim response for a whole message: it hears of the final one only.
+    final = raw
+    for _ in heads[:-1]:
+        final = final[final.index(b"\r\n\r\n") + 4 :]
+    parser.feed_data(final)
+    assert parser.get_status_code() == heads[-1].status
+    assert heard.body == b"".join(event for event in events if isinstance(event, bytes))
+    assert heard.fields[: sum(map(len, heads[-1].fields.values()))] == [
+        (line.partition(b":")[0].lower(), line.partition(b":")[2].strip(b" \t")) for line in heads[-1].lines[1:]
+    ]
+
+
 # ---- What is passed on.
 
 token = st.text("abcdefghijklmnopqrstuvwxyzABCXYZ-", min_size=1, max_size=12).map(str.encode)

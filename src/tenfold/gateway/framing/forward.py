@@ -17,66 +17,18 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from tenfold._core.errors import MisuseError
 from tenfold.gateway.framing import fields as f
-from tenfold.gateway.framing.head import CHUNKED, RequestHead, ResponseHead, is_host
+from tenfold.gateway.framing.forwarding import UNIX, Forwarding, networks
+from tenfold.gateway.framing.head import CHUNKED, RequestHead, ResponseHead
 
 Draw = Callable[[int], int]
 """That many random bits as a number, as `random.Random.getrandbits` gives them."""
-_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _ID: Final = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _TRACE_PARENT: Final = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
-_MODES: Final = ("pass", "new", "off")
-_PSEUDONYM: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?::[0-9]{1,5})?")
 _NOT_ZERO: Final = 1 << 64 | 1  # neither a trace nor a span may be 0
-UNIX: Final = "unix"
-"""The peer's address on a unix socket, and how such peers are called among the trusted."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Forwarding:
-    """What is added to heads.
-
-    ``trusted`` (none) are the networks of hops that may say who the client is, such as ``"10.0.0.0/8"``, and
-    ``"unix"`` for unix sockets. ``x_forwarded`` (on) writes X-Forwarded-For, -Proto and -Host, ``forwarded`` (off) the
-    Forwarded of RFC 7239. ``via`` (off) is our name in Via. ``request_id`` and ``trace`` say what becomes of
-    X-Request-Id and traceparent: ``"pass"`` good ones that came and make others, always ``"new"``, or ``"off"``: let
-    them alone. ``host`` is ``"client"`` (the Host that came), ``"endpoint"`` or a name. ``upgrades`` (websocket) are
-    the protocols whose Upgrade is passed on; any other is removed, and the server answers in HTTP/1.1.
-
-    Raises `MisuseError` for what makes no sense.
-    """
-
-    trusted: Sequence[str] = ()
-    x_forwarded: bool = True
-    forwarded: bool = False
-    via: str | None = None
-    request_id: str = "pass"
-    trace: str = "pass"
-    host: str = "client"
-    upgrades: Sequence[str] = ("websocket",)
-
-    def __post_init__(self) -> None:
-        for name in ("trusted", "upgrades"):
-            value = getattr(self, name)
-            if isinstance(value, str):
-                raise MisuseError(f"forwarding {name}: expected a list of strings, got {value!r}; put it in brackets")
-            object.__setattr__(self, name, tuple(value))
-        _networks(self.trusted)
-        for name in ("request_id", "trace"):
-            if getattr(self, name) not in _MODES:
-                raise MisuseError(f'forwarding {name}: expected "pass", "new" or "off", got {getattr(self, name)!r}')
-        if self.via is not None and _PSEUDONYM.fullmatch(self.via) is None:
-            raise MisuseError(f'forwarding via: expected a name such as "edge-1", got {self.via!r}')
-        if not self.host.isascii() or not is_host(self.host.encode()):
-            raise MisuseError(f'forwarding host: expected "client", "endpoint" or a host, got {self.host!r}')
-        for protocol in self.upgrades:
-            if not protocol.isascii() or f.TOKEN.fullmatch(protocol.encode()) is None:
-                raise MisuseError(f'forwarding upgrades: expected names such as "websocket", got {protocol!r}')
 
 
 class Identity(NamedTuple):
@@ -93,7 +45,7 @@ class Forwarder:
 
     def __init__(self, options: Forwarding) -> None:
         self.options: Final = options
-        self._networks = _networks(options.trusted)
+        self._networks = networks(options.trusted)
         self._unix = UNIX in options.trusted
         self.upgrades: Final = frozenset(name.lower().encode() for name in options.upgrades)
         self.names_all: Final = options.request_id != "off" and options.trace != "off"
@@ -160,7 +112,7 @@ class Link:
         """The request's id and trace. Once for each request, however often it is sent upstream."""
         options = self.forwarder.options
         if not head.claims and self.forwarder.names_all:
-            text = b"%048x" % (draw(192) | _NOT_ZERO)
+            text = (draw(192) | _NOT_ZERO).to_bytes(24, "big").hex().encode()
             trace = text[:32]
             return Identity(trace, b"traceparent: 00-%b-%b-01\r\nX-Request-Id: %b" % (trace, text[32:], trace))
         came = parent = None
@@ -180,7 +132,7 @@ class Link:
         elif options.trace == "pass" and parent and _TRACE_PARENT.fullmatch(parent):
             lines.append(b"traceparent: " + parent)
         else:
-            text = b"%048x" % (draw(192) | _NOT_ZERO)
+            text = (draw(192) | _NOT_ZERO).to_bytes(24, "big").hex().encode()
             new_trace = text[:32]
             lines = [b"traceparent: 00-%b-%b-01" % (new_trace, text[32:])]
         if came and options.request_id != "new" and _ID.fullmatch(came):
@@ -309,17 +261,3 @@ class Link:
 
     def __repr__(self) -> str:
         return f"<Link {self.peer} {self._scheme.decode()} {'trusted' if self.trusted else 'not trusted'}>"
-
-
-def _networks(trusted: Sequence[str]) -> tuple[_Network, ...]:
-    found: list[_Network] = []
-    for text in trusted:
-        if text == UNIX:
-            continue
-        try:
-            found.append(ipaddress.ip_network(text))
-        except ValueError as error:
-            raise MisuseError(
-                f'forwarding trusted: expected networks such as "10.0.0.0/8" or "unix", got {text!r} ({error})'
-            ) from error
-    return tuple(found)

@@ -4,16 +4,16 @@ Theory. A gateway stands between two parsers and must not let them see two diffe
 ("request smuggling": Linhart et al. 2005, Kettle 2019). The defence is not to repair: whatever could be read in two
 ways is refused, and what is passed on is written so that there is one way to read it. That asks for three things of a
 head. Its bytes are text and CRLF and nothing else: removing all text with one `bytes.translate` must leave exactly as
-many CRLF as the split made cuts, which finds NUL, bare CR and bare LF at once. Each line begins with a known or
-checked name and a colon, which finds folded lines and white space before colons. And exactly one rule says how long
-the body is. Values that do not frame or route are nobody's business here: their lines are passed on as they came.
+many CRLF as `bytes.splitlines` made cuts (at CR, LF and CRLF), which finds NUL, bare CR and bare LF at once. Each line
+begins with a known or checked name and a colon, which finds folded lines and white space before colons. And exactly one
+rule says how long the body is. Values that do not frame or route are nobody's business here: their lines are passed on
+as they came.
 
 The length of a body is one number: its bytes, 0 without one, `CHUNKED` or `UNTIL_CLOSE`.
 """
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 from tenfold.gateway.framing import fields as f
@@ -21,26 +21,21 @@ from tenfold.gateway.framing.fields import CODING, CONNECTION, EXPECT, FORWARDED
 from tenfold.gateway.framing.gather import TEXT
 from tenfold.gateway.framing.limits import Limits
 from tenfold.gateway.framing.refusal import Reason, Refused
+from tenfold.gateway.framing.start_line import (
+    check_host,
+    known_hosts,
+    known_status_lines,
+    origin_form,
+    request_line,
+    status_line,
+)
 
 CHUNKED: Final = -1
 """The body is in chunks."""
 UNTIL_CLOSE: Final = -2
 """The body ends with the connection, as responses of HTTP/1.0 do."""
 
-METHODS: Final = frozenset(
-    b"GET HEAD POST PUT DELETE PATCH OPTIONS QUERY PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK REPORT SEARCH".split()
-)
-"""What is passed on: RFC 9110, RFC 5789, QUERY and WebDAV. Methods that no parser here knows are refused."""
-
-_HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{1,5}))?")
-_ABSOLUTE: Final = re.compile(rb"https?://([^/?]+)(.*)", re.IGNORECASE)
 _LONGEST_LENGTH: Final = 18  # digits: below 2**63, which some that come after us count in
-
-# Like the names of fields, few different ones come, and each is checked once.
-_hosts: Final[set[bytes]] = set()
-_MOST_HOSTS: Final = 1024
-_status_lines: Final[dict[bytes, tuple[int, bytes, bool]]] = {}
-_MOST_LINES: Final = 256
 
 
 class Head:
@@ -108,72 +103,9 @@ class ResponseHead(Head):
         return f"<ResponseHead {self.status} length={self.length}>"
 
 
-def request_line(line: bytes) -> tuple[bytes, bytes, bytes]:
-    """Method, target and version. Raises `Refused`."""
-    parts = line.split(b" ")
-    if len(parts) == 3:
-        method, target, version = parts
-        if (
-            version == b"HTTP/1.1"
-            and method in METHODS
-            and target.startswith(b"/")
-            and target.isascii()
-            and b"#" not in target
-            and b"\t" not in target
-        ):
-            return method, target, version
-    return _unusual_line(line, parts)
-
-
-def _unusual_line(line: bytes, parts: list[bytes]) -> tuple[bytes, bytes, bytes]:
-    """HTTP/1.0, the other forms of a target, and all that is refused."""
-    if len(parts) != 3:
-        if not line:
-            raise Refused(Reason.EMPTY_LINE)
-        raise Refused(Reason.HTTP_0_9 if len(parts) == 2 and parts[0] in METHODS and parts[1] else Reason.REQUEST_LINE)
-    method, target, version = parts
-    if version != b"HTTP/1.1" and version != b"HTTP/1.0":
-        if line == b"PRI * HTTP/2.0":
-            raise Refused(Reason.HTTP_2)
-        numbered = len(version) == 8 and version[:5] == b"HTTP/" and version[5:6].isdigit() and version[7:].isdigit()
-        raise Refused(Reason.VERSION if numbered and version[6:7] == b"." else Reason.REQUEST_LINE)
-    if method not in METHODS:
-        if method in (b"CONNECT", b"TRACE"):
-            raise Refused(Reason.METHOD_REFUSED)
-        raise Refused(Reason.METHOD_UNKNOWN if f.TOKEN.fullmatch(method) else Reason.REQUEST_LINE)
-    if (
-        not (target[:1] == b"/" or (target == b"*" and method == b"OPTIONS") or _ABSOLUTE.fullmatch(target))
-        or not target.isascii()
-        or b"#" in target
-        or b"\t" in target
-    ):
-        raise Refused(Reason.TARGET)
-    return method, target, version
-
-
-def status_line(line: bytes) -> tuple[int, bytes, bool]:
-    """Status, phrase and whether it is HTTP/1.0. Raises `Refused`."""
-    version, status, phrase = line[:8], line[9:12], line[12:]
-    if (
-        (version != b"HTTP/1.1" and version != b"HTTP/1.0")
-        or line[8:9] != b" "
-        or len(status) != 3
-        or not status.isdigit()
-        # The space before an empty phrase is often forgotten, and nothing hangs on it.
-        or (phrase and phrase[:1] != b" ")
-    ):
-        raise Refused(Reason.STATUS_LINE)
-    if not b"100" <= status <= b"599":
-        raise Refused(Reason.STATUS)
-    found = int(status), phrase[1:], version == b"HTTP/1.0"
-    if len(_status_lines) < _MOST_LINES and len(line) <= 64:
-        _status_lines[line] = found
-    return found
-
-
 def parse_request(raw: bytes, limits: Limits) -> RequestHead:
     """The head whose bytes, without the empty line, are ``raw``. Raises `Refused`, not for the first fault always."""
-    lines = raw.split(b"\r\n")
+    lines = raw.splitlines()
     if raw.translate(None, TEXT) != b"\r\n" * (len(lines) - 1):
         raise Refused(Reason.CONTROL)
     line = lines[0]
@@ -186,12 +118,12 @@ def parse_request(raw: bytes, limits: Limits) -> RequestHead:
     host, length, coding, connection, expect = _fields(head, limits)
     http10 = head.http10 = version == b"HTTP/1.0"
     if host is not None:
-        if host not in _hosts:
-            _check_host(host)
+        if host not in known_hosts:
+            check_host(host)
     elif not http10:
         raise Refused(Reason.HOST_MISSING)
     if target[:1] != b"/" and target != b"*":
-        target = _origin_form(target, host, method)
+        target = origin_form(target, host, method)
     head.target = target
     head.host = host
     if coding is not None:
@@ -219,13 +151,13 @@ def parse_request(raw: bytes, limits: Limits) -> RequestHead:
 
 def parse_response(raw: bytes, limits: Limits, method: bytes) -> ResponseHead:
     """As `parse_request`; ``method`` is the request's, on which it hangs whether there is a body."""
-    lines = raw.split(b"\r\n")
+    lines = raw.splitlines()
     if raw.translate(None, TEXT) != b"\r\n" * (len(lines) - 1):
         raise Refused(Reason.CONTROL)
     line = lines[0]
     if len(line) > limits.line:  # type: ignore[operator]
         raise Refused(Reason.LINE_TOO_LONG)
-    status, phrase, http10 = _status_lines.get(line) or status_line(line)
+    status, phrase, http10 = known_status_lines.get(line) or status_line(line)
     head = ResponseHead()
     head.lines = lines
     head.status = status
@@ -334,27 +266,3 @@ def _length(value: bytes) -> int:
         # A leading zero is octal to some.
         raise Refused(Reason.LENGTH_BAD)
     return int(value)
-
-
-def is_host(host: bytes) -> bool:
-    """Whether it is a name or an address, with a port or without."""
-    match = _HOST.fullmatch(host)
-    return match is not None and (match[1] is None or int(match[1]) <= 65535)
-
-
-def _check_host(host: bytes) -> None:
-    if not is_host(host):
-        raise Refused(Reason.HOST_BAD)
-    if len(_hosts) < _MOST_HOSTS:
-        _hosts.add(host)
-
-
-def _origin_form(target: bytes, host: bytes | None, method: bytes) -> bytes:
-    """A target that is a URL as a path. RFC 9112 §3.2.2 wants it taken; that it names the Host is our condition."""
-    match = _ABSOLUTE.fullmatch(target)
-    if match is None or host is None or match[1].lower() != host.lower():
-        raise Refused(Reason.HOST_MISMATCH)
-    path = match[2]
-    if not path and method == b"OPTIONS":
-        return b"*"
-    return path if path[:1] == b"/" else b"/" + path

@@ -22,15 +22,18 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from tenfold._core.errors import MisuseError
 from tenfold.gateway.framing.body import END, Chunks, End
 from tenfold.gateway.framing.gather import Gather
-from tenfold.gateway.framing.head import CHUNKED, RequestHead, parse_request, request_line
+from tenfold.gateway.framing.head import CHUNKED, RequestHead, parse_request
 from tenfold.gateway.framing.limits import Limits
 from tenfold.gateway.framing.refusal import Reason, Refusal, Refused
+from tenfold.gateway.framing.start_line import request_line
 
 RequestEvent = RequestHead | bytes | End | Refusal
 
 _HEAD, _LENGTH, _CHUNKS, _DONE, _REFUSED = range(5)
 _BODY: Final = (_LENGTH, _CHUNKS)
 _NAMES: Final = ("head", "length", "chunks", "done", "refused")
+_G: Final = ord("G")
+_SHORT: Final = 8192
 _NO_CALLBACKS: Final = object()
 
 
@@ -76,6 +79,10 @@ class RequestReader:
         events: list[RequestEvent] = []
         if state == _HEAD:
             if self._gather is None and not self._lead:
+                # A GET mostly comes alone in its piece; where it does not, `_head` finds out.
+                if data.endswith(b"\r\n\r\n") and data[0] == _G and len(data) <= _SHORT:
+                    self._head(data, len(data), events)
+                    return events
                 end = data.find(b"\r\n\r\n")
                 if end > 0 and data[0] != 13:
                     self._head(data, end + 4, events)
@@ -146,6 +153,11 @@ class RequestReader:
                 raise Refused(Reason.HEAD_TOO_LARGE)
             head = parse_request(data[: size - 4], limits)
         except Refused as refused:
+            first = data.find(b"\r\n\r\n") + 4
+            if first < size:
+                # An empty line is in it, so it is more than one head; no head with one in it is accepted.
+                self._head(data, first, events)
+                return
             events.append(self._refuse(_first_fault(limits, data[:size], refused.reason)))
             return
         left = head.length

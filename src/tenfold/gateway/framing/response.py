@@ -15,21 +15,19 @@ from __future__ import annotations
 
 from typing import Final
 
-from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
-
 from tenfold._core.errors import MisuseError
 from tenfold.gateway.framing.body import END, Chunks, End
 from tenfold.gateway.framing.gather import Gather
-from tenfold.gateway.framing.head import CHUNKED, ResponseHead, parse_response, status_line
+from tenfold.gateway.framing.head import CHUNKED, ResponseHead, parse_response
 from tenfold.gateway.framing.limits import Limits
 from tenfold.gateway.framing.refusal import Reason, Refusal, Refused
+from tenfold.gateway.framing.start_line import status_line
 
 ResponseEvent = ResponseHead | bytes | End | Refusal
 
 _IDLE, _HEAD, _LENGTH, _CHUNKS, _CLOSE, _TUNNEL, _DONE, _REFUSED = range(8)
 _RAW: Final = (_CLOSE, _TUNNEL)
 _NAMES: Final = ("idle", "head", "length", "chunks", "close", "tunnel", "done", "refused")
-_NO_CALLBACKS: Final = object()
 _BAD_GATEWAY: Final = 502
 
 
@@ -174,12 +172,6 @@ class ResponseReader:
             if size > limits.head:  # type: ignore[operator]
                 raise Refused(Reason.HEAD_TOO_LARGE)
             head = parse_response(data[: size - 4], limits, self._method)
-            try:
-                HttpResponseParser(_NO_CALLBACKS).feed_data(data[:size])
-            except HttpParserUpgrade:
-                pass  # a 101 that asks for it; `_begin` decides
-            except HttpParserError as error:
-                raise Refused(Reason.GATEKEEPER) from error
             self._begin(head)
         except Refused as refused:
             reason = refused.reason
