@@ -116,6 +116,16 @@ def test_next_before_the_end_is_a_mistake():
         reader.next()
 
 
+def test_what_is_held_is_bounded():
+    reader = RequestReader(Limits())
+    reader.feed(GET)
+    for _ in range(16):
+        reader.feed(b"x" * 65536)
+    assert reader.held == 1024 * 1024
+    with pytest.raises(MisuseError, match="pause reading"):
+        reader.feed(b"x")
+
+
 def test_an_empty_line_between_requests_is_not_a_request():
     reader = RequestReader(Limits())
     assert reader.feed(b"\r") == []
@@ -156,6 +166,18 @@ def test_a_piece_of_a_body_is_passed_on_as_it_is_and_not_copied():
     assert reader.feed(piece)[0] is piece
     both = piece + b"\r\n0\r\n\r\n"
     assert reader.feed(both)[0] is both
+
+
+def test_the_size_of_a_chunked_body_is_known_as_it_is_announced():
+    reader = RequestReader(Limits())
+    reader.feed(CHUNKED + b"5\r\nab")
+    assert reader.size == 5
+    reader.feed(b"cde\r\n10\r\n")
+    assert reader.size == 21
+    reader.feed(b"x" * 16 + b"\r\n0\r\n\r\n" + GET)
+    assert (reader.ended, reader.size) == (True, 21)
+    reader.next()
+    assert reader.size == 0
 
 
 def test_an_upgrade_keeps_what_the_client_sent_after_it():

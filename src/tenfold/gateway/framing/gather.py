@@ -56,8 +56,9 @@ class Gather:
                 return 0
             self._check(bytes(held[:found]))
             self._line_end = found
-        # CR LF CR LF may begin with the CR LF of the start line, and at most three of its bytes were seen before.
-        found = held.find(b"\r\n\r\n", max(self._line_end, self._scanned - 3))
+        # CR LF CR LF may begin with the CR LF of the start line. What was scanned never ends with a CR, so at most two
+        # of its bytes are behind.
+        found = held.find(b"\r\n\r\n", max(self._line_end, self._scanned - 2))
         size = found + 4 if found >= 0 else len(held)
         self._scan(min(size, self._head))
         if size > self._head:

@@ -68,7 +68,7 @@ def _version_1(data: bytes) -> Proxied | Refusal | None:
             host = str(make(address.decode("ascii")))
         except ValueError:
             return _BAD
-        if not port.isdigit() or len(port) > 5 or int(port) > 65535 or (port[:1] == b"0" and port != b"0"):
+        if not port.isdigit() or int(port) > 65535 or (port[:1] == b"0" and port != b"0"):
             return _BAD
         ends.append((host, int(port)))
     return Proxied(size, ends[0], ends[1])

@@ -34,6 +34,7 @@ _BODY: Final = (_LENGTH, _CHUNKS)
 _NAMES: Final = ("head", "length", "chunks", "done", "refused")
 _G: Final = ord("G")
 _SHORT: Final = 8192
+_MOST_HELD: Final = 1024 * 1024
 _NO_CALLBACKS: Final = object()
 
 
@@ -45,7 +46,7 @@ class RequestReader:
     After `End` nothing is read until `next`.
     """
 
-    __slots__ = ("_chunks", "_decoded", "_gate", "_gather", "_lead", "_left", "_limits", "_state", "_surplus")
+    __slots__ = ("_chunks", "_decoded", "_gate", "_gather", "_lead", "_left", "_limits", "_size", "_state", "_surplus")
 
     def __init__(self, limits: Limits, *, decoded: bool = False) -> None:
         self._limits = limits
@@ -55,6 +56,7 @@ class RequestReader:
         self._gate: HttpRequestParser | None = None
         self._chunks: Chunks | None = None
         self._left = 0
+        self._size = 0
         self._surplus = b""
         self._lead: bytes | None = b""  # a part of an empty line before the request; None: there was one
 
@@ -73,8 +75,18 @@ class RequestReader:
         """Bytes that came after the request: while there are any, do not read more from the socket."""
         return len(self._surplus)
 
+    @property
+    def size(self) -> int:
+        """Bytes of a chunked body so far, as its chunks announce them, for limits that only the route knows; the other
+        bodies' size is `RequestHead.length`.
+        """
+        return self._size if self._chunks is None else self._chunks.size
+
     def feed(self, data: bytes) -> list[RequestEvent]:
-        """What ``data`` completes. An event that comes after `Refusal` or before `next` does not exist."""
+        """What ``data`` completes: nothing after a `Refusal`, and nothing between `End` and `next`.
+
+        Raises `MisuseError` when a megabyte has come after a request, for want of a pause.
+        """
         state = self._state
         events: list[RequestEvent] = []
         if state == _HEAD:
@@ -93,6 +105,11 @@ class RequestReader:
                 self._body(data, events)
         elif state == _DONE:
             self._surplus += data
+            if len(self._surplus) > _MOST_HELD:
+                raise MisuseError(
+                    f"feed: expected the socket to be left alone while bytes are held, got {len(self._surplus)} of "
+                    "them; pause reading when `held` is not 0 and go on after `next`"
+                )
         return events
 
     def next(self) -> list[RequestEvent]:
@@ -104,6 +121,7 @@ class RequestReader:
             raise MisuseError(f"next: expected a request that has ended, got {self!r}; wait for its End")
         data = self._surplus
         self._state = _HEAD
+        self._size = 0
         self._surplus = b""
         self._lead = b""
         return self.feed(data) if data else []
@@ -212,6 +230,7 @@ class RequestReader:
         if rest is not None:
             self._state = _DONE
             self._surplus = rest
+            self._size = chunks.size
             self._chunks = None
             events.append(End(chunks.trailers) if chunks.trailers else END)
 
