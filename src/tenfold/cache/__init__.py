@@ -12,6 +12,7 @@ from tenfold.cache.errors import CacheError, LoadCancelled, LoadTimeout
 from tenfold.cache.explain import Explanation
 from tenfold.cache.freshness import FreshnessOptions
 from tenfold.cache.function import Cached, CachedPlain
+from tenfold.cache.happenings import CacheInvalidated
 from tenfold.cache.many import CachedMany
 from tenfold.cache.memory import Memory, MemoryStats
 from tenfold.cache.popular import PopularKey
@@ -38,6 +39,8 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     # warming
     "PopularKey",
     "WarmReport",
+    # what it tells
+    "CacheInvalidated",
     # writing
     "WriteBehind",
     "WriteStats",

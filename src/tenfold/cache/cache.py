@@ -14,6 +14,7 @@ from typing import Any, Final, ParamSpec, TypeVar, Unpack, cast
 
 from tenfold._core.clock import SYSTEM_CLOCK, Clock
 from tenfold._core.errors import MisuseError
+from tenfold._core.events import EVENTS
 from tenfold._core.units import Duration, Size, share
 from tenfold.cache.around import Around
 from tenfold.cache.backplane import Backplane
@@ -24,6 +25,7 @@ from tenfold.cache.engine import Engine
 from tenfold.cache.flight import ABSENT, Flight
 from tenfold.cache.freshness import Freshness, FreshnessOptions, Phase, declared, life_time
 from tenfold.cache.function import Decorator, cached, name_of, result_type, value_type
+from tenfold.cache.happenings import CacheInvalidated
 from tenfold.cache.hit import HitPath
 from tenfold.cache.keys import check_tags
 from tenfold.cache.link import Link
@@ -459,6 +461,7 @@ class Cache(Around):
         if "" in tags:
             self._shared.barriers.invalidate_all()
             self._memory.clear()
+            self._tell((), (), everything=True)
             return
         for engine, _ in list(self._engines.values()):
             engine.detach(keys)
@@ -468,6 +471,11 @@ class Cache(Around):
             self._memory.delete(key)
         if tags:
             self._shared.barriers.invalidate(tags)
+        self._tell(tuple(keys), tuple(tags))
+
+    def _tell(self, keys: tuple[str, ...], tags: tuple[str, ...], *, everything: bool = False) -> None:
+        if EVENTS.wants(CacheInvalidated):
+            EVENTS.emit(CacheInvalidated(self.name, keys, tags, everything))
 
     def _heard(self, names: list[str]) -> None:
         self._shared.counters.remote_invalidations += 1
