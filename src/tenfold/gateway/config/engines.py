@@ -24,6 +24,7 @@ HAPROXY_PICKS: Final = (
     "round_robin", "weighted_round_robin", "random", "weighted_random", "least_request", "p2c", "ring_hash", "ip_hash"
 )  # fmt: skip
 """Picks that HAProxy has a ``balance`` algorithm for."""
+_LOAD_HEADER: Final = HttpCheck().load_header
 
 Uses = Callable[[Any], Iterable[tuple[str, ...]]]
 """Of a table: the keys that ask for something; none: it is not asked for."""
@@ -85,8 +86,8 @@ def _bent(pool: Pool) -> Iterator[tuple[str, ...]]:
 
 
 def _load(pool: Pool) -> Iterator[tuple[str, ...]]:
-    if isinstance(pool.check, HttpCheck):
-        yield ("check",)
+    if isinstance(pool.check, HttpCheck) and pool.check.load_header != _LOAD_HEADER:
+        yield "check", "load_header"
 
 
 def _budget(route: Route) -> Iterator[tuple[str, ...]]:
