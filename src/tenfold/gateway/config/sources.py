@@ -22,7 +22,7 @@ from tenfold.gateway.config.kinds import WRONG, Choice, Kind, Reading, Text, Who
 from tenfold.gateway.config.positions import Path
 from tenfold.gateway.config.problems import Wrong
 from tenfold.gateway.config.tables import Foreign, Options, option
-from tenfold.resilience.config_read import unknown
+from tenfold.resilience.config_read import _culprit, unknown
 
 _FIELDS: Final = tuple(each.name for each in fields(Endpoint))
 
@@ -40,7 +40,7 @@ class EndpointsKind(Kind):
         try:
             return read_endpoints(given, "endpoints")
         except (MisuseError, TypeError) as exc:
-            raise MisuseError(str(exc).removeprefix("endpoints: ")) from None
+            raise MisuseError(re.sub(r"^endpoints: (Endpoint( '[^']*')?: )?", "", str(exc))) from None
 
     def _check(self, each: Any) -> None:
         url = each.get("url") if isinstance(each, Mapping) else each
@@ -65,12 +65,16 @@ class EndpointsKind(Kind):
         for number, each in enumerate(given):
             strange = [key for key in each if key not in _FIELDS] if isinstance(each, Mapping) else []
             found += [reading.wrong((*path, number, key), unknown(str(key), _FIELDS, "key")) for key in strange]
+            if isinstance(each, Mapping) and "url" not in each:
+                strange.append("url")
+                found.append(reading.wrong((*path, number, "url"), "expected url, got none"))
             if strange:
                 continue
             try:
                 (endpoint,) = self.value([each])
             except MisuseError as exc:
-                found.append(reading.wrong((*path, number), str(exc)))
+                culprit = _culprit(str(exc), each) if isinstance(each, Mapping) else ""
+                found.append(reading.wrong((*path, number, culprit) if culprit else (*path, number), str(exc)))
                 continue
             if endpoint.id in seen:
                 first = reading.findings.line((*path, seen[endpoint.id]))
