@@ -1,0 +1,101 @@
+"""``tenfold gateway``: judge a gateway's configuration."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import App, Parameter
+
+if TYPE_CHECKING:
+    from tenfold.gateway.config import Config, Pool, Route
+
+app = App(name="gateway", help="A reverse proxy with an HTTP cache, configured by a TOML file.")
+
+
+@app.command
+def check(
+    file: Path,
+    *,
+    engine: Literal["embedded", "haproxy"] | None = None,
+    strict: Annotated[bool, Parameter(negative="")] = False,
+    json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> int:
+    """Judge a configuration without running it.
+
+    Exit code 0: it can be run; a summary says what it is. 2: it cannot, and every problem is told with its line.
+
+    Parameters
+    ----------
+    file
+        The TOML file.
+    engine
+        Judge it for this engine, whatever the file says.
+    strict
+        Take warnings for problems.
+    json
+        Print one JSON object: problems, warnings and the configuration without its secrets.
+    """
+    import msgspec
+
+    from tenfold.gateway.config import GatewayConfigError, load_config
+
+    try:
+        config = load_config(file, engine=engine)
+    except GatewayConfigError as error:
+        if json:
+            print(msgspec.json.encode({"ok": False, "problems": error.found, "warnings": []}).decode())
+        else:
+            print("\n".join(error.problems), file=sys.stderr)
+            count = len(error.problems)
+            print(f"tenfold: {count} problem{'s' if count > 1 else ''}; nothing was run", file=sys.stderr)
+        return 2
+    bad = strict and bool(config.warnings)
+    if json:
+        told = {"ok": not bad, "problems": [], "warnings": config.warnings, "config": config.document()}
+        print(msgspec.json.encode(told).decode())
+    else:
+        for warning in config.warnings:
+            print(f"{warning} (warning)", file=sys.stderr)
+        print(_summary(config))
+    return 2 if bad else 0
+
+
+def _summary(config: Config) -> str:
+    gateway = config.gateway
+    scheme = "https" if gateway.tls else "http"
+    head = [
+        f"engine   {config.engine.name}, processes: {gateway.processes}",
+        f"listen   {', '.join(map(str, gateway.listen))} ({scheme})",
+        f"admin    {config.admin.listen if config.admin else 'none'}",
+    ]
+    pools = [("pool", "pick", "endpoints", "check")] + [_pool(each) for each in config.pools]
+    routes = [("route", "for", "to", "with")] + [_route(each) for each in config.routes]
+    return "\n".join([*head, "", *_table(routes), *(["", *_table(pools)] if config.pools else [])])
+
+
+def _pool(pool: Pool) -> tuple[str, ...]:
+    where = str(pool.discovery) if pool.discovery else ", ".join(each.url for each in pool.endpoints)
+    kind = type(pool.check).__name__.removesuffix("Check").lower() if pool.check else "none"
+    return pool.name, str(pool.pick), f"{len(pool.endpoints)}: {where}" if pool.endpoints else where, kind
+
+
+def _route(route: Route) -> tuple[str, ...]:
+    path = route.path if route.exact else f"{route.path.rstrip('/')}/…"
+    asked = " ".join(
+        [*route.methods, ",".join(route.host) + path, *(f"{name}={v}" for name, v in route.headers.items())]
+    )
+    if route.pool is not None:
+        to = f"pool {route.pool}" + (f", canary {route.canary.pool} {route.canary.weight:.3g}" if route.canary else "")
+    elif route.redirect is not None:
+        to = f"redirect {route.redirect.status} {route.redirect.to}"
+    else:
+        to = f"answer {route.respond.status if route.respond else ''}"
+    parts = ("edge", "retries", "deadline", "rate_limit", "adaptive")
+    return route.name, asked, to, ", ".join(each for each in parts if getattr(route, each) is not None)
+
+
+def _table(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
