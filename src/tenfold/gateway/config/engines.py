@@ -37,15 +37,21 @@ class Capability:
     """
 
     name: str
-    of: Literal["gateway", "pool", "route"]
+    of: Literal["gateway", "admin", "pool", "route"]
     uses: Uses
     embedded: Level = "yes"
     haproxy: Level = "yes"
     why: str = ""
+    embedded_why: str = ""
+    """Where neither does all of it: what is to be said of the embedded one."""
 
     def level(self, engine: str) -> Level:
         """What ``engine`` does of it."""
         return self.embedded if engine == "embedded" else self.haproxy
+
+    def reason(self, engine: str) -> str:
+        """Why not, or what is different there."""
+        return self.embedded_why if engine == "embedded" and self.embedded_why else self.why
 
 
 def _given(*names: str) -> Uses:
@@ -116,6 +122,47 @@ def _priority(route: Route) -> Iterator[tuple[str, ...]]:
         yield ("priority",)
 
 
+def _unlike(name: str, value: object) -> Uses:
+    """That key is something else than ``value``."""
+
+    def uses(table: Any) -> Iterator[tuple[str, ...]]:
+        if getattr(table, name) != value:
+            yield (name,)
+
+    return uses
+
+
+def _whole(_: Any) -> Iterator[tuple[str, ...]]:
+    """The table itself."""
+    yield ()
+
+
+def _https(pool: Pool) -> Iterator[tuple[str, ...]]:
+    if any(endpoint.url.startswith("https:") for endpoint in pool.endpoints):
+        yield ("endpoints",)
+    if pool.discovery is not None and pool.discovery.kind != "file" and pool.discovery.scheme == "https":
+        yield "discovery", "scheme"
+    if pool.tls is not None:
+        yield ("tls",)
+
+
+def _sticky(pool: Pool) -> Iterator[tuple[str, ...]]:
+    spec: Any = pool.pick
+    while spec is not None:
+        if spec.name == "sticky":
+            yield ("pick",)
+        spec = spec.parameters.get("inner")
+
+
+def _edge_keys(route: Route) -> Iterator[tuple[str, ...]]:
+    if route.edge is not None:
+        for name in ("headers", "cookies"):
+            if getattr(route.edge, name):
+                yield "edge", name
+        if route.edge.tag_header.lower() != "surrogate-key":
+            yield "edge", "tag_header"
+
+
 def _always(_: Any) -> Iterator[tuple[str, ...]]:
     return iter(())
 
@@ -123,8 +170,45 @@ def _always(_: Any) -> Iterator[tuple[str, ...]]:
 CAPABILITIES: Final = (
     Capability("HTTP/1.1 to clients and endpoints, keep-alive, upgrades (WebSocket)", "gateway", _always),
     Capability("HTTP/2 to clients", "gateway", _given("http2"), embedded="no", why="speaks HTTP/1.1 with clients"),
-    Capability("TLS, several names", "gateway", _given("tls")),
-    Capability("PROXY protocol, unix sockets, several addresses and processes", "gateway", _given("proxy_protocol")),
+    Capability(
+        "TLS to clients, several names",
+        "gateway",
+        _given("tls"),
+        embedded="no",
+        why="speaks plain HTTP with clients; let what stands before it speak TLS",
+    ),
+    Capability(
+        "the PROXY protocol",
+        "gateway",
+        _given("proxy_protocol"),
+        embedded="no",
+        why="reads no PROXY header; let what stands before it say X-Forwarded-For, and trust it",
+    ),
+    Capability("several addresses, unix sockets", "gateway", _always),
+    Capability(
+        "several processes", "gateway", _unlike("processes", 1), embedded="no", why="is one process; say processes = 1"
+    ),
+    Capability(
+        "another name for the request's id",
+        "gateway",
+        _unlike("request_id", "X-Request-Id"),
+        embedded="no",
+        why="calls it X-Request-Id",
+    ),
+    Capability(
+        "a number of trusted proxies",
+        "gateway",
+        _unlike("trusted_hops", 1),
+        embedded="no",
+        why="goes by their addresses and not by their number; name them all in trusted",
+    ),
+    Capability(
+        "the admin API and `/metrics`",
+        "admin",
+        _whole,
+        embedded="no",
+        why="has no admin API; leave [admin] out, and ask `Gateway.state()` in code",
+    ),
     Capability("live reload of pools and routes", "gateway", _always),
     Capability("picks " + ", ".join(f"`{name}`" for name in HAPROXY_PICKS), "pool", _always),
     Capability(
@@ -137,7 +221,23 @@ CAPABILITIES: Final = (
     Capability(
         "parameters of picks but `key` and `bound`", "pool", _bound, haproxy="no", why="has values of its own for them"
     ),
+    Capability(
+        "the pick `sticky`, within others too",
+        "pool",
+        _sticky,
+        embedded="no",
+        haproxy="no",
+        why="has no such pick; it has " + ", ".join(HAPROXY_PICKS),
+        embedded_why="sets no sticky cookie; say ring_hash or maglev with a key",
+    ),
     Capability("checks over HTTP and TCP", "pool", _always),
+    Capability(
+        "TLS to endpoints",
+        "pool",
+        _https,
+        embedded="no",
+        why="speaks plain HTTP with endpoints; give them urls of http",
+    ),
     Capability(
         "a load that endpoints report in a header of their check",
         "pool",
@@ -185,13 +285,24 @@ CAPABILITIES: Final = (
         haproxy="differs",
         why="gives every try the whole of it, not all of them",
     ),
-    Capability("rate limits in one process", "route", _given("rate_limit")),
+    Capability(
+        "rate limits in one process",
+        "route",
+        _given("rate_limit"),
+        embedded="no",
+        why="does not limit rates; leave rate_limit out, or limit in the app (tenfold.resilience)",
+    ),
     Capability(
         "rate limits shared by a store", "route", _shared, haproxy="no", why="counts in its own memory; leave store out"
     ),
     Capability("priorities", "route", _priority, haproxy="no", why="serves its queues in the order of arrival"),
     Capability(
-        "adaptive concurrency", "route", _given("adaptive"), haproxy="no", why="has fixed limits; say max_in_flight"
+        "adaptive concurrency",
+        "route",
+        _given("adaptive"),
+        embedded="no",
+        haproxy="no",
+        why="has fixed limits; say max_in_flight",
     ),
     Capability("header changes, redirects, answers, `strip_prefix`", "route", _always),
     Capability("body limits", "route", _given("body_max")),
@@ -201,6 +312,15 @@ CAPABILITIES: Final = (
         _given("edge"),
         haproxy="differs",
         why="keeps small responses for a fixed time in its own cache, without revalidation and purge by tag",
+    ),
+    Capability(
+        "the edge: request headers and cookies in the key, another header of tags",
+        "route",
+        _edge_keys,
+        embedded="no",
+        haproxy="no",
+        why="has no such setting in its cache",
+        embedded_why="goes by the url and by Vary, and by Surrogate-Key; let the backend send these",
     ),
     Capability(
         "the edge: keys of its own, stale responses",
@@ -215,34 +335,44 @@ CAPABILITIES: Final = (
 Found = Iterator[tuple[Path, str]]
 
 
-def refusals(engine: str, gateway: Any, pools: Mapping[int, Pool], routes: Mapping[int, Route]) -> Found:
+def refusals(
+    engine: str, gateway: Any, pools: Mapping[int, Pool], routes: Mapping[int, Route], admin: Any = None
+) -> Found:
     """What ``engine`` cannot do of what is asked: the path of each key, and a sentence."""
-    return _asked(engine, "no", gateway, pools, routes)
+    return _asked(engine, "no", gateway, pools, routes, admin)
 
 
-def differences(engine: str, gateway: Any, pools: Mapping[int, Pool], routes: Mapping[int, Route]) -> Found:
+def differences(
+    engine: str, gateway: Any, pools: Mapping[int, Pool], routes: Mapping[int, Route], admin: Any = None
+) -> Found:
     """What ``engine`` does, but in another way."""
-    return _asked(engine, "differs", gateway, pools, routes)
+    return _asked(engine, "differs", gateway, pools, routes, admin)
 
 
-def _asked(engine: str, level: Level, gateway: Any, pools: Mapping[int, Pool], routes: Mapping[int, Route]) -> Found:
+def _asked(
+    engine: str, level: Level, gateway: Any, pools: Mapping[int, Pool], routes: Mapping[int, Route], admin: Any
+) -> Found:
     tables: dict[str, list[tuple[Path, Any]]] = {
         "gateway": [] if gateway is WRONG else [(("gateway",), gateway)],
+        "admin": [] if admin is WRONG or admin is None else [(("admin",), admin)],
         "pool": [(("pool", n), each) for n, each in pools.items()],
         "route": [(("route", n), each) for n, each in routes.items()],
     }
+    told = set()
     for capability in CAPABILITIES:
         if capability.level(engine) == level:
             for at, table in tables[capability.of]:
                 for keys in capability.uses(table):
-                    yield (*at, *keys), f"the engine {engine} {capability.why}"
+                    if (*at, *keys) not in told:  # one sentence a key is enough
+                        told.add((*at, *keys))
+                        yield (*at, *keys), f"the engine {engine} {capability.reason(engine)}"
 
 
 def engines_table() -> str:
     """The table as Markdown, for the docs."""
     lines = ["| what | embedded | haproxy | |", "|---|---|---|---|"]
     for each in CAPABILITIES:
-        who = "embedded" if each.embedded != "yes" else "haproxy"
-        note = f"{who} {each.why}" if each.why else ""
+        lacking = [name for name in ENGINES if each.level(name) != "yes"]
+        note = "; ".join(f"{name} {each.reason(name)}" for name in lacking)
         lines.append(f"| {each.name} | {each.embedded} | {each.haproxy} | {note} |")
     return "\n".join(lines)

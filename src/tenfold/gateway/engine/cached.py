@@ -1,0 +1,381 @@
+"""A request that the edge may answer: from the store, with a stale response, out of another request's answer, or by
+asking the endpoint as the edge wants it asked.
+
+What is decided is `edge.Edge`'s; this hands it what happens, and carries out what it says. Responses are passed on
+while they are stored. A client that leaves does not end the storing while others wait for the same.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from tenfold.gateway.edge import Action, Decision, Filling, Response, Turn, url_key
+from tenfold.gateway.edge import Request as EdgeRequest
+from tenfold.gateway.engine import problem
+from tenfold.gateway.engine.forward import Exchange
+from tenfold.gateway.engine.problem import Fault
+from tenfold.gateway.framing import End, Identity, Link, RequestHead, ResponseHead
+
+if TYPE_CHECKING:
+    from tenfold.gateway.engine.client_side import Client
+    from tenfold.gateway.engine.plan import PoolPlan, RoutePlan
+    from tenfold.gateway.engine.site import Site
+    from tenfold.gateway.engine.upstream import UpstreamConnection
+
+_FAILURES: Final = (500, 502, 503, 504)
+_OURS: Final = (b"surrogate-key", b"tenfold-cache-control")
+_JOINED: Final = 64 * 1024
+
+
+class Nobody:
+    """Stands for a client that has gone, or never was, so that an answer can be stored all the same."""
+
+    __slots__ = ("_client", "peer")
+
+    full = closing = False
+
+    def __init__(self, client: Client | Nobody) -> None:
+        self._client: Client = client._client if isinstance(client, Nobody) else client
+        self.peer = client.peer
+
+    def link(self, host: bool) -> Link:
+        """As its own."""
+        return self._client.link(host)
+
+    def believed(self, head: RequestHead) -> str:
+        """As its own."""
+        return self._client.believed(head)
+
+    def write(self, data: bytes) -> None:
+        """To nobody."""
+
+    def done(self, exchange: Exchange, *, cut: bool) -> None:
+        """Nobody cares."""
+
+    def switch(self, exchange: Exchange) -> None:
+        """Never: what is stored is no tunnel."""
+
+    def pause_reading(self) -> None:
+        """There is nothing to read."""
+
+    def resume_reading(self) -> None:
+        """There is nothing to read."""
+
+
+class CachedExchange(Exchange):
+    """One request of a route with ``edge``."""
+
+    __slots__ = ("_settled", "_soon", "decision", "filling")
+
+    def __init__(
+        self, site: Site, client: Client | Nobody, head: RequestHead, route: RoutePlan, pool: PoolPlan
+    ) -> None:
+        super().__init__(site, client, head, route, pool)  # type: ignore[arg-type] # Nobody does as well
+        self.decision: Decision | None = None
+        self.filling: Filling | None = None
+        self._settled = True
+        """The edge has been told what became of the decision."""
+        self._soon = False
+
+    def begin(self) -> None:
+        head, edge = self.head, self.site.edge
+        if (
+            edge is None
+            or self.canary
+            or head.upgrade is not None
+            or (head.length and head.method in (b"GET", b"HEAD"))
+        ):
+            self.forward()
+            return
+        fields = {name: values[0] if len(values) == 1 else b", ".join(values) for name, values in head.fields.items()}
+        request = EdgeRequest(head.method, url_key(b"http", head.host or b"", self._target()), fields)
+        self._go(edge.lookup(request, self.site.clock()))
+
+    def _target(self) -> bytes:
+        """The target as far as it is part of the key."""
+        target, options = self.head.target, self.route.route.edge
+        assert options is not None
+        if options.query is None:
+            return target
+        path, _, query = target.partition(b"?")
+        wanted = {name.encode() for name in options.query}
+        kept = sorted(part for part in query.split(b"&") if part.partition(b"=")[0] in wanted)
+        return path + (b"?" + b"&".join(kept) if kept else b"")
+
+    # -- what the edge says -------------------------------------------------------------------------------------------
+
+    def _go(self, decision: Decision) -> None:
+        self.decision = decision
+        action = decision.action
+        if action is Action.SERVE:
+            self._serve(decision)
+        elif action is Action.SERVE_STALE_WHILE_REVALIDATE:
+            self._refresh(decision)
+            self._serve(decision)
+        elif action is Action.FORWARD or action is Action.REVALIDATE:
+            self._settled = False
+            self.forward()
+        elif action is Action.WAIT:
+            self._follow(decision)
+        elif action is Action.ONLY_IF_CACHED_504:
+            self._own(decision, problem.ONLY_IF_CACHED)
+        else:
+            self._own(decision, problem.COLLAPSED._replace(status=decision.fwd_status or 502))
+
+    def _own(self, decision: Decision, fault: Fault) -> None:
+        edge = self.site.edge
+        assert edge is not None
+        super().refuse(fault, edge.cache_status(decision, self.site.clock()))
+
+    def _refresh(self, decision: Decision) -> None:
+        """Ask the endpoint in the background."""
+        site = self.site
+        site.counters.in_flight += 1
+        behind = CachedExchange(site, Nobody(self.client), self.head, self.route, self.pool)
+        behind.ended = True
+        behind.decision = decision
+        behind._settled = False
+        site.loop.call_soon(behind.forward)
+
+    def _serve(self, decision: Decision) -> None:
+        site = self.site
+        edge = site.edge
+        assert edge is not None
+        client = self.client
+        self.dated_no_more()
+        self.close = not (self.head.keep_alive and self.ended) or client.closing
+        extra = b"".join(line + b"\r\n" for line in self.extra) if self.extra else b""
+        if self.close:
+            extra += b"Connection: close\r\n"
+        elif self.head.http10:
+            extra += b"Connection: keep-alive\r\n"
+        answer = edge.answer(decision, site.clock(), extra)
+        assert answer is not None  # SERVE has one
+        self.started = True
+        self.status = answer.status
+        body = answer.body
+        if not body:
+            self._write([answer.head])
+        elif len(body) == 1 and len(body[0]) <= _JOINED:
+            self._write([answer.head, body[0]])
+        else:
+            self._write([answer.head])
+            for piece in body:
+                self._write([piece])
+        follower = decision.follower
+        if follower is None:
+            self.finish()
+        else:
+            follower.wake = self._woken
+            self._pump()
+
+    # -- the answer of another request --------------------------------------------------------------------------------
+
+    def _follow(self, decision: Decision) -> None:
+        edge, options = self.site.edge, self.route.route.edge
+        assert edge is not None
+        assert options is not None
+        assert decision.follower is not None
+        if not options.collapse:
+            self._go(edge.resume(decision, self.site.clock()))
+            return
+        decision.follower.wake = self._woken
+        self.timer = self.site.loop.call_later(self.pool.options.first_byte_timeout, self._resume)
+
+    def _woken(self) -> None:
+        """Called from within another exchange, so that nothing may be done here and now."""
+        if not self._soon and not self.finished:
+            self._soon = True
+            self.site.loop.call_soon(self._look)
+
+    def _look(self) -> None:
+        self._soon = False
+        decision = self.decision
+        if self.finished or decision is None or decision.follower is None:
+            return
+        if self.started:
+            self._pump()
+        elif decision.follower.turn is not Turn.WAIT:
+            self._resume()
+
+    def _resume(self) -> None:
+        edge, decision = self.site.edge, self.decision
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        if edge is not None and decision is not None and not self.finished:
+            self._go(edge.resume(decision, self.site.clock()))
+
+    def _pump(self) -> None:
+        """Pass on what has come of the body that is followed."""
+        decision = self.decision
+        assert decision is not None
+        assert decision.follower is not None
+        follower = decision.follower
+        if self.client.full:
+            return
+        if follower.turn is Turn.BROKEN:
+            self._cut()
+            return
+        for piece in follower.take():
+            self._write([piece])
+        if follower.ended:
+            follower.leave()
+            self.finish()
+
+    def client_free(self) -> None:
+        super().client_free()
+        if self.started and self.decision is not None and self.decision.follower is not None:
+            self._woken()
+
+    # -- the endpoint's answer ----------------------------------------------------------------------------------------
+
+    @property
+    def decoded(self) -> bool:
+        return self.head.http10 or self.decision is not None
+
+    def upstream_head(self, link: Any, identity: Identity, connection: UpstreamConnection) -> bytes:
+        head, decision = self.head, self.decision
+        if decision is None or not (decision.drop or decision.conditions):
+            return super().upstream_head(link, identity, connection)
+        plain, drop = head.plain, decision.drop
+        head.plain = [line for line in plain if line.partition(b":")[0].lower() not in drop]
+        head.plain += [b"%b: %b" % pair for pair in decision.conditions]
+        try:
+            return super().upstream_head(link, identity, connection)
+        finally:
+            head.plain = plain
+
+    def pass_on(self, request: RequestHead, head: ResponseHead, out: list[bytes]) -> None:
+        decision, edge = self.decision, self.site.edge
+        if decision is None or edge is None or head.status == 101:
+            super().pass_on(request, head, out)
+            return
+        now = self.site.clock()
+        response = self._response(head)
+        if head.status == 304 and decision.conditions:
+            then = edge.revalidated(decision, response, now, self.site.wall())
+            if then is not None:
+                self._settled = True
+                self._answer_done(ok=True)
+                self.kept = []
+                self.tried.clear()
+                self._go(then)
+                return
+        elif head.status in _FAILURES:
+            self._settled = True
+            stale = edge.failed(decision, now, head.status)
+            if stale is not None:
+                self._answer_done(ok=False)
+                self._go(stale)
+                return
+        else:
+            self.filling = edge.begin_store(decision, response, now, self.site.wall())
+        self._settled = True
+        self.extra.append(edge.cache_status(decision, now)[:-2])
+        head.plain = [line for line in head.plain if line.partition(b":")[0].lower() not in _OURS]
+        super().pass_on(request, head, out)
+
+    def _answer_done(self, *, ok: bool) -> None:
+        """The endpoint's answer is not for the client."""
+        connection = self.connection
+        if connection is not None and connection.reader.ended and connection.reader.reusable:
+            self.connection = None
+            connection.upstream.put(connection)
+        else:
+            self._detach()
+        self._release(ok=ok)
+
+    def _response(self, head: ResponseHead) -> Response:
+        """What the edge wants to know of it; where the response says nothing of its freshness, what the route says."""
+        pairs = []
+        for line in (*head.plain, *(claim[2] for claim in head.claims)):
+            name, _, value = line.partition(b":")
+            pairs.append((name, value.strip(b" \t")))
+        response = Response(head.status, pairs, head.reason)
+        options = self.route.route.edge
+        assert options is not None
+        fields = response.fields
+        length = fields.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > options.largest:
+            return Response(head.status, (*pairs, (b"Tenfold-Cache-Control", b"no-store")), head.reason)
+        if _OURS[1] in fields or b"expires" in fields or b"cdn-cache-control" in fields:
+            return response
+        said = fields.get(b"cache-control", b"")
+        more = []
+        if not said and options.ttl and head.status == 200 and b"pragma" not in fields:
+            more.append(b"max-age=%d" % options.ttl)
+        low = said.lower()
+        if (low or more) and b"must-revalidate" not in low and b"no-cache" not in low:
+            if options.stale_while_revalidate and b"stale-while-revalidate" not in low:
+                more.append(b"stale-while-revalidate=%d" % options.stale_while_revalidate)
+            if options.stale_if_error and b"stale-if-error" not in low:
+                more.append(b"stale-if-error=%d" % options.stale_if_error)
+        if not more:
+            return response
+        control = b", ".join([*([said] if said else []), *more])
+        return Response(head.status, (*pairs, (b"Tenfold-Cache-Control", control)), head.reason)
+
+    def piece(self, data: bytes, out: list[bytes]) -> None:
+        if self.filling is not None:
+            self.filling.write(data)
+        super().piece(data, out)
+
+    def _end(self, end: End, out: list[bytes]) -> None:
+        if self.filling is not None:
+            self.filling.finish()
+            self.filling = None
+        super()._end(end, out)
+
+    # -- what goes wrong ----------------------------------------------------------------------------------------------
+
+    def _cut(self) -> None:
+        if self.filling is not None:
+            self.filling.abort()
+            self.filling = None
+        super()._cut()
+
+    def give_up(self, fault: Fault) -> None:
+        edge, decision = self.site.edge, self.decision
+        if not self._settled and edge is not None and decision is not None:
+            self._settled = True
+            stale = edge.failed(decision, self.site.clock(), fault.status)
+            if stale is not None:
+                self._detach()
+                self._release(ok=None)
+                self._go(stale)
+                return
+            self._own_fault(fault)
+            return
+        super().give_up(fault)
+
+    def _own_fault(self, fault: Fault) -> None:
+        assert self.decision is not None
+        self._own(self.decision, fault)
+
+    def refuse(self, fault: Fault, extra: bytes = b"") -> None:
+        self._cancel()
+        super().refuse(fault, extra)
+
+    def left(self) -> None:
+        filling = self.filling
+        if filling is not None and filling.open and filling.followers and not self.finished:
+            self.client = Nobody(self.client)  # type: ignore[assignment]
+            super().client_free()
+            return
+        if filling is not None:
+            filling.abort()
+            self.filling = None
+        self._cancel()
+        super().left()
+
+    def _cancel(self) -> None:
+        """Tell the edge that nobody asks any more."""
+        edge, decision = self.site.edge, self.decision
+        if edge is None or decision is None:
+            return
+        if not self._settled:
+            self._settled = True
+            edge.cancelled(decision)
+        elif decision.follower is not None and not self.finished:
+            edge.cancelled(decision)

@@ -1,0 +1,384 @@
+"""One client connection: requests read one after another, each answered before the next is looked at.
+
+Theory. Reading stops in three cases, and TCP tells the client: when more requests have come than the one being answered
+(pipelining), when an endpoint takes a body more slowly than it comes, and when the connection is to be closed. Writing
+stops in one: when the client takes an answer more slowly than it comes, its endpoint is not read on.
+
+A half-closed connection is no abort: who sends a request and shuts its side down wants the answer. And a connection
+with bytes unread must not be closed, because the kernel then sends a reset that can destroy the answer on its way (RFC
+9112 §9.6): our side is shut first, and what still comes is read and thrown away for a moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from math import inf
+from typing import TYPE_CHECKING, Final
+
+from tenfold.gateway.engine import problem
+from tenfold.gateway.engine.canned import canned
+from tenfold.gateway.engine.forward import Exchange
+from tenfold.gateway.framing import UNIX, Link, Refusal, RequestEvent, RequestHead, RequestReader
+
+if TYPE_CHECKING:
+    from tenfold.gateway.engine.plan import RoutePlan
+    from tenfold.gateway.engine.problem import Fault
+    from tenfold.gateway.engine.site import Site
+
+LINGER: Final = 2.0
+"""Seconds for which a client that is still sending is read after the last answer."""
+_LINGER_BYTES: Final = 1024 * 1024
+
+
+class Client(asyncio.Protocol):
+    """One client connection."""
+
+    __slots__ = (
+        "_busy",
+        "_chunked",
+        "_heading",
+        "_left",
+        "_lingers",
+        "_links",
+        "_most",
+        "_open",
+        "_reading",
+        "due",
+        "eof",
+        "exchange",
+        "full",
+        "peer",
+        "quiet_since",
+        "reader",
+        "site",
+        "transport",
+        "trusted",
+        "tunnel",
+    )  # fmt: skip
+
+    transport: asyncio.Transport
+    peer: str
+    """Its address, or `UNIX`."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.exchange: Exchange | None = None
+        self.due = inf
+        """When the sweep calls time."""
+        self.eof = False
+        self.full = False
+        """The client takes no more for now."""
+        self.tunnel: Exchange | None = None
+        self.quiet_since = 0.0
+        """Since when it has waited for its next request."""
+        self._links: tuple[Link | None, Link | None] = (None, None)
+        self._open = False
+        self._busy = False
+        self._heading = False
+        self._reading = True
+        self._lingers = False
+        self._left = _LINGER_BYTES
+        self._most: int | None = None
+        self._chunked = False
+
+    # -- the socket ---------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        site = self.site
+        self.transport = transport  # type: ignore[assignment] # a socket's transport is one
+        name = transport.get_extra_info("peername")
+        self.peer = str(name[0]) if isinstance(name, tuple) and len(name) >= 2 else UNIX
+        self.trusted = site.plan.trusts(self.peer)
+        self.reader = RequestReader(site.plan.limits)
+        self._open = True
+        site.clients.add(self)
+        site.counters.accepted += 1
+        self._idle()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._open = False
+        self.site.gone(self)
+        exchange, self.exchange, self.tunnel = self.exchange, None, None
+        if exchange is not None:
+            exchange.left()
+
+    def data_received(self, data: bytes) -> None:
+        self.site.counters.bytes_in += len(data)
+        if self.tunnel is not None:
+            self.tunnel.from_tunnel(data)
+            return
+        if self._lingers:
+            self._left -= len(data)
+            if self._left < 0:
+                self.cut()
+            return
+        events = self.reader.feed(data)
+        if events:
+            self._take(events)
+        if self.exchange is None:
+            self._next()
+        elif self.reader.held:
+            self.pause_reading()
+
+    def eof_received(self) -> bool:
+        self.eof = True
+        if self.tunnel is not None:
+            self.tunnel.tunnel_eof()
+            return True
+        if self._lingers:
+            return False
+        refusal = self.reader.eof()
+        if refusal is not None:
+            self._refused(problem.fault_of(refusal))
+            return True
+        return self.exchange is not None or self.reader.held > 0
+
+    def pause_writing(self) -> None:
+        self.full = True
+        self.due = self.site.now + self.site.plan.config.gateway.write_timeout
+        if self.exchange is not None:
+            self.exchange.client_full()
+
+    def resume_writing(self) -> None:
+        self.full = False
+        exchange = self.exchange
+        if exchange is not None:
+            self.due = inf if exchange.ended else self.site.now + self.site.plan.config.gateway.body_timeout
+            exchange.client_free()
+        elif self._goes_on:
+            self._idle()
+            self._next()
+
+    def pause_reading(self) -> None:
+        """Leave what comes to the kernel."""
+        if self._reading and self._open:
+            self._reading = False
+            self.transport.pause_reading()
+            if self.exchange is not None and not self.exchange.ended and not self.full:
+                self.due = inf
+
+    def resume_reading(self) -> None:
+        """Read on."""
+        if not self._reading and self._open and not self.reader.held:
+            self._reading = True
+            self.transport.resume_reading()
+            if self.exchange is not None and not self.exchange.ended and not self.full:
+                self.due = self.site.now + self.site.plan.config.gateway.body_timeout
+
+    # -- requests -----------------------------------------------------------------------------------------------------
+
+    def _take(self, events: list[RequestEvent]) -> None:
+        self._busy = True
+        for event in events:
+            kind = type(event)
+            if kind is RequestHead:
+                self._begin(event)  # type: ignore[arg-type]
+                continue
+            exchange = self.exchange
+            if kind is Refusal:
+                self._refused(problem.fault_of(event))  # type: ignore[arg-type]
+                break
+            if exchange is None:
+                continue  # it was answered already
+            if kind is bytes:
+                if self._most is not None and self._chunked and self.reader.size > self._most:
+                    exchange.refuse(problem.BODY_MAX)
+                    break
+                exchange.body(event)  # type: ignore[arg-type]
+                if self._reading and not self.full:
+                    self.due = self.site.now + self.site.plan.config.gateway.body_timeout
+            elif not exchange.ended:
+                if not self.full:
+                    self.due = inf
+                exchange.body_end()
+        self._busy = False
+
+    def _begin(self, head: RequestHead) -> None:
+        site = self.site
+        plan = site.plan
+        site.counters.requests += 1
+        if plan.dotted(head):
+            self._answer(problem.DOTS, head)
+            return
+        route = plan.match(head)
+        if route is None:
+            self._answer(problem.NO_ROUTE, head)
+            return
+        most = self._most = route.body_max
+        length = head.length
+        self._chunked = length < 0
+        if most is not None and (length > most or (length < 0 and most == 0)):
+            self._answer(problem.BODY_MAX, head, route)
+            return
+        exchange = self.exchange = site.exchange(self, head, route)
+        # A request without a body is complete with its head, and need not be told so in a second event.
+        exchange.ended = length == 0
+        if not self.full:
+            self.due = inf if length == 0 else site.now + plan.config.gateway.body_timeout
+        if route.pool is None:
+            status, data = canned(route.route, head, close=self._closes(head))
+            exchange.close = self._closes(head)
+            exchange.respond(status, data)
+        else:
+            exchange.start()
+
+    def _closes(self, head: RequestHead) -> bool:
+        return not head.keep_alive or head.length != 0 or self.closing
+
+    def _answer(self, fault: Fault, head: RequestHead, route: RoutePlan | None = None) -> None:
+        site = self.site
+        exchange = self.exchange = site.exchange(self, head, route or site.nowhere)
+        exchange.ended = head.length == 0
+        exchange.refuse(fault)
+
+    def _refused(self, fault: Fault) -> None:
+        """What came is no request: answer if that can still be, and close."""
+        site = self.site
+        site.counters.refused += 1
+        exchange = self.exchange
+        if exchange is not None:
+            exchange.ended = False
+            exchange.refuse(fault)
+            return
+        site.refused(self, fault)
+        self.write(problem.render(fault, close=True))
+        self._linger()
+
+    @property
+    def closing(self) -> bool:
+        """Whether this answer is the last on the connection."""
+        return self.eof or self.site.draining
+
+    def write(self, data: bytes) -> None:
+        """To the client."""
+        if self._open:
+            self.site.counters.bytes_out += len(data)
+            self.transport.write(data)
+
+    def switch(self, exchange: Exchange) -> None:
+        """From now on bytes go through unread."""
+        self.tunnel = exchange
+        self.due = inf
+        held = self.reader.surplus()
+        if held:
+            exchange.from_tunnel(held)
+        self.resume_reading()
+        if self.eof:
+            exchange.tunnel_eof()
+
+    def done(self, exchange: Exchange, *, cut: bool) -> None:
+        """The exchange has ended."""
+        if self.exchange is not exchange:
+            return
+        self.exchange = None
+        self.tunnel = None
+        if not self._open:
+            return
+        if cut:
+            self.cut()
+        elif exchange.close:
+            if exchange.ended:
+                self.shut()
+            else:
+                self._linger()
+        else:
+            self._idle()
+            if not self._busy:
+                self._next()
+
+    def _idle(self) -> None:
+        self._heading = False
+        self.quiet_since = self.site.now
+        if not self.full:
+            self.due = self.site.now + self.site.plan.config.gateway.idle_timeout
+
+    def _next(self) -> None:
+        """Go on to the next request, if the answers are taken."""
+        reader = self.reader
+        while self.exchange is None and reader.ended and self._goes_on and not self.full:
+            events = reader.next()
+            if events:
+                self._take(events)
+        if not self._goes_on or self.full:
+            return
+        exchange = self.exchange
+        if exchange is None:
+            if not reader.idle and not self._heading:
+                self._heading = True
+                self.due = self.site.now + self.site.plan.config.gateway.header_timeout
+            elif self.eof:
+                self.shut()
+                return
+            self.resume_reading()
+        elif not exchange.paused:
+            self.resume_reading()
+
+    @property
+    def _goes_on(self) -> bool:
+        return self._open and not self._lingers and self.tunnel is None and not self.transport.is_closing()
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing is under way."""
+        return self.exchange is None and not self._lingers and self.reader.idle
+
+    def shut(self) -> None:
+        """Close once all is written."""
+        if self._open:
+            self._lingers = True
+            self.due = self.site.now + self.site.plan.config.gateway.write_timeout
+            self.transport.close()
+
+    def _linger(self) -> None:
+        """Shut our side, and read on for a moment."""
+        if not self._open or self._lingers:
+            return
+        if self.eof or not self.transport.can_write_eof():
+            self.shut()
+            return
+        self._lingers = True
+        self.due = self.site.now + LINGER
+        self.transport.write_eof()
+        if not self._reading:
+            self._reading = True
+            self.transport.resume_reading()
+
+    def cut(self) -> None:
+        """Close at once."""
+        if self._open:
+            self.transport.abort()
+
+    def late(self) -> None:
+        """The time for what was expected is over."""
+        self.due = inf
+        exchange = self.exchange
+        if self._lingers or self.full:
+            self.site.counters.late += self.full
+            self.cut()
+        elif exchange is not None:
+            self.site.counters.late += 1
+            exchange.ended = False
+            exchange.refuse(problem.BODY_TIMEOUT)
+        elif self.reader.idle:
+            self.shut()
+        else:
+            self.site.counters.late += 1
+            self._refused(problem.HEADER_TIMEOUT)
+
+    def link(self, host: bool) -> Link:
+        """This connection's share in the heads of requests; ``host``: the client's Host is kept."""
+        found = self._links[host]
+        forwarder = self.site.plan.forwarders[self.trusted, host]
+        if found is None or found.forwarder is not forwarder:
+            found = forwarder.link(self.peer, "http")
+            self._links = (self._links[0], found) if host else (found, self._links[1])
+        return found
+
+    def believed(self, head: RequestHead) -> str:
+        """The client's address as far as it can be believed."""
+        return self.link(True).client(head)
+
+    def __repr__(self) -> str:
+        return f"<Client {self.peer} exchange={self.exchange!r}>"

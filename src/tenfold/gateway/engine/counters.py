@@ -1,0 +1,83 @@
+"""What the engine counts: plain ints, added to where things happen and read by whoever asks."""
+
+from __future__ import annotations
+
+
+class Counters:
+    """Numbers of one gateway process; they never fall, but for the three of `Counters.state`'s ``now``."""
+
+    __slots__ = (
+        "accepted",
+        "answered_1xx",
+        "answered_2xx",
+        "answered_3xx",
+        "answered_4xx",
+        "answered_5xx",
+        "bytes_in",
+        "bytes_out",
+        "canaries",
+        "clients_left",
+        "connects",
+        "connects_failed",
+        "cut",
+        "failovers",
+        "fresh",
+        "in_flight",
+        "late",
+        "own_answers",
+        "queued",
+        "refused",
+        "reloads",
+        "replay_overflows",
+        "requests",
+        "retries",
+        "retries_refused",
+        "reused",
+        "tunnels",
+        "unsolicited",
+        "upstreams",
+    )
+
+    def __init__(self) -> None:
+        self.accepted = 0
+        """Client connections."""
+        self.requests = 0
+        """Requests whose head was accepted."""
+        self.in_flight = 0
+        """Requests under way now."""
+        self.upstreams = 0
+        """Connections to endpoints that are open now."""
+        self.answered_1xx = self.answered_2xx = self.answered_3xx = self.answered_4xx = self.answered_5xx = 0
+        """Final answers by class; 1xx are switches to another protocol."""
+        self.own_answers = 0
+        """Problems that the gateway answered itself."""
+        self.refused = 0
+        """Requests that were no requests (`framing.Reason`)."""
+        self.late = 0
+        """Time-outs of every kind."""
+        self.cut = 0
+        """Responses that broke off when a part of them was with the client."""
+        self.clients_left = 0
+        """Clients that went away before their answer was complete."""
+        self.bytes_in = self.bytes_out = 0
+        """What was read from and written to clients."""
+        self.connects = self.connects_failed = self.reused = 0
+        """Connections to endpoints: opened, not come about, used again."""
+        self.fresh = 0
+        """Requests sent once more to the same endpoint, because a kept connection had closed under them."""
+        self.failovers = self.retries = self.retries_refused = self.replay_overflows = 0
+        """Further tries: of what was not sent, of what was; those not paid for; bodies too long to be kept."""
+        self.queued = 0
+        """Requests that waited for a free endpoint."""
+        self.unsolicited = 0
+        """Connections dropped because bytes came that nobody had asked for."""
+        self.canaries = 0
+        """Requests that went to a canary."""
+        self.tunnels = 0
+        """Connections switched to another protocol."""
+        self.reloads = 0
+        """Configurations put into force while running."""
+
+    def state(self) -> dict[str, int]:
+        """Plain values by name."""
+        return {name: getattr(self, name) for name in self.__slots__}

@@ -1,0 +1,129 @@
+"""The access log: a line for each request, or for a share of them, written beside the traffic and never before it.
+
+Lines are gathered and written by a thread, one batch at a time. What a slow disk or reader does not take is dropped
+and counted: a log that stops the traffic is worse than a gap in it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+if TYPE_CHECKING:
+    from tenfold.gateway.config import AccessLog as Options
+    from tenfold.gateway.engine.client_side import Client
+    from tenfold.gateway.engine.forward import Exchange
+    from tenfold.gateway.engine.problem import Fault
+    from tenfold.gateway.engine.site import Site
+
+_MOST: Final = 50_000
+_LEFT: Final = 499
+"""What the log calls the status of a request whose client left (nginx's number for it)."""
+
+
+class AccessLog:
+    """Writes the lines of one gateway process."""
+
+    __slots__ = ("_encode", "_fd", "_lines", "_site", "_writing", "dropped", "options", "written")
+
+    def __init__(self, site: Site, options: Options) -> None:
+        self._site = site
+        self.options = options
+        self._lines: list[bytes] = []
+        self._writing = False
+        self._encode = msgspec.json.Encoder().encode
+        self.written = 0
+        self.dropped = 0
+        self._fd = (
+            os.dup(sys.__stdout__.fileno() if sys.__stdout__ is not None else 1)
+            if options.path == "-"
+            else os.open(options.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+        )
+
+    def exchange(self, exchange: Exchange) -> None:
+        """A request has ended."""
+        options = self.options
+        status = exchange.status or _LEFT
+        if options.sample < 1.0 and not (options.errors and status >= 500):
+            if self._site.random.random() >= options.sample:
+                return
+        head = exchange.head
+        identity = exchange.identity
+        self._add(
+            {
+                "client": exchange.client.peer,
+                "method": head.method.decode(),
+                "target": head.target.decode("latin-1"),
+                "host": (head.host or b"").decode("latin-1"),
+                "status": status,
+                "bytes": exchange.bytes_out,
+                "ms": round((self._site.clock() - exchange.clocked) * 1000, 3),
+                "route": exchange.route.route.name,
+                "endpoint": exchange.tried[-1] if exchange.tried else "",
+                "tries": len(exchange.tried),
+                "request_id": "" if identity is None else identity.request_id.decode("latin-1"),
+                "fault": exchange.fault,
+                "agent": (head.get(b"user-agent") or b"").decode("latin-1"),
+                "referer": (head.get(b"referer") or b"").decode("latin-1"),
+            }
+        )
+
+    def refused(self, client: Client, fault: Fault) -> None:
+        """What came was no request."""
+        self._add(
+            {"client": client.peer, "method": "-", "target": "-", "host": "", "status": fault.status, "bytes": 0,
+             "ms": 0.0, "route": "", "endpoint": "", "tries": 0, "request_id": "", "fault": fault.reason,
+             "agent": "", "referer": ""}
+        )  # fmt: skip
+
+    def _add(self, told: dict[str, Any]) -> None:
+        if len(self._lines) >= _MOST:
+            self.dropped += 1
+            return
+        now = self._site.wall()
+        if self.options.format == "json":
+            self._lines.append(self._encode({"time": round(now, 3), **told}) + b"\n")
+        else:
+            when = time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime(now))
+            line = (
+                f'{told["client"]} - - [{when}] "{_quoted(told["method"])} {_quoted(told["target"])} HTTP/1.1" '
+                f'{told["status"]} {told["bytes"]} "{_quoted(told["referer"])}" "{_quoted(told["agent"])}"\n'
+            )
+            self._lines.append(line.encode("utf-8", "replace"))
+
+    def flush(self) -> None:
+        """Hand what is gathered to a thread, unless one is still writing."""
+        if self._lines and not self._writing:
+            self._writing = True
+            lines, self._lines = self._lines, []
+            future = self._site.loop.run_in_executor(None, self._write, lines)
+            future.add_done_callback(self._wrote)
+
+    def _write(self, lines: list[bytes]) -> int:
+        data = memoryview(b"".join(lines))
+        while data:
+            data = data[os.write(self._fd, data) :]
+        return len(lines)
+
+    def _wrote(self, future: Any) -> None:
+        self._writing = False
+        if future.cancelled() or future.exception() is not None:
+            self.dropped += 1
+        else:
+            self.written += future.result()
+
+    def close(self) -> None:
+        """Write the rest, and close. Blocks."""
+        lines, self._lines = self._lines, []
+        try:
+            self._write(lines)
+        finally:
+            os.close(self._fd)
+
+
+def _quoted(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"')

@@ -1,0 +1,277 @@
+"""A configuration in the form in which requests are served by it: routes looked up, pools alive.
+
+A plan is made once and never changed; a reload makes another one, which takes over the pools that it has in common
+with the old one. Requests that are under way keep the plan they began with.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+from tenfold.balance import ANY, Balancer, Endpoint, Request
+from tenfold.gateway.config import Canary, Config, HeaderChanges, Pool, Route, Router
+from tenfold.gateway.engine.upstream import Upstream
+from tenfold.gateway.framing import UNIX, Forwarder, Forwarding, Limits, RequestHead
+from tenfold.resilience.budget import Purse
+
+if TYPE_CHECKING:
+    from tenfold.gateway.engine.forward import Exchange
+    from tenfold.gateway.engine.site import Site
+
+PRIORITIES: Final = ("critical", "normal", "batch", "sheddable")
+BALANCING: Final = ("pick", "check", "ejection", "slow_start", "breaker", "max_in_flight", "discovery")
+"""Settings of a pool that belong to its balancer; a change of one of them asks for another balancer."""
+_HASHED: Final = ("ring_hash", "maglev", "rendezvous")
+_DOTS: Final = re.compile(rb"/(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
+
+
+class PoolPlan:
+    """A pool that is alive: its balancer, the connections to its endpoints, and who waits for a place."""
+
+    __slots__ = ("balancer", "gone", "keyed", "options", "selector", "site", "upstreams", "version", "waiting")
+
+    def __init__(self, site: Site, options: Pool) -> None:
+        self.site = site
+        self.options = options
+        source: Any = options.endpoints if options.discovery is None else options.discovery.make()
+        self.balancer = Balancer(
+            source,
+            name=options.name,
+            pick=options.pick.make(),
+            check=options.check,
+            eject=options.ejection,
+            slow_start=options.slow_start,
+            max_in_flight=options.max_in_flight,
+            breaker=options.breaker,
+        )
+        self.upstreams: dict[str, Upstream] = {}
+        self.waiting: tuple[deque[Exchange], ...] = tuple(deque() for _ in PRIORITIES)
+        self.version = 0
+        self.gone = False
+        self.selector = ""
+        self.keyed = False
+        spec: Any = options.pick
+        while spec is not None:
+            if spec.name in (*_HASHED, "ip_hash"):
+                self.keyed = True
+                self.selector = spec.key if spec.name in _HASHED else "client"
+            spec = spec.parameters.get("inner")
+
+    def upstream(self, endpoint: Endpoint) -> Upstream:
+        """The connections to that endpoint."""
+        found = self.upstreams.get(endpoint.id)
+        if found is None or found.endpoint.url != endpoint.url:
+            if found is not None:
+                found.retire()
+            found = self.upstreams[endpoint.id] = Upstream(self.site, self.options, endpoint)
+            found.gone = self.gone
+        return found
+
+    def request(self, head: RequestHead, client: str) -> Request:
+        """What the pick may know of a request."""
+        if not self.keyed:
+            return ANY
+        return Request(key=select(self.selector, head, client) or client, client=client)
+
+    def reconfigure(self, options: Pool) -> None:
+        """Other settings that are not the balancer's, and other endpoints."""
+        self.options = options
+        for upstream in self.upstreams.values():
+            upstream.options = options
+        if options.discovery is None:
+            self.balancer.replace(options.endpoints)
+
+    @property
+    def queued(self) -> int:
+        """How many requests wait for a place."""
+        return sum(map(len, self.waiting))
+
+    def wake(self) -> None:
+        """A place has become free: the first of the most important tries to take it."""
+        for several in self.waiting:
+            if several:
+                exchange = several.popleft()
+                self.site.loop.call_soon(exchange.retry_queued)
+                return
+
+    def sweep(self, now: float) -> None:
+        """Connections whose time is over, endpoints that left, requests that waited too long."""
+        if self.balancer.version != self.version:
+            self.version = self.balancer.version
+            urls = {each.id: each.url for each in self.balancer.endpoints}
+            for id in [id for id, each in self.upstreams.items() if urls.get(id) != each.endpoint.url]:
+                upstream = self.upstreams[id]
+                upstream.retire()
+                if not upstream.connections and not upstream.opening:
+                    del self.upstreams[id]
+                else:
+                    self.version = -1  # look again
+        for upstream in list(self.upstreams.values()):
+            upstream.sweep(now)
+        for several in self.waiting:
+            for exchange in [each for each in several if each.due < now]:
+                several.remove(exchange)
+                exchange.waited_too_long()
+
+    def retire(self) -> None:
+        """The pool is no longer used by new requests."""
+        self.gone = True
+        for upstream in self.upstreams.values():
+            upstream.retire()
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is under way any more."""
+        busy = any(each.connections or each.opening for each in self.upstreams.values())
+        return not busy and not self.queued and not self.balancer.in_flight
+
+    def __repr__(self) -> str:
+        return f"<PoolPlan {self.options.name!r} {self.balancer!r}>"
+
+
+class RoutePlan:
+    """A route with what its requests share."""
+
+    __slots__ = ("attempts", "body_max", "canary", "canary_pool", "deadline", "pool", "priority", "purse",
+                 "request_changes", "response_changes", "route", "strip")  # fmt: skip
+
+    def __init__(self, route: Route, pools: dict[str, PoolPlan], body_max: int | None, purse: Purse | None) -> None:
+        self.route = route
+        self.pool = None if route.pool is None else pools[route.pool]
+        self.canary: Canary | None = route.canary
+        self.canary_pool = None if route.canary is None else pools[route.canary.pool]
+        self.body_max = body_max if route.body_max is None else route.body_max
+        self.attempts = 1 if route.retries is None else route.retries.attempts
+        self.purse = purse
+        self.deadline = route.deadline
+        self.priority = PRIORITIES.index(route.priority)
+        self.request_changes = None if route.request_headers is None else Changer(route.request_headers)
+        self.response_changes = None if route.response_headers is None else Changer(route.response_headers)
+        self.strip = len(route.path.rstrip("/").encode()) if route.strip_prefix else 0
+
+
+class Changer:
+    """Header changes as bytes."""
+
+    __slots__ = ("added", "gone", "host")
+
+    def __init__(self, changes: HeaderChanges) -> None:
+        names = {name.lower().encode() for name in (*changes.remove, *changes.set)}
+        self.host = next((v.encode() for name, v in changes.set.items() if name.lower() == "host"), None)
+        self.gone = frozenset(names)
+        self.added = [
+            f"{name}: {value}".encode()
+            for name, value in (*changes.set.items(), *changes.add.items())
+            if name.lower() != "host"
+        ]
+
+    def apply(self, head: Any) -> None:
+        """To a head that is about to be passed on."""
+        gone = self.gone
+        if gone:
+            head.plain = [line for line in head.plain if line.partition(b":")[0].lower() not in gone]
+            head.claims = [claim for claim in head.claims if claim[2].partition(b":")[0].lower() not in gone]
+        head.plain = [*head.plain, *self.added]
+
+
+class Plan:
+    """All routes and pools of one configuration."""
+
+    __slots__ = ("_headers", "config", "forwarders", "limits", "only", "pools", "router", "routes")
+
+    def __init__(self, site: Site, config: Config, old: Plan | None = None) -> None:
+        gateway = config.gateway
+        self.config = config
+        self.limits = Limits(
+            head=gateway.header_max, fields=gateway.headers_max, line=min(8 * 1024, gateway.header_max)
+        )
+        self.forwarders = {
+            (trusted, host): Forwarder(
+                Forwarding(
+                    trusted=[*map(str, gateway.trusted)],
+                    x_forwarded=gateway.forwarded in ("both", "x-forwarded"),
+                    forwarded=gateway.forwarded in ("both", "forwarded"),
+                    request_id="pass" if trusted else "new",
+                    host="client" if host else "endpoint",
+                )
+            )
+            for trusted in (False, True)
+            for host in (False, True)
+        }
+        """By whether the peer is trusted, and whether the endpoint sees the client's Host."""
+        before = {} if old is None else old.pools
+        self.pools: dict[str, PoolPlan] = {}
+        for pool in config.pools:
+            found = before.get(pool.name)
+            if found is None or any(getattr(found.options, name) != getattr(pool, name) for name in BALANCING):
+                found = PoolPlan(site, pool)
+            self.pools[pool.name] = found
+        before_routes = {} if old is None else old.routes
+        self.routes: dict[str, RoutePlan] = {}
+        for route in config.routes:
+            budget = None if route.retries is None else route.retries.budget
+            kept = before_routes.get(route.name)
+            purse = None if budget is None else Purse(budget)
+            if budget is not None and kept is not None and kept.purse is not None:
+                purse = kept.purse
+                purse.reconfigure(budget)
+            self.routes[route.name] = RoutePlan(route, self.pools, gateway.body_max, purse)
+        self.router = Router(config.routes)
+        self._headers = any(route.headers for route in config.routes)
+        first = config.routes[0]
+        all_of_it = first.path == "/" and not (first.exact or first.host or first.methods or first.headers)
+        self.only = self.routes[first.name] if len(config.routes) == 1 and all_of_it else None
+        """The route that all requests take, where there is but one."""
+
+    def trusts(self, address: str) -> bool:
+        """Whether the peer with that address may say who the client is."""
+        return address != UNIX and self.forwarders[True, True].trusts(address)
+
+    def match(self, head: RequestHead) -> RoutePlan | None:
+        """The route of a request."""
+        only = self.only
+        if only is not None:
+            return only
+        headers: dict[str, str] = {}
+        if self._headers:
+            headers = {
+                name.decode("latin-1"): b", ".join(values).decode("latin-1") for name, values in head.fields.items()
+            }
+        path = head.target.partition(b"?")[0].decode("latin-1")
+        route = self.router.match(head.method.decode(), (head.host or b"").decode("latin-1"), path, headers)
+        return None if route is None else self.routes[route.name]
+
+    def dotted(self, head: RequestHead) -> bool:
+        """Whether routes could be told apart by a path that a backend would read as another one."""
+        if self.only is not None:
+            return False
+        target = head.target
+        if b"/." not in target and b"/%" not in target:
+            return False
+        return _DOTS.search(target.partition(b"?")[0]) is not None
+
+    def __repr__(self) -> str:
+        return f"<Plan of {len(self.routes)} routes and {len(self.pools)} pools>"
+
+
+def select(selector: str, head: RequestHead, client: str) -> str:
+    """What tells one user from another: ``"client"``, ``"header:NAME"`` or ``"cookie:NAME"``; empty if it is not there."""
+    kind, _, name = selector.partition(":")
+    if kind == "client":
+        return client
+    if kind == "header":
+        return (head.get(name.lower().encode()) or b"").decode("latin-1")
+    return cookie(head, name) or ""
+
+
+def cookie(head: RequestHead, name: str) -> str | None:
+    """The value of a cookie of the request."""
+    wanted = name.encode()
+    for line in head.fields.get(b"cookie", ()):
+        for part in line.split(b";"):
+            found, _, value = part.strip().partition(b"=")
+            if found == wanted:
+                return value.decode("latin-1").strip('"')
+    return None
