@@ -1,4 +1,4 @@
-"""``tenfold gateway``: judge a gateway's configuration."""
+"""``tenfold gateway``: run a gateway, or judge its configuration."""
 
 from __future__ import annotations
 
@@ -12,6 +12,29 @@ if TYPE_CHECKING:
     from tenfold.gateway.config import Config, Pool, Route
 
 app = App(name="gateway", help="A reverse proxy with an HTTP cache, configured by a TOML file.")
+
+
+@app.default
+@app.command
+def run(file: Path) -> int:
+    """Run a gateway until it gets SIGTERM or SIGINT, which drain it.
+
+    The file is read again when it changes, and at SIGHUP; one that is wrong is told and changes nothing. Exit code 0:
+    all requests were answered; 1: some were cut at the end of the drain; 2: the configuration cannot be run.
+
+    Parameters
+    ----------
+    file
+        The TOML file.
+    """
+    from tenfold.cli._gateway_run import run as serve
+    from tenfold.gateway.config import GatewayConfigError
+
+    try:
+        return serve(file)
+    except GatewayConfigError as error:
+        print("\n".join(error.problems), file=sys.stderr)
+        return 2
 
 
 @app.command
@@ -39,10 +62,14 @@ def check(
     """
     import msgspec
 
-    from tenfold.gateway.config import GatewayConfigError, load_config
+    from tenfold.gateway.config import GatewayConfigError, Problem, load_config
+    from tenfold.gateway.config.engines import unfinished
 
     try:
         config = load_config(file, engine=engine)
+        missing = unfinished(config)
+        if missing:
+            raise GatewayConfigError([Problem(str(file), 1, *each.split(": ", 1)) for each in missing])
     except GatewayConfigError as error:
         if json:
             print(msgspec.json.encode({"ok": False, "problems": error.found, "warnings": []}).decode())

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tenfold.gateway.config import CAPABILITIES, GatewayConfigError, engines_table, read_config
+from tenfold.gateway.config.engines import unfinished
 from tenfold.gateway.config.picks import PICKS
 from tenfold.gateway.config.reference import FOREIGN, TABLES, reference
 from tenfold.gateway.config.tables import keys
@@ -63,6 +64,38 @@ def test_what_haproxy_cannot_do_is_refused_and_the_embedded_engine_does_it(where
     assert problem.line == {"pool": 9, "route": 15}[where]
     assert f"the engine haproxy {sentence}" in problem.text or sentence in problem.text
     assert read(where, line, engine="embedded").engine.name == "embedded"
+
+
+NOT_EMBEDDED = [
+    ("gateway", "tls = { certificate = 'a', key = 'b' }", "speaks plain HTTP with clients"),
+    ("gateway", "proxy_protocol = true", "reads no PROXY header"),
+    ("gateway", "processes = 2", "is one process"),
+    ("gateway", "request_id = 'X-Trace'", "calls it X-Request-Id"),
+    ("gateway", "trusted_hops = 2", "goes by their addresses"),
+    ("gateway", "[admin]\ntoken = '0123456789abcdef0123'", "has no admin API"),
+    ("pool", "tls = true", "speaks plain HTTP with endpoints"),
+    ("pool", "pick = { name = 'sticky', secret = '0123456789abcdef' }", "sets no sticky cookie"),
+    ("pool", "pick = { name = 'priority', inner = { name = 'sticky', secret = '0123456789abcdef' } }", "sets no sticky"),
+    ("route", "rate_limit = '1/s'", "does not limit rates"),
+    ("route", "rate_limit = { rate = '1/s', store = 'redis://a' }", "does not limit rates"),
+    ("route", "adaptive = true", "has fixed limits"),
+    ("route", "edge = { headers = ['X-A'] }", "goes by the url and by Vary"),
+    ("route", "edge = { tag_header = 'X-Tags' }", "by Surrogate-Key"),
+]
+
+
+@pytest.mark.parametrize(("where", "line", "sentence"), NOT_EMBEDDED)
+def test_what_the_embedded_engine_does_not_do_yet_is_told(where, line, sentence):
+    (told,) = unfinished(read(where, line, engine="embedded"))
+    assert f"the engine embedded {sentence}" in told or sentence in told
+    assert told.startswith(where) or told.startswith("admin")
+    assert unfinished(read(where, "", engine="embedded")) == []
+
+
+def test_endpoints_of_https_are_told():
+    text = TEXT.format(gateway="", pool="", route="").replace("http://127.0.0.1:9001", "https://127.0.0.1:9001")
+    (told,) = unfinished(read_config(text, "g.toml", environ={}, engine="embedded"))
+    assert told.startswith("pool 1 endpoints: the engine embedded speaks plain HTTP with endpoints")
 
 
 def test_what_the_embedded_engine_cannot_do_is_refused_and_haproxy_does_it():

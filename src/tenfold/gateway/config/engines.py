@@ -9,16 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tenfold.balance.checks import HttpCheck
 from tenfold.gateway.config.kinds import WRONG
 from tenfold.gateway.config.picks import PICKS
 from tenfold.gateway.config.pool import Pool
 from tenfold.gateway.config.positions import Path
+from tenfold.gateway.config.problems import spoken
 from tenfold.gateway.config.rule import Route
 
-Level = Literal["yes", "differs", "no"]
+if TYPE_CHECKING:
+    from tenfold.gateway.config.config import Config
+
+Level = Literal["yes", "differs", "no", "later"]
+"""``later``: the language has it and this release does not; told by the check and at the start, not by the reader."""
 ENGINES: Final = ("embedded", "haproxy")
 HAPROXY_PICKS: Final = (
     "round_robin", "weighted_round_robin", "random", "weighted_random", "least_request", "p2c", "ring_hash", "ip_hash"
@@ -174,39 +179,39 @@ CAPABILITIES: Final = (
         "TLS to clients, several names",
         "gateway",
         _given("tls"),
-        embedded="no",
+        embedded="later",
         why="speaks plain HTTP with clients; let what stands before it speak TLS",
     ),
     Capability(
         "the PROXY protocol",
         "gateway",
         _given("proxy_protocol"),
-        embedded="no",
+        embedded="later",
         why="reads no PROXY header; let what stands before it say X-Forwarded-For, and trust it",
     ),
     Capability("several addresses, unix sockets", "gateway", _always),
     Capability(
-        "several processes", "gateway", _unlike("processes", 1), embedded="no", why="is one process; say processes = 1"
+        "several processes", "gateway", _unlike("processes", 1), embedded="later", why="is one process; say processes = 1"
     ),
     Capability(
         "another name for the request's id",
         "gateway",
         _unlike("request_id", "X-Request-Id"),
-        embedded="no",
+        embedded="later",
         why="calls it X-Request-Id",
     ),
     Capability(
         "a number of trusted proxies",
         "gateway",
         _unlike("trusted_hops", 1),
-        embedded="no",
+        embedded="later",
         why="goes by their addresses and not by their number; name them all in trusted",
     ),
     Capability(
         "the admin API and `/metrics`",
         "admin",
         _whole,
-        embedded="no",
+        embedded="later",
         why="has no admin API; leave [admin] out, and ask `Gateway.state()` in code",
     ),
     Capability("live reload of pools and routes", "gateway", _always),
@@ -225,7 +230,7 @@ CAPABILITIES: Final = (
         "the pick `sticky`, within others too",
         "pool",
         _sticky,
-        embedded="no",
+        embedded="later",
         haproxy="no",
         why="has no such pick; it has " + ", ".join(HAPROXY_PICKS),
         embedded_why="sets no sticky cookie; say ring_hash or maglev with a key",
@@ -235,7 +240,7 @@ CAPABILITIES: Final = (
         "TLS to endpoints",
         "pool",
         _https,
-        embedded="no",
+        embedded="later",
         why="speaks plain HTTP with endpoints; give them urls of http",
     ),
     Capability(
@@ -289,7 +294,7 @@ CAPABILITIES: Final = (
         "rate limits in one process",
         "route",
         _given("rate_limit"),
-        embedded="no",
+        embedded="later",
         why="does not limit rates; leave rate_limit out, or limit in the app (tenfold.resilience)",
     ),
     Capability(
@@ -300,7 +305,7 @@ CAPABILITIES: Final = (
         "adaptive concurrency",
         "route",
         _given("adaptive"),
-        embedded="no",
+        embedded="later",
         haproxy="no",
         why="has fixed limits; say max_in_flight",
     ),
@@ -317,7 +322,7 @@ CAPABILITIES: Final = (
         "the edge: request headers and cookies in the key, another header of tags",
         "route",
         _edge_keys,
-        embedded="no",
+        embedded="later",
         haproxy="no",
         why="has no such setting in its cache",
         embedded_why="goes by the url and by Vary, and by Surrogate-Key; let the backend send these",
@@ -340,6 +345,13 @@ def refusals(
 ) -> Found:
     """What ``engine`` cannot do of what is asked: the path of each key, and a sentence."""
     return _asked(engine, "no", gateway, pools, routes, admin)
+
+
+def unfinished(config: Config) -> list[str]:
+    """What the configuration's engine does not do yet: a sentence for each key."""
+    pools, routes = dict(enumerate(config.pools)), dict(enumerate(config.routes))
+    asked = _asked(config.engine.name, "later", config.gateway, pools, routes, config.admin)
+    return [f"{spoken(path)}: {sentence}" for path, sentence in asked]
 
 
 def differences(
@@ -368,11 +380,14 @@ def _asked(
                         yield (*at, *keys), f"the engine {engine} {capability.reason(engine)}"
 
 
+_shown: Final = {"yes": "yes", "differs": "differs", "no": "no", "later": "not yet"}
+
+
 def engines_table() -> str:
     """The table as Markdown, for the docs."""
     lines = ["| what | embedded | haproxy | |", "|---|---|---|---|"]
     for each in CAPABILITIES:
         lacking = [name for name in ENGINES if each.level(name) != "yes"]
         note = "; ".join(f"{name} {each.reason(name)}" for name in lacking)
-        lines.append(f"| {each.name} | {each.embedded} | {each.haproxy} | {note} |")
+        lines.append(f"| {each.name} | {_shown[each.embedded]} | {_shown[each.haproxy]} | {note} |")
     return "\n".join(lines)

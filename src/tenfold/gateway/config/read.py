@@ -94,7 +94,7 @@ def read_config(
 
     cross.check(gateway, admin, pools, routes, _names(document), findings)
     if chosen is not WRONG:
-        for path, sentence in engines.refusals(chosen.name, gateway, pools, routes, admin):
+        for path, sentence in engines.refusals(chosen.name, gateway, pools, routes):
             findings.wrong(path, sentence)
         for path, sentence in engines.differences(chosen.name, gateway, pools, routes):
             findings.doubtful(path, sentence)

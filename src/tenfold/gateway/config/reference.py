@@ -84,9 +84,6 @@ the environment stands in no message.
 [gateway]
 listen = "127.0.0.1:8080"
 
-[admin]
-token = "${TENFOLD_ADMIN_TOKEN}"
-
 [[pool]]
 name = "app"
 endpoints = ["http://127.0.0.1:9001", { url = "http://127.0.0.1:9002", weight = 2 }]

@@ -32,6 +32,8 @@ class Nobody:
 
     __slots__ = ("_client", "peer")
 
+    peer: str
+
     full = closing = False
 
     def __init__(self, client: Client | Nobody) -> None:

@@ -51,9 +51,10 @@ class Exchange:
     """One request and its answer."""
 
     __slots__ = (
-        "attempt", "bytes_out", "canary", "client", "clocked", "close", "connection", "due", "ended", "extra", "failed_by",
-        "fault", "finished", "head", "identity", "kept", "kept_size", "pause", "paused", "pool", "rechunk", "refreshed", "route",
-        "site", "started", "status", "ticket", "timer", "tried", "tunnel", "until",
+        "attempt", "bytes_out", "canary", "client", "clocked", "close", "connection", "due", "ended", "extra",
+        "failed_by", "fault", "finished", "head", "identity", "kept", "kept_size", "pause", "paused", "pool",
+        "rechunk", "refreshed", "route", "site", "started", "status", "ticket", "timer", "tried", "tunnel",
+        "until",
     )  # fmt: skip
 
     def __init__(self, site: Site, client: Client, head: RequestHead, route: RoutePlan, pool: PoolPlan) -> None:

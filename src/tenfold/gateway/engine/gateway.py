@@ -14,6 +14,7 @@ from typing import Any, Final
 from tenfold._core.errors import MisuseError
 from tenfold._core.units import Duration, duration
 from tenfold.gateway.config import Address, Changes, Config, diff
+from tenfold.gateway.config.engines import unfinished
 from tenfold.gateway.edge import Edge
 from tenfold.gateway.engine.client_side import Client
 from tenfold.gateway.engine.plan import Plan
@@ -331,12 +332,11 @@ def _store_of(edge: Edge) -> tuple[object, ...]:
 
 
 def _expect_ours(config: Config) -> None:
-    from tenfold.gateway.config.engines import refusals
-
     if config.engine.name != "embedded":
-        raise MisuseError(f'gateway: expected a configuration for the engine "embedded", got {config.engine.name!r}')
-    pools = dict(enumerate(config.pools))
-    routes = dict(enumerate(config.routes))
-    for path, sentence in refusals("embedded", config.gateway, pools, routes, config.admin):
-        where = ".".join(str(part) for part in path)
-        raise MisuseError(f"gateway: {where}: {sentence}")
+        raise MisuseError(
+            f'gateway: expected a configuration for the engine "embedded", got {config.engine.name!r}, '
+            "which this release does not run"
+        )
+    found = unfinished(config)
+    if found:
+        raise MisuseError("gateway: " + "; ".join(found))

@@ -48,9 +48,9 @@ class AccessLog:
         """A request has ended."""
         options = self.options
         status = exchange.status or _LEFT
-        if options.sample < 1.0 and not (options.errors and status >= 500):
-            if self._site.random.random() >= options.sample:
-                return
+        kept = options.sample == 1.0 or (options.errors and status >= 500)
+        if not kept and self._site.random.random() >= options.sample:
+            return
         head = exchange.head
         identity = exchange.identity
         self._add(

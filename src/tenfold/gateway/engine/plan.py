@@ -257,7 +257,7 @@ class Plan:
 
 
 def select(selector: str, head: RequestHead, client: str) -> str:
-    """What tells one user from another: ``"client"``, ``"header:NAME"`` or ``"cookie:NAME"``; empty if it is not there."""
+    """What tells one user from another (``"client"``, ``"header:NAME"``, ``"cookie:NAME"``); empty if it is not there."""
     kind, _, name = selector.partition(":")
     if kind == "client":
         return client

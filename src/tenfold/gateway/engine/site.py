@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from tenfold.gateway.framing import RequestHead
 
 TICK: Final = 0.05
+_HEADS: Final = 16 * 1024
+"""What a stored response may weigh beside its body."""
 _MOST_TASKS: Final = 200_000
 
 
@@ -133,7 +135,7 @@ def edge_of(config: Config) -> Edge | None:
     if not routes:
         return None
     edge = config.edge
-    largest = max(each.largest for each in routes)
+    largest = max(each.largest for each in routes) + _HEADS
     return Edge(EdgeOptions(
         name=edge.name, max_bytes=edge.max_bytes, largest_share=max(1e-9, min(0.5, largest / edge.max_bytes))
     ))  # fmt: skip
