@@ -9,3 +9,4 @@ _SPEC = spec_from_file_location(
 _TOOLS = module_from_spec(_SPEC)
 _SPEC.loader.exec_module(_TOOLS)
 wire = _TOOLS.wire
+pytest_asyncio_loop_factories = _TOOLS.pytest_asyncio_loop_factories

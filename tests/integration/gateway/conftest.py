@@ -8,6 +8,7 @@ import re
 from types import SimpleNamespace
 
 import pytest
+import uvloop
 
 from tenfold.gateway.config import read_config
 from tenfold.gateway.engine import Gateway
@@ -236,3 +237,8 @@ def wire():
     return SimpleNamespace(
         Backend=Backend, OK=OK, chunks_of=chunks_of, get=get, post=post, read=read_message, running=running, toml=toml
     )
+
+
+def pytest_asyncio_loop_factories(config, item):
+    """Everything holds on both loops."""
+    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}

@@ -45,6 +45,8 @@ REPLAY: Final = 64 * 1024
 """Bytes of a body that are kept to be sent again, and that may wait for a connection."""
 _IDEMPOTENT: Final = frozenset(name.encode() for name in IDEMPOTENT) | {b"PROPFIND", b"REPORT", b"SEARCH", b"QUERY"}
 _TIMEOUT: Final = TIMEOUT_HEADER.lower().encode()
+_TIMEOUT_LINE: Final = TIMEOUT_HEADER.encode() + b": %d"
+_T: Final = b"tT"
 
 
 class Exchange:
@@ -141,8 +143,12 @@ class Exchange:
 
     def _allowed(self, most: float) -> float:
         """Seconds for the answer's head: the route's, or what is left of the caller's, if that is less."""
-        said = self.head.get(_TIMEOUT)
-        self.head.plain = [line for line in self.head.plain if line.partition(b":")[0].lower() != _TIMEOUT]
+        head = self.head
+        size = len(_TIMEOUT)
+        if not any(line[0] in _T and line[:size].lower() == _TIMEOUT for line in head.plain):
+            return most
+        said = head.get(_TIMEOUT)
+        head.plain = [line for line in head.plain if line.partition(b":")[0].lower() != _TIMEOUT]
         if said is not None and said.isdigit() and len(said) < 10:
             return min(most, int(said) / 1000)
         return most
@@ -227,7 +233,7 @@ class Exchange:
                 self.give_up(problem.DEADLINE)
                 return
             plain = head.plain
-            head.plain = [*plain, b"%b: %d" % (TIMEOUT_HEADER.encode(), left)]
+            head.plain = [*plain, _TIMEOUT_LINE % left]
             data = self.upstream_head(link, identity, connection)
             head.plain = plain
         else:

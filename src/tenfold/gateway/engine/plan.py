@@ -179,7 +179,7 @@ class Changer:
 class Plan:
     """All routes and pools of one configuration."""
 
-    __slots__ = ("_headers", "config", "forwarders", "limits", "only", "pools", "router", "routes")
+    __slots__ = ("_headers", "body_timeout", "config", "forwarders", "limits", "only", "pools", "router", "routes")
 
     def __init__(self, site: Site, config: Config, old: Plan | None = None) -> None:
         gateway = config.gateway
