@@ -133,7 +133,10 @@ def _proxies(root: Path, url: str, stack: ExitStack) -> Iterator[tuple[str, tupl
     if haproxy:
         port = free_port()
         (root / "haproxy.cfg").write_text(_HAPROXY.format(port=port, backend=backend))
-        yield "haproxy", (port, stack.enter_context(started([haproxy, "-db", "-f", str(root / "haproxy.cfg")], port)).pid)
+        yield (
+            "haproxy",
+            (port, stack.enter_context(started([haproxy, "-db", "-f", str(root / "haproxy.cfg")], port)).pid),
+        )
 
 
 @contextmanager
@@ -166,9 +169,9 @@ def _child(pid: int) -> int:
 def _cpu(pid: int) -> float:
     """Seconds of CPU that the process has used."""
     fields = Path(f"/proc/{pid}/schedstat").read_text().split()
-    rest = [
-        int((thread / "schedstat").read_text().split()[0]) for thread in Path(f"/proc/{pid}/task").iterdir()
-    ] or [int(fields[0])]
+    rest = [int((thread / "schedstat").read_text().split()[0]) for thread in Path(f"/proc/{pid}/task").iterdir()] or [
+        int(fields[0])
+    ]
     return sum(rest) / 1e9
 
 

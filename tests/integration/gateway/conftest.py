@@ -196,7 +196,7 @@ class Running:
     async def until(self, condition):
         """Wait until something is so; fails where it never is."""
         async with asyncio.timeout(WITHIN):
-            while not condition():
+            while not condition():  # noqa: ASYNC110 - it may be anything, in another process too
                 await asyncio.sleep(0.005)
 
     async def at_rest(self):

@@ -1,5 +1,7 @@
 """The edge over the wire: hits, 304, one fetch for many, stale while it is fetched anew, stale on errors, purges."""
 
+# ruff: noqa: SIM117 - the backend, and within it what stands before it
+
 import asyncio
 import json
 
@@ -48,12 +50,11 @@ async def test_bodies_of_unknown_length_are_kept_too(wire, framing):
         )
         return True
 
-    async with wire.Backend(answer) as backend:
-        async with wire.running(wire.toml(backend.url, route="edge = true")) as run:
-            first, second = await run.ask(wire.get()), await run.ask(wire.get())
-            assert first.body == second.body == b"hello world"
-            assert second.get("content-length") == "11"
-            assert len(backend.seen) == 1
+    async with wire.Backend(answer) as backend, wire.running(wire.toml(backend.url, route="edge = true")) as run:
+        first, second = await run.ask(wire.get()), await run.ask(wire.get())
+        assert first.body == second.body == b"hello world"
+        assert second.get("content-length") == "11"
+        assert len(backend.seen) == 1
 
 
 async def test_a_stale_response_is_revalidated_and_a_304_makes_it_fresh(wire):
@@ -63,15 +64,14 @@ async def test_a_stale_response_is_revalidated_and_a_304_makes_it_fresh(wire):
         else:
             writer.write(response(b"hello", 'ETag: "a"', "Cache-Control: max-age=0"))
 
-    async with wire.Backend(answer) as backend:
-        async with wire.running(wire.toml(backend.url, route="edge = true")) as run:
-            peer = await run.connect()
-            answers = [await peer.ask(wire.get("/", 'If-None-Match: "mine"')) for _ in range(1)]
-            answers += [await peer.ask(wire.get()) for _ in range(4)]
-            assert [got.body for got in answers] == [b"hello"] * 5
-            assert [request.get("if-none-match") for request in backend.seen] == ['"mine"', '"a"']
-            assert backend.connections == 1
-            assert run.gateway.state()["edge"]["revalidated"] == 1
+    async with wire.Backend(answer) as backend, wire.running(wire.toml(backend.url, route="edge = true")) as run:
+        peer = await run.connect()
+        answers = [await peer.ask(wire.get("/", 'If-None-Match: "mine"')) for _ in range(1)]
+        answers += [await peer.ask(wire.get()) for _ in range(4)]
+        assert [got.body for got in answers] == [b"hello"] * 5
+        assert [request.get("if-none-match") for request in backend.seen] == ['"mine"', '"a"']
+        assert backend.connections == 1
+        assert run.gateway.state()["edge"]["revalidated"] == 1
 
 
 async def test_one_fetch_answers_all_that_wait(wire):
@@ -82,22 +82,21 @@ async def test_one_fetch_answers_all_that_wait(wire):
         await go.wait()
         writer.write(b"b" * 100_000)
 
-    async with wire.Backend(answer) as backend:
-        async with wire.running(wire.toml(backend.url, route="edge = true")) as run:
-            peers = [await run.connect() for _ in range(30)]
-            for peer in peers:
-                peer.send(wire.get())
-            for peer in peers:  # all have the first half before the second one is there
-                await asyncio.wait_for(peer.reader.readuntil(b"\r\n\r\n"), 5)
-                await asyncio.wait_for(peer.reader.readexactly(100_000), 5)
-            peers[0].abort()  # the first one asked for all of them
-            go.set()
-            for peer in peers[1:]:
-                assert await asyncio.wait_for(peer.reader.readexactly(100_000), 5) == b"b" * 100_000
-            assert len(backend.seen) == 1
-            await run.at_rest()
-            assert (await run.ask(wire.get())).body == b"a" * 100_000 + b"b" * 100_000
-            assert len(backend.seen) == 1
+    async with wire.Backend(answer) as backend, wire.running(wire.toml(backend.url, route="edge = true")) as run:
+        peers = [await run.connect() for _ in range(30)]
+        for peer in peers:
+            peer.send(wire.get())
+        for peer in peers:  # all have the first half before the second one is there
+            await asyncio.wait_for(peer.reader.readuntil(b"\r\n\r\n"), 5)
+            await asyncio.wait_for(peer.reader.readexactly(100_000), 5)
+        peers[0].abort()  # the first one asked for all of them
+        go.set()
+        for peer in peers[1:]:
+            assert await asyncio.wait_for(peer.reader.readexactly(100_000), 5) == b"b" * 100_000
+        assert len(backend.seen) == 1
+        await run.at_rest()
+        assert (await run.ask(wire.get())).body == b"a" * 100_000 + b"b" * 100_000
+        assert len(backend.seen) == 1
 
 
 async def test_when_the_one_that_asks_leaves_another_one_asks(wire):
@@ -107,7 +106,7 @@ async def test_when_the_one_that_asks_leaves_another_one_asks(wire):
         writer.write(response(b"hello", *FRESH))
 
     async with wire.Backend(answer) as backend:
-        async with wire.running(wire.toml(backend.url, route='edge = true', gateway='body_timeout="5s"')) as run:
+        async with wire.running(wire.toml(backend.url, route="edge = true", gateway='body_timeout="5s"')) as run:
             leader, *others = [await run.connect() for _ in range(5)]
             leader.send(wire.get("/", "Connection: close"))
             await backend.arrived.wait()
@@ -182,13 +181,12 @@ async def test_a_failure_is_everybodys_who_waited(wire):
         writer.transport.abort()
         return False
 
-    async with wire.Backend(answer) as backend:
-        async with wire.running(wire.toml(backend.url, route="edge = true")) as run:
-            answers = await asyncio.gather(*(run.ask(wire.get()) for _ in range(6)))
-            assert {got.status for got in answers} == {502}
-            assert len(backend.seen) == 1
-            assert {json.loads(got.body)["reason"] for got in answers} == {"upstream_broken", "collapsed"}
-            await run.at_rest()
+    async with wire.Backend(answer) as backend, wire.running(wire.toml(backend.url, route="edge = true")) as run:
+        answers = await asyncio.gather(*(run.ask(wire.get()) for _ in range(6)))
+        assert {got.status for got in answers} == {502}
+        assert len(backend.seen) == 1
+        assert {json.loads(got.body)["reason"] for got in answers} == {"upstream_broken", "collapsed"}
+        await run.at_rest()
 
 
 async def test_purges_by_url_and_by_tag(wire):
@@ -196,22 +194,21 @@ async def test_purges_by_url_and_by_tag(wire):
         key = request.start.split(b"/")[1].split(b" ")[0].decode()
         writer.write(response(b"%d" % len(backend.seen), "Cache-Control: max-age=60", f"Surrogate-Key: all {key}"))
 
-    async with wire.Backend(answer) as backend:
-        async with wire.running(wire.toml(backend.url, route="edge = true")) as run:
+    async with wire.Backend(answer) as backend, wire.running(wire.toml(backend.url, route="edge = true")) as run:
 
-            async def bodies():
-                return [int((await run.ask(wire.get(f"/{key}"))).body) for key in "ab"]
+        async def bodies():
+            return [int((await run.ask(wire.get(f"/{key}"))).body) for key in "ab"]
 
-            assert await bodies() == await bodies() == [1, 2]
-            edge = run.gateway.edge
-            assert edge.purge_keys(["a"]) == 1
-            assert await bodies() == [3, 2]
-            assert edge.purge_url("http://shop.example/b") == 1
-            assert await bodies() == [3, 4]
-            assert (await run.ask(wire.post(b"x", path="/a"))).status == 200  # an unsafe method invalidates its URL
-            assert await bodies() == [6, 4]
-            assert edge.purge_keys(["all"]) == 2
-            assert await bodies() == [7, 8]
+        assert await bodies() == await bodies() == [1, 2]
+        edge = run.gateway.edge
+        assert edge.purge_keys(["a"]) == 1
+        assert await bodies() == [3, 2]
+        assert edge.purge_url("http://shop.example/b") == 1
+        assert await bodies() == [3, 4]
+        assert (await run.ask(wire.post(b"x", path="/a"))).status == 200  # an unsafe method invalidates its URL
+        assert await bodies() == [6, 4]
+        assert edge.purge_keys(["all"]) == 2
+        assert await bodies() == [7, 8]
 
 
 async def test_what_a_route_says_of_the_edge(wire):
@@ -235,7 +232,6 @@ async def test_cookies_and_private_answers_are_nobody_elses(wire):
         said = "Set-Cookie: a=b" if request.start.startswith(b"GET /cookie") else "Cache-Control: private, max-age=60"
         writer.write(response(b"%d" % len(backend.seen), said, "Cache-Control: max-age=60"))
 
-    async with wire.Backend(answer) as backend:
-        async with wire.running(wire.toml(backend.url, route="edge = true")) as run:
-            for path in ("/cookie", "/private"):
-                assert (await run.ask(wire.get(path))).body != (await run.ask(wire.get(path))).body
+    async with wire.Backend(answer) as backend, wire.running(wire.toml(backend.url, route="edge = true")) as run:
+        for path in ("/cookie", "/private"):
+            assert (await run.ask(wire.get(path))).body != (await run.ask(wire.get(path))).body

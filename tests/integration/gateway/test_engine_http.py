@@ -1,5 +1,7 @@
 """What goes in comes out: framing, keep-alive, pipelining, bodies both ways, heads, refusals, limits."""
 
+# ruff: noqa: SIM117 - the backend, and within it what stands before it
+
 import asyncio
 import contextlib
 import json
@@ -47,7 +49,9 @@ async def test_pipelined_requests_are_answered_one_after_another_in_order(wire):
 async def test_a_body_in_chunks_goes_through_as_it_came_both_ways(wire):
     async def answer(request, writer, reader):
         chunked = request.get("transfer-encoding") is not None
-        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + request.raw_body if chunked else wire.OK)
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + request.raw_body if chunked else wire.OK
+        )
 
     sent = b"5;a=b\r\nhello\r\n6\r\n world\r\n0\r\nX-Sum: 1\r\n\r\n"
     async with wire.Backend(answer) as backend, wire.running(wire.toml(backend.url)) as run:
@@ -151,7 +155,10 @@ async def test_an_early_answer_is_passed_on_and_the_connections_are_not_used_aga
 
 @pytest.mark.parametrize("case", [pytest.param(c, id=f"{n}") for n, c in enumerate(CORPUS["refused"])])
 async def test_what_is_no_request_is_refused_and_never_reaches_the_endpoint_in_another_framing(wire, case):
-    async with wire.Backend() as backend, wire.running(wire.toml(backend.url, gateway='header_timeout = "300ms"')) as run:
+    async with (
+        wire.Backend() as backend,
+        wire.running(wire.toml(backend.url, gateway='header_timeout = "300ms"')) as run,
+    ):
         peer = await run.connect()
         peer.send(case["raw"].encode("latin-1"))
         peer.writer.write_eof()
@@ -321,6 +328,29 @@ async def test_requests_wait_for_a_place_the_critical_first(wire):
         await run.at_rest()
 
 
+async def test_the_turn_of_somebody_who_left_the_queue_is_the_next_ones(wire):
+    go = asyncio.Event()
+
+    async def answer(request, writer, reader):
+        await go.wait()
+        writer.write(wire.OK)
+
+    pool = 'max_in_flight = 1\nqueue = 5\nqueue_timeout = "8s"'
+    async with wire.Backend(answer) as backend, wire.running(wire.toml(backend.url, pool=pool)) as run:
+        peers = [await run.connect() for _ in range(5)]
+        for n, peer in enumerate(peers):
+            peer.send(wire.get(f"/{n}"))
+            await run.until(lambda n=n: run.counters["requests"] == n + 1)
+        assert (run.counters["queued"], run.gateway.state()["pools"]["app"]["queued"]) == (4, 4)
+        clients = {each.exchange.head.target: each for each in run.gateway._site.clients}
+        clients[b"/1"].cut()
+        clients[b"/3"].cut()
+        go.set()
+        assert [(await peers[n].answer()).status for n in (0, 2, 4)] == [200, 200, 200]
+        assert [seen.start.split(b" ")[1] for seen in backend.seen] == [b"/0", b"/2", b"/4"]
+        await run.at_rest()
+
+
 async def test_a_websocket_echo_equals_the_direct_one(wire):
     upgrade = wire.get("/ws", "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Key: AAAA")
 
@@ -376,7 +406,7 @@ async def test_a_unix_socket_on_both_sides(wire, tmp_path):
 
     server = await asyncio.start_unix_server(serve, tmp_path / "app.sock")
     text = wire.toml(f"unix:{tmp_path}/app.sock").replace("127.0.0.1:0", f"unix:{tmp_path}/gw.sock")
-    async with server, wire.running(text) as run:
+    async with server, wire.running(text):
         reader, writer = await asyncio.open_unix_connection(tmp_path / "gw.sock")
         writer.write(wire.get())
         assert (await wire.read(reader)).body == b"ok"

@@ -1,19 +1,18 @@
 """Life of a gateway: reloads under load, draining, limits on connections, big bodies in constant memory, the log."""
 
+# ruff: noqa: SIM117 - the backend, and within it what stands before it
+
 import asyncio
 import json
-import os
 import re
-import resource
 import signal
-import socket
 import sys
 from pathlib import Path
 
 import pytest
 
 from tenfold._core.errors import MisuseError
-from tenfold.gateway.config import load_config, read_config
+from tenfold.gateway.config import read_config
 from tenfold.gateway.engine import Gateway
 
 SRC = str(Path(__file__).parents[3] / "src")
@@ -152,16 +151,15 @@ async def test_draining_has_a_deadline(wire):
 
 
 async def test_further_clients_wait_to_be_accepted(wire):
-    async with wire.Backend() as backend:
-        async with wire.running(wire.toml(backend.url, gateway="connections = 2")) as run:
-            first, second = [await run.connect() for _ in range(2)]
-            assert (await first.ask(wire.get())).status == (await second.ask(wire.get())).status == 200
-            third = await run.connect()
-            third.send(wire.get())
-            assert (await first.ask(wire.get())).status == 200
-            assert run.gateway.state()["clients"] == 2
-            second.abort()
-            assert (await third.answer()).status == 200
+    async with wire.Backend() as backend, wire.running(wire.toml(backend.url, gateway="connections = 2")) as run:
+        first, second = [await run.connect() for _ in range(2)]
+        assert (await first.ask(wire.get())).status == (await second.ask(wire.get())).status == 200
+        third = await run.connect()
+        third.send(wire.get())
+        assert (await first.ask(wire.get())).status == 200
+        assert run.gateway.state()["clients"] == 2
+        second.abort()
+        assert (await third.answer()).status == 200
 
 
 @pytest.mark.parametrize("cfg", [{"engine": "haproxy"}, {}])
@@ -233,7 +231,7 @@ async def test_the_command_serves_reloads_and_drains(wire, process):
         path.write_text(wire.toml(two.url))
         child.send_signal(signal.SIGHUP)
         async with asyncio.timeout(10):
-            while await body() != b"no":
+            while await body() != b"no":  # noqa: ASYNC110 - another process
                 await asyncio.sleep(0.02)
         path.write_text("[gateway]\nlisten = 7\n")
         child.send_signal(signal.SIGHUP)

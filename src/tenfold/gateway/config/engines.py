@@ -191,7 +191,11 @@ CAPABILITIES: Final = (
     ),
     Capability("several addresses, unix sockets", "gateway", _always),
     Capability(
-        "several processes", "gateway", _unlike("processes", 1), embedded="later", why="is one process; say processes = 1"
+        "several processes",
+        "gateway",
+        _unlike("processes", 1),
+        embedded="later",
+        why="is one process; say processes = 1",
     ),
     Capability(
         "another name for the request's id",

@@ -13,8 +13,9 @@ from tenfold.gateway.edge import Action, Decision, Filling, Response, Turn, url_
 from tenfold.gateway.edge import Request as EdgeRequest
 from tenfold.gateway.engine import problem
 from tenfold.gateway.engine.forward import Exchange
+from tenfold.gateway.engine.nobody import Nobody
 from tenfold.gateway.engine.problem import Fault
-from tenfold.gateway.framing import End, Identity, Link, RequestHead, ResponseHead
+from tenfold.gateway.framing import End, Identity, RequestHead, ResponseHead
 
 if TYPE_CHECKING:
     from tenfold.gateway.engine.client_side import Client
@@ -25,43 +26,6 @@ if TYPE_CHECKING:
 _FAILURES: Final = (500, 502, 503, 504)
 _OURS: Final = (b"surrogate-key", b"tenfold-cache-control")
 _JOINED: Final = 64 * 1024
-
-
-class Nobody:
-    """Stands for a client that has gone, or never was, so that an answer can be stored all the same."""
-
-    __slots__ = ("_client", "peer")
-
-    peer: str
-
-    full = closing = False
-
-    def __init__(self, client: Client | Nobody) -> None:
-        self._client: Client = client._client if isinstance(client, Nobody) else client
-        self.peer = client.peer
-
-    def link(self, host: bool) -> Link:
-        """As its own."""
-        return self._client.link(host)
-
-    def believed(self, head: RequestHead) -> str:
-        """As its own."""
-        return self._client.believed(head)
-
-    def write(self, data: bytes) -> None:
-        """To nobody."""
-
-    def done(self, exchange: Exchange, *, cut: bool) -> None:
-        """Nobody cares."""
-
-    def switch(self, exchange: Exchange) -> None:
-        """Never: what is stored is no tunnel."""
-
-    def pause_reading(self) -> None:
-        """There is nothing to read."""
-
-    def resume_reading(self) -> None:
-        """There is nothing to read."""
 
 
 class CachedExchange(Exchange):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from tenfold.gateway.engine import problem
 from tenfold.gateway.engine.canned import canned
+from tenfold.gateway.engine.ending import Ending
 from tenfold.gateway.engine.forward import Exchange
 from tenfold.gateway.framing import UNIX, Link, Refusal, RequestEvent, RequestHead, RequestReader
 
@@ -266,7 +267,7 @@ class Client(asyncio.Protocol):
         if self.eof:
             exchange.tunnel_eof()
 
-    def done(self, exchange: Exchange, *, cut: bool) -> None:
+    def done(self, exchange: Ending, *, cut: bool) -> None:
         """The exchange has ended."""
         if self.exchange is not exchange:
             return

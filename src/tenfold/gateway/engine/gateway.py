@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
-import os
-import socket
-import stat
 from types import TracebackType
 from typing import Any, Final
 
@@ -16,13 +12,11 @@ from tenfold._core.units import Duration, duration
 from tenfold.gateway.config import Address, Changes, Config, diff
 from tenfold.gateway.config.engines import unfinished
 from tenfold.gateway.edge import Edge
-from tenfold.gateway.engine.client_side import Client
+from tenfold.gateway.engine.listener import Listener
 from tenfold.gateway.engine.plan import Plan
 from tenfold.gateway.engine.site import Site, edge_of
 
 _log: Final = logging.getLogger("tenfold.gateway")
-_BACKLOG: Final = 1024
-_AT_ONCE: Final = 128
 _QUIET: Final = 1.0
 """Seconds for which idle connections may still bring a request when the gateway drains."""
 _LOOK: Final = 0.02
@@ -199,6 +193,7 @@ class Gateway:
         site = self._running()
         given = self.config.gateway.drain_timeout if deadline is None else duration(deadline, "deadline")
         for listener in self._listeners:
+            listener.accept()  # those who are connected already, as far as the system is concerned
             listener.close()
         site.draining = True
         began = site.clock()
@@ -222,103 +217,6 @@ class Gateway:
     def __repr__(self) -> str:
         where = ", ".join(map(str, self.addresses)) or "not running"
         return f"<Gateway {where}>"
-
-
-class Listener:
-    """A socket that accepts clients, as long as there may be more of them."""
-
-    __slots__ = ("_site", "_socket", "address", "paused")
-
-    def __init__(self, site: Site, address: Address) -> None:
-        self._site = site
-        self._socket: socket.socket | None = _listening(address)
-        self.paused = True
-        self.address = address
-        if not address.path:
-            self.address = Address(address.host, self._socket.getsockname()[1])
-
-    def start(self) -> None:
-        """Accept."""
-        if self._socket is not None:
-            self.paused = False
-            self._site.loop.add_reader(self._socket.fileno(), self.accept)
-
-    def _pause(self) -> None:
-        if not self.paused and self._socket is not None:
-            self.paused = True
-            self._site.loop.remove_reader(self._socket.fileno())
-
-    def accept(self) -> None:
-        """Those that wait, up to a number."""
-        site = self._site
-        for _ in range(_AT_ONCE):
-            if self._socket is None:
-                return
-            if len(site.clients) >= site.plan.config.gateway.connections:
-                self._pause()
-                return
-            try:
-                connection, _peer = self._socket.accept()
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    _log.error("gateway: cannot accept on %s: %s", self.address, error)
-                    self._pause()
-                    site.loop.call_later(0.5, self.start)
-                    return
-                continue  # that client has gone already
-            connection.setblocking(False)
-            if not self.address.path:
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            site.tasks.spawn(self._serve(connection), name="accept")
-
-    async def _serve(self, connection: socket.socket) -> None:
-        await self._site.loop.connect_accepted_socket(lambda: Client(self._site), connection)
-
-    def close(self) -> None:
-        """Accept those that are here already, and no more."""
-        if self._socket is not None:
-            self._pause()
-            if not self._site.draining and self._site.tasks:
-                self.accept()
-                self._pause()
-            listening, self._socket = self._socket, None
-            listening.close()
-            if self.address.path:
-                _unlink(self.address.path)
-
-    def __repr__(self) -> str:
-        return f"<Listener {self.address}{' paused' if self.paused else ''}>"
-
-
-def _listening(address: Address) -> socket.socket:
-    if address.path:
-        _unlink(address.path)
-        made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        where: Any = address.path
-    else:
-        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, where = found[0]
-        made = socket.socket(family, kind, protocol)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        made.setblocking(False)
-        made.bind(where)
-        made.listen(_BACKLOG)
-    except OSError as error:
-        made.close()
-        raise OSError(error.errno, f"gateway: cannot listen on {address}: {error.strerror}") from error
-    return made
-
-
-def _unlink(path: str) -> None:
-    """Remove a socket that an earlier process left behind; and nothing else."""
-    try:
-        if stat.S_ISSOCK(os.stat(path).st_mode):
-            os.unlink(path)
-    except FileNotFoundError:
-        return
 
 
 def _store(config: Config) -> tuple[object, ...] | None:

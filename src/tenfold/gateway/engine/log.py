@@ -16,7 +16,7 @@ import msgspec
 if TYPE_CHECKING:
     from tenfold.gateway.config import AccessLog as Options
     from tenfold.gateway.engine.client_side import Client
-    from tenfold.gateway.engine.forward import Exchange
+    from tenfold.gateway.engine.ending import Ending
     from tenfold.gateway.engine.problem import Fault
     from tenfold.gateway.engine.site import Site
 
@@ -44,7 +44,7 @@ class AccessLog:
             else os.open(options.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
         )
 
-    def exchange(self, exchange: Exchange) -> None:
+    def exchange(self, exchange: Ending) -> None:
         """A request has ended."""
         options = self.options
         status = exchange.status or _LEFT

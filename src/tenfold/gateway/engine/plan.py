@@ -17,7 +17,7 @@ from tenfold.gateway.framing import UNIX, Forwarder, Forwarding, Limits, Request
 from tenfold.resilience.budget import Purse
 
 if TYPE_CHECKING:
-    from tenfold.gateway.engine.forward import Exchange
+    from tenfold.gateway.engine.sending import Sending
     from tenfold.gateway.engine.site import Site
 
 PRIORITIES: Final = ("critical", "normal", "batch", "sheddable")
@@ -47,7 +47,7 @@ class PoolPlan:
             breaker=options.breaker,
         )
         self.upstreams: dict[str, Upstream] = {}
-        self.waiting: tuple[deque[Exchange], ...] = tuple(deque() for _ in PRIORITIES)
+        self.waiting: tuple[deque[Sending], ...] = tuple(deque() for _ in PRIORITIES)
         self.version = 0
         self.gone = False
         self.selector = ""
@@ -110,6 +110,8 @@ class PoolPlan:
                     self.version = -1  # look again
         for upstream in list(self.upstreams.values()):
             upstream.sweep(now)
+        if self.queued:
+            self.wake()  # an endpoint may have come, or come back
         for several in self.waiting:
             for exchange in [each for each in several if each.due < now]:
                 several.remove(exchange)
@@ -179,7 +181,7 @@ class Changer:
 class Plan:
     """All routes and pools of one configuration."""
 
-    __slots__ = ("_headers", "body_timeout", "config", "forwarders", "limits", "only", "pools", "router", "routes")
+    __slots__ = ("_headers", "config", "forwarders", "limits", "only", "pools", "router", "routes")
 
     def __init__(self, site: Site, config: Config, old: Plan | None = None) -> None:
         gateway = config.gateway
@@ -257,7 +259,7 @@ class Plan:
 
 
 def select(selector: str, head: RequestHead, client: str) -> str:
-    """What tells one user from another (``"client"``, ``"header:NAME"``, ``"cookie:NAME"``); empty if it is not there."""
+    """What tells one user from another (``"client"``, ``"header:NAME"``, ``"cookie:NAME"``); empty if there is none."""
     kind, _, name = selector.partition(":")
     if kind == "client":
         return client

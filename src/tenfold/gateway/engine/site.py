@@ -17,9 +17,11 @@ from tenfold.gateway.config import Config, Respond, Route
 from tenfold.gateway.edge import Edge, EdgeOptions
 from tenfold.gateway.engine.cached import CachedExchange
 from tenfold.gateway.engine.counters import Counters
+from tenfold.gateway.engine.ending import Ending
 from tenfold.gateway.engine.forward import Exchange
 from tenfold.gateway.engine.log import AccessLog
 from tenfold.gateway.engine.plan import Plan, PoolPlan, RoutePlan
+from tenfold.gateway.engine.sending import Sending
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +50,7 @@ class Site:
         self.random: Final = random.Random()
         self.tasks: Final = Tasks("gateway", limit=_MOST_TASKS)
         self.clients: set[Client] = set()
-        self.dated: set[Exchange] = set()
+        self.dated: set[Sending] = set()
         """Exchanges with a deadline."""
         self.retired: list[PoolPlan] = []
         self.draining = False
@@ -70,7 +72,7 @@ class Site:
             return CachedExchange(self, client, head, route, pool)
         return Exchange(self, client, head, route, pool)  # type: ignore[arg-type] # without one nothing is forwarded
 
-    def over(self, exchange: Exchange) -> None:
+    def over(self, exchange: Ending) -> None:
         """The exchange has ended."""
         counters = self.counters
         counters.in_flight -= 1

@@ -1,0 +1,306 @@
+"""The way there: a pool, an endpoint of it, a connection, and another one if that fails.
+
+Theory. What may be sent again is decided by `balance.transports.rules.after`: anything of which nothing was sent; what
+is idempotent and has had no byte of an answer; and once more on a fresh connection what was written into a kept one
+that closed under it. A POST is never sent twice. What is to be sent again must still be there, so a body is kept up to
+`REPLAY` bytes, and until the answer begins. Further tries never go to an endpoint that was tried, and those that may
+repeat work are paid for (`resilience.Budget`).
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Final
+
+from tenfold.balance import NoEndpoint
+from tenfold.balance.transports.rules import IDEMPOTENT, Failure, Next, after
+from tenfold.gateway.config import choose
+from tenfold.gateway.engine import problem
+from tenfold.gateway.engine.ending import Ending
+from tenfold.gateway.engine.plan import cookie, select
+from tenfold.gateway.engine.problem import Fault
+from tenfold.gateway.engine.upstream import Upstream, UpstreamConnection
+from tenfold.gateway.framing import Identity, Link
+from tenfold.resilience.backoff import pause
+from tenfold.resilience.deadline import TIMEOUT_HEADER
+
+REPLAY: Final = 64 * 1024
+"""Bytes of a body that are kept to be sent again, and that may wait for a connection."""
+_IDEMPOTENT: Final = frozenset(name.encode() for name in IDEMPOTENT) | {b"PROPFIND", b"REPORT", b"SEARCH", b"QUERY"}
+_TIMEOUT: Final = TIMEOUT_HEADER.lower().encode()
+_TIMEOUT_LINE: Final = TIMEOUT_HEADER.encode() + b": %d"
+_T: Final = b"tT"
+
+
+class Sending(Ending):
+    """The half of an exchange that sends."""
+
+    __slots__ = ()
+
+    def start(self) -> None:
+        """Everything that is done once, and then the first try."""
+        route, head = self.route, self.head
+        if route.deadline is not None:
+            self.until = self.site.now + self._allowed(route.deadline)
+            self.site.dated.add(self)
+        if route.strip:
+            self._strip(route.strip)
+        changes = route.request_changes
+        if changes is not None:
+            changes.apply(head)
+            if changes.host is not None:
+                head.host = changes.host
+        if route.canary is not None:
+            self.choose_pool()
+        purse = route.purse
+        if purse is not None and purse.hungry:
+            purse.deposit()
+        self.begin()
+
+    def choose_pool(self) -> None:
+        """The canary's pool instead, for some."""
+        canary, head = self.route.canary, self.head
+        assert canary is not None
+        user = mark = asked = None
+        if canary.by is not None:
+            user = select(canary.by, head, self.client.believed(head))
+        if canary.cookie is not None:
+            mark = cookie(head, canary.cookie)
+        if canary.header is not None and (value := head.get(canary.header.lower().encode())) is not None:
+            asked = value.decode("latin-1")
+        choice = choose(canary, self.pool.options.name, self.site.random.random(), header=asked, user=user, cookie=mark)
+        if choice.mark:
+            self.extra.append(f"Set-Cookie: {canary.cookie}={choice.mark}; Path=/; SameSite=Lax; HttpOnly".encode())
+        if choice.canary and self.route.canary_pool is not None:
+            self.canary = True
+            self.site.counters.canaries += 1
+            self.pool = self.route.canary_pool
+
+    def _allowed(self, most: float) -> float:
+        """Seconds for the answer's head: the route's, or what is left of the caller's, if that is less."""
+        head = self.head
+        size = len(_TIMEOUT)
+        if not any(line[0] in _T and line[:size].lower() == _TIMEOUT for line in head.plain):
+            return most
+        said = head.get(_TIMEOUT)
+        head.plain = [line for line in head.plain if line.partition(b":")[0].lower() != _TIMEOUT]
+        if said is not None and said.isdigit() and len(said) < 10:
+            return min(most, int(said) / 1000)
+        return most
+
+    def _strip(self, size: int) -> None:
+        head = self.head
+        prefix, rest = head.target[:size], head.target[size:]
+        head.target = rest if rest[:1] == b"/" else b"/" + rest
+        head.plain = [line for line in head.plain if line.partition(b":")[0].lower() != b"x-forwarded-prefix"]
+        head.plain.append(b"X-Forwarded-Prefix: " + prefix)
+
+    def begin(self) -> None:
+        """After all is known: forward, unless something nearer can answer."""
+        self.forward()
+
+    def forward(self) -> None:
+        """Take a place at an endpoint, and send."""
+        self.attempt += 1
+        pool = self.pool
+        try:
+            ticket = pool.balancer.acquire(pool.request(self.head, self.client.peer), self.tried)
+        except NoEndpoint as none:
+            if self.failed_by is not None:
+                self.give_up(self.failed_by)
+            elif none.why.get("full") and pool.options.queue:
+                self._queue()
+            else:
+                why = ", ".join(f"{count} {reason}" for reason, count in none.why.items()) or "none is left"
+                self.give_up(Fault(503, "no_endpoint", f"no endpoint can take the request ({why})",
+                                   "pool.max_in_flight" if none.why.get("full") else "", none.retry_after))  # fmt: skip
+            return
+        self.ticket = ticket
+        self.tried.append(ticket.endpoint.id)
+        self._send(pool.upstream(ticket.endpoint), fresh=False)
+
+    def _queue(self) -> None:
+        pool = self.pool
+        if self.due == inf and pool.queued >= pool.options.queue:
+            self.give_up(problem.QUEUE_FULL)
+            return
+        waiting = pool.waiting[self.route.priority]
+        if self.due == inf:
+            self.due = self.site.now + pool.options.queue_timeout
+            self.site.counters.queued += 1
+            waiting.append(self)
+        else:
+            waiting.appendleft(self)  # it had its turn, and somebody was faster
+
+    def retry_queued(self) -> None:
+        """A place has become free, perhaps."""
+        if self.finished:
+            self.pool.wake()  # the turn of somebody who left is the next one's
+        else:
+            self.attempt -= 1
+            self.forward()
+
+    def waited_too_long(self) -> None:
+        """For a place."""
+        self.give_up(problem.QUEUE_TIMEOUT)
+
+    def _send(self, upstream: Upstream, *, fresh: bool) -> None:
+        connection = None if fresh else upstream.take()
+        if connection is None:
+            upstream.connect(self)  # type: ignore[arg-type] # `Exchange` has the rest of a taker
+        else:
+            self.connected(connection)
+
+    def connected(self, connection: UpstreamConnection) -> None:
+        """There is a connection: write all that is there."""
+        ticket = self.ticket
+        if self.finished or ticket is None or self.connection is not None or not connection.open:
+            if connection.open and not connection.used:
+                connection.upstream.put(connection)  # the client left meanwhile; somebody else may want it
+            elif not self.finished and ticket is not None and self.connection is None:
+                self.unconnected(problem.CONNECT)
+            return
+        self.connection = connection
+        connection.taker = self  # type: ignore[assignment] # `Exchange` has the rest of one
+        head = self.head
+        link = self.client.link(self.pool.options.preserve_host)
+        identity = self.identity
+        if identity is None:
+            identity = self.identity = link.identify(head, self.site.random.getrandbits)
+        if self.until != inf:
+            left = int((self.until - self.site.clock()) * 1000)
+            if left <= 0:
+                self.give_up(problem.DEADLINE)
+                return
+            plain = head.plain
+            head.plain = [*plain, _TIMEOUT_LINE % left]
+            data = self.upstream_head(link, identity, connection)
+            head.plain = plain
+        else:
+            data = self.upstream_head(link, identity, connection)
+        kept = self.kept
+        if kept:
+            data = b"".join((data, *kept))
+        if kept is not None and not (head.length == 0 or head.method in _IDEMPOTENT):
+            self.kept = None
+        connection.reader.expect(head.method, upgrade=link.upgrade(head), decoded=self.decoded)
+        options = self.pool.options
+        connection.due = self.site.now + options.first_byte_timeout if self.ended else inf
+        connection.transport.write(data)
+        if self.paused:
+            self._read_on()
+
+    @property
+    def decoded(self) -> bool:
+        """Whether a chunked answer is wanted as its data alone."""
+        return self.head.http10
+
+    def upstream_head(self, link: Link, identity: Identity, connection: UpstreamConnection) -> bytes:
+        """The bytes of the request's head."""
+        return link.request(self.head, identity, connection.upstream.authority)
+
+    def unconnected(self, fault: Fault) -> None:
+        """There is none."""
+        if not self.finished and self.ticket is not None:
+            self._failed(Failure.UNSENT, fault, used=False)
+
+    # -- the client's body --------------------------------------------------------------------------------------------
+
+    def body(self, data: bytes) -> None:
+        """A piece of the request's body."""
+        kept, connection = self.kept, self.connection
+        if kept is not None:
+            self.kept_size += len(data)
+            if connection is not None and self.kept_size > REPLAY:
+                self.kept = None
+                self.site.counters.replay_overflows += 1
+            else:
+                kept.append(data)
+                if connection is None and self.kept_size > REPLAY:
+                    self._wait()
+        if connection is not None and connection.open:
+            connection.transport.write(data)
+
+    def body_end(self) -> None:
+        """The request is complete."""
+        self.ended = True
+        connection = self.connection
+        if connection is not None and not self.started:
+            connection.due = self.site.now + self.pool.options.first_byte_timeout
+
+    def _wait(self) -> None:
+        if not self.paused:
+            self.paused = True
+            self.client.pause_reading()
+
+    def _read_on(self) -> None:
+        self.paused = False
+        self.client.resume_reading()
+
+    def upstream_full(self, connection: UpstreamConnection) -> None:
+        """The endpoint takes no more for now."""
+        if connection is self.connection and not self.finished:
+            if not self.started:
+                connection.due = self.site.now + self.pool.options.body_timeout
+            self._wait()
+
+    def upstream_free(self, connection: UpstreamConnection) -> None:
+        """It goes on."""
+        if connection is self.connection and self.paused:
+            if not self.started:
+                options = self.pool.options
+                connection.due = self.site.now + options.first_byte_timeout if self.ended else inf
+            self._read_on()
+
+    # -- another try --------------------------------------------------------------------------------------------------
+
+    def _failed(self, failure: Failure, fault: Fault, *, used: bool) -> None:
+        ticket = self.ticket
+        assert ticket is not None
+        counters, route = self.site.counters, self.route
+        idempotent = self.head.method in _IDEMPOTENT
+        then = after(
+            failure, idempotent=idempotent, replayable=self.kept is not None, reused=used, refreshed=self.refreshed
+        )
+        if then is Next.FRESH:
+            self.refreshed = True
+            counters.fresh += 1
+            self._send(self.pool.upstream(ticket.endpoint), fresh=True)
+            return
+        self._release(ok=False)
+        self.failed_by = fault
+        if then is Next.RAISE or self.attempt >= route.attempts:
+            self.give_up(fault)
+            return
+        if failure is Failure.UNSENT:
+            counters.failovers += 1
+            self.forward()
+            return
+        purse = route.purse
+        if purse is not None:
+            now = self.site.clock()
+            reservation = purse.reserve(now)
+            if reservation is None:
+                counters.retries_refused += 1
+                self.give_up(fault)
+                return
+            purse.confirm(reservation, now)
+        counters.retries += 1
+        options = route.route.retries
+        assert options is not None
+        self.pause = pause(
+            options.jitter, self.attempt, self.pause, float(options.base), float(options.cap), self.site.random
+        )
+        self.timer = self.site.loop.call_later(self.pause, self._again)
+
+    def _again(self) -> None:
+        self.timer = None
+        if not self.finished:
+            self.forward()
+
+    def past_deadline(self) -> None:
+        """The answer's head did not come in time."""
+        self.site.counters.late += 1
+        self._detach()
+        self._release(ok=False)
+        self.give_up(problem.DEADLINE)
