@@ -6,11 +6,16 @@ import asyncio
 import contextlib
 import json
 import socket
+import tomllib
+from pathlib import Path
 
 import pytest
 
 from tenfold.testing import FaultProxy
 
+CORPUS = tomllib.loads(
+    (Path(__file__).parents[2] / "unit" / "gateway" / "corpus_responses.toml").read_text(encoding="utf-8")
+)
 RETRY = 'retries = { attempts = 3, base = "1ms", cap = "1ms" }'
 SHORT = 'connect_timeout = "300ms"\nfirst_byte_timeout = "300ms"\nbody_timeout = "300ms"'
 
@@ -134,6 +139,33 @@ async def test_an_answer_that_is_none_is_a_502(wire, raw):
         assert got.status == 502
         assert json.loads(got.body)["reason"].startswith("upstream_")
         await nothing_left(run)
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=str(n)) for n, case in enumerate(CORPUS["refused"])])
+async def test_a_malformed_answer_is_a_502_or_breaks_off_and_is_never_whole(wire, case):
+    async def answer(request, writer, reader):
+        writer.write(case["raw"].encode("latin-1"))
+        return False
+
+    async with wire.Backend(answer) as backend, wire.running(wire.toml(backend.url)) as run:
+        raw = wire.get("/", method=case["method"])
+        peer = await run.connect()
+        try:
+            got = await peer.ask(raw, bodiless=case["method"] == "HEAD")
+            while got.status < 200:
+                got = await peer.answer(bodiless=case["method"] == "HEAD")
+        except (asyncio.IncompleteReadError, ConnectionError):
+            assert run.counters["cut"] == 1
+        else:
+            if case["reason"] == "unsolicited":
+                assert run.counters["reused"] == 0  # what came first was an answer; what came after it is nobody's
+            else:
+                assert got.status == 502
+                if case["method"] != "HEAD":
+                    assert json.loads(got.body)["reason"] in (f"upstream_{case['reason']}", "upstream_broken")
+        peer.abort()
+        await nothing_left(run)
+        assert run.counters["upstreams"] == 0
 
 
 async def test_bytes_that_nobody_asked_for_are_nobodys_answer(wire):

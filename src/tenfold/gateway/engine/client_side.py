@@ -136,7 +136,7 @@ class Client(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.full = True
-        self.due = self.site.now + self.site.plan.config.gateway.write_timeout
+        self.due = self.site.now + self.site.plan.gateway.write_timeout
         if self.exchange is not None:
             self.exchange.client_full()
 
@@ -144,7 +144,7 @@ class Client(asyncio.Protocol):
         self.full = False
         exchange = self.exchange
         if exchange is not None:
-            self.due = inf if exchange.ended else self.site.now + self.site.plan.config.gateway.body_timeout
+            self.due = inf if exchange.ended else self.site.now + self.site.plan.gateway.body_timeout
             exchange.client_free()
         elif self._goes_on:
             self._idle()
@@ -164,7 +164,7 @@ class Client(asyncio.Protocol):
             self._reading = True
             self.transport.resume_reading()
             if self.exchange is not None and not self.exchange.ended and not self.full:
-                self.due = self.site.now + self.site.plan.config.gateway.body_timeout
+                self.due = self.site.now + self.site.plan.gateway.body_timeout
 
     # -- requests -----------------------------------------------------------------------------------------------------
 
@@ -187,7 +187,7 @@ class Client(asyncio.Protocol):
                     break
                 exchange.body(event)  # type: ignore[arg-type]
                 if self._reading and not self.full:
-                    self.due = self.site.now + self.site.plan.config.gateway.body_timeout
+                    self.due = self.site.now + self.site.plan.gateway.body_timeout
             elif not exchange.ended:
                 if not self.full:
                     self.due = inf
@@ -215,7 +215,7 @@ class Client(asyncio.Protocol):
         # A request without a body is complete with its head, and need not be told so in a second event.
         exchange.ended = length == 0
         if not self.full:
-            self.due = inf if length == 0 else site.now + plan.config.gateway.body_timeout
+            self.due = inf if length == 0 else site.now + plan.gateway.body_timeout
         if route.pool is None:
             status, data = canned(route.route, head, close=self._closes(head))
             exchange.close = self._closes(head)
@@ -285,13 +285,17 @@ class Client(asyncio.Protocol):
         else:
             self._idle()
             if not self._busy:
-                self._next()
+                reader = self.reader
+                if self._reading and not self.full and not self.eof and reader.ended and not reader.held:
+                    reader.next()  # as nearly always: there is no other request yet
+                else:
+                    self._next()
 
     def _idle(self) -> None:
         self._heading = False
         self.quiet_since = self.site.now
         if not self.full:
-            self.due = self.site.now + self.site.plan.config.gateway.idle_timeout
+            self.due = self.site.now + self.site.plan.gateway.idle_timeout
 
     def _next(self) -> None:
         """Go on to the next request, if the answers are taken."""
@@ -306,7 +310,7 @@ class Client(asyncio.Protocol):
         if exchange is None:
             if not reader.idle and not self._heading:
                 self._heading = True
-                self.due = self.site.now + self.site.plan.config.gateway.header_timeout
+                self.due = self.site.now + self.site.plan.gateway.header_timeout
             elif self.eof:
                 self.shut()
                 return
@@ -329,7 +333,7 @@ class Client(asyncio.Protocol):
         """Close once all is written."""
         if self._open:
             self._lingers = True
-            self.due = self.site.now + self.site.plan.config.gateway.write_timeout
+            self.due = self.site.now + self.site.plan.gateway.write_timeout
             self.transport.close()
 
     def _linger(self) -> None:

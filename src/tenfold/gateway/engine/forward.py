@@ -63,7 +63,7 @@ class Exchange(Sending):
                 inf
                 if self.client.full
                 else self.site.now
-                + (self.site.plan.config.gateway.tunnel_timeout if self.tunnel else self.pool.options.body_timeout)
+                + (self.site.plan.gateway.tunnel_timeout if self.tunnel else self.pool.options.body_timeout)
             )
 
     def final(self, head: ResponseHead, out: list[bytes]) -> None:
@@ -139,7 +139,7 @@ class Exchange(Sending):
         """Bytes of the client's, after the switch to another protocol."""
         connection = self.connection
         if connection is not None and connection.open:
-            connection.due = self.site.now + self.site.plan.config.gateway.tunnel_timeout
+            connection.due = self.site.now + self.site.plan.gateway.tunnel_timeout
             connection.transport.write(data)
 
     def tunnel_eof(self) -> None:

@@ -48,7 +48,7 @@ class Listener:
         for _ in range(_AT_ONCE):
             if self._socket is None:
                 return
-            if len(site.clients) >= site.plan.config.gateway.connections:
+            if len(site.clients) >= site.plan.gateway.connections:
                 self._pause()
                 return
             try:

@@ -181,11 +181,12 @@ class Changer:
 class Plan:
     """All routes and pools of one configuration."""
 
-    __slots__ = ("_headers", "config", "forwarders", "limits", "only", "pools", "router", "routes")
+    __slots__ = ("_headers", "config", "forwarders", "gateway", "limits", "only", "pools", "router", "routes")
 
     def __init__(self, site: Site, config: Config, old: Plan | None = None) -> None:
         gateway = config.gateway
         self.config = config
+        self.gateway = gateway
         self.limits = Limits(
             head=gateway.header_max, fields=gateway.headers_max, line=min(8 * 1024, gateway.header_max)
         )
