@@ -19,8 +19,9 @@ from typing import Any, Final
 from tenfold.cache.codec import Decodes, payload_of
 from tenfold.cache.counters import Counters
 from tenfold.cache.errors import LevelTwoDown
-from tenfold.cache.link import Command, Link
+from tenfold.cache.lane import Command
 from tenfold.cache.scripts import Script
+from tenfold.cache.way import Way
 
 MAX_KEYS_A_BATCH: Final = 512
 MAX_BATCHES: Final = 4
@@ -75,7 +76,7 @@ class Batcher:
 
     def __init__(
         self,
-        link: Link,
+        link: Way,
         prefix: str,
         *,
         soft: float,
@@ -256,6 +257,8 @@ class Batcher:
                 request.script = None
                 return False
             self._counters.l2_failures += 1  # out of memory, read-only, …: this one counts as not done
+            if self._link.displaced(answer):
+                self._on_failure()
             answer = DOWN
         _resolve(request, answer)
         return True

@@ -16,6 +16,7 @@ from tenfold._core.clock import SYSTEM_CLOCK, Clock
 from tenfold._core.errors import MisuseError
 from tenfold._core.units import Duration, Size, share
 from tenfold.cache.around import Around
+from tenfold.cache.assemble import assemble, check_url
 from tenfold.cache.backplane import Backplane
 from tenfold.cache.codec import Codec
 from tenfold.cache.counters import CacheStats, Counters
@@ -25,11 +26,11 @@ from tenfold.cache.freshness import Freshness, FreshnessOptions, Phase, declared
 from tenfold.cache.function import Decorator, cached, name_of, result_type, value_type
 from tenfold.cache.hit import HitPath
 from tenfold.cache.keys import check_tags
-from tenfold.cache.link import Link
+from tenfold.cache.level_two import Source
 from tenfold.cache.lookup import Spec, Wanted
 from tenfold.cache.many import CachedMany
 from tenfold.cache.memory import Memory
-from tenfold.cache.redis import EVERYTHING, MAX_KEYS_A_BATCH, Level2
+from tenfold.cache.redis import EVERYTHING, MAX_KEYS_A_BATCH
 from tenfold.cache.stale import Shared
 from tenfold.cache.tags import Barriers
 from tenfold.cache.threads import Threads
@@ -113,10 +114,10 @@ class Cache(Around):
         )
         self._names: set[str] = set()
         self._sender = os.urandom(8)
-        self._engines: dict[asyncio.AbstractEventLoop, tuple[Engine, Link | None]] = {}
+        self._engines: dict[asyncio.AbstractEventLoop, tuple[Engine, Source | None]] = {}
         self._settle_around()
         if redis is not None:
-            Link(redis, credentials=credentials)  # a URL that cannot be read is refused here and not at the first call
+            check_url(redis, credentials)  # a URL that cannot be read is refused here and not at the first call
 
     # -- decorators
 
@@ -372,24 +373,25 @@ class Cache(Around):
 
     # -- inside
 
-    def _settle(self) -> tuple[Engine, Link | None]:
+    def _settle(self) -> tuple[Engine, Source | None]:
         engine = Engine(self._shared)
         if self._url is None:
             return engine, None
-        link = Link(self._url, credentials=self._credentials)
-        level2 = Level2(
-            link,
+        level2, source = assemble(
+            self._url,
             self.name,
+            credentials=self._credentials,
             sender=self._sender,
             counters=self._shared.counters,
             clock=self._shared.clock,
+            random=self._shared.random,
             spawn=engine.tasks.spawn,
             soft=self._soft,
             hard=max(_HARD, self._soft),
             backoff=_BACKOFF,
         )
         backplane = Backplane(
-            link,
+            source,
             level2.channel,
             sender=self._sender,
             on_message=self._heard,
@@ -399,7 +401,7 @@ class Cache(Around):
             backoff=_BACKOFF,
         )
         engine.attach(level2, backplane)
-        return engine, link
+        return engine, source
 
     async def _invalidate(self, keys: list[str], tags: list[str]) -> bool:
         self._shared.counters.invalidations += 1
