@@ -41,7 +41,7 @@ class Partitions(Level2):
     def __init__(self, name: str, count: int, make: Callable[[str, str, Settlements], OneServer]) -> None:
         self.channel = f"tenfold:1:{name}:invalidated"
         self.settlements = Settlements()
-        self._parts = [make(f"{{{name}:{at}/{count}}}", self.channel, self.settlements) for at in range(count)]
+        self._parts = [make(namespace_of(name, at, count), self.channel, self.settlements) for at in range(count)]
         self.leases = _Leases(self._parts, self._of)
 
     def __repr__(self) -> str:
@@ -110,7 +110,17 @@ class Partitions(Level2):
 
     def _of(self, name: str) -> OneServer:
         """The partition of ``e:KEY``."""
-        return self._parts[crc32(name.encode(errors="surrogatepass")) % len(self._parts)]
+        return self._parts[partition_of(name, len(self._parts))]
+
+
+def partition_of(name: str, count: int) -> int:
+    """Which of ``count`` partitions ``e:KEY`` belongs to."""
+    return crc32(name.encode(errors="surrogatepass")) % count
+
+
+def namespace_of(name: str, at: int, count: int) -> str:
+    """What the names of partition ``at`` carry instead of the cache's name alone."""
+    return f"{{{name}:{at}/{count}}}"
 
 
 class _Leases:

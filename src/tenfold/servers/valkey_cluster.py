@@ -59,13 +59,17 @@ class ValkeyCluster(ValkeyGroup):
         return [*self.masters, *self.replicas]
 
     async def owner(self, slot: int) -> Valkey:
-        """The server that has this slot now, as the others say. Raises `ServersError` if none that runs does."""
-        ports = {one.port: one for one in self.servers if one.running}
-        for port in ports:
-            for first, last, master, *_ in await tell(port, "CLUSTER", "SLOTS"):
-                if first <= slot <= last and master[1] in ports:
-                    return ports[master[1]]
-        raise ServersError(f"slot {slot}: expected a running server that has it, there is none")
+        """The server that has this slot in the opinion of one that runs; it may be down itself.
+
+        Raises `ServersError` if there is none.
+        """
+        by_port = {one.port: one for one in self.servers}
+        for one in self.servers:
+            if one.running:
+                for first, last, master, *_ in await tell(one.port, "CLUSTER", "SLOTS"):
+                    if first <= slot <= last and master[1] in by_port:
+                        return by_port[master[1]]
+        raise ServersError(f"slot {slot}: expected a running server that knows who has it, there is none")
 
     async def move(self, slot: int, target: Valkey) -> None:
         """Give a slot with all its keys to another master, as an administrator would who adds a node."""
