@@ -9,7 +9,7 @@ from typing import Any
 
 from tenfold._core.clock import Clock
 from tenfold.cache.batch import Spawn
-from tenfold.cache.cluster import Cluster, Partition
+from tenfold.cache.cluster import Cluster
 from tenfold.cache.counters import Counters
 from tenfold.cache.level_two import Level2, Source
 from tenfold.cache.link import Link
@@ -55,18 +55,17 @@ def assemble(
         return server(link, name), link
     if found.kind == "sentinel":
         behind = Behind(found, credentials)
-        link = Link(behind)
-        way = ToMaster(link, prefix(name))
+        way = ToMaster(Link(behind), prefix(name))
         level2 = server(way, name)
-        spawn(watch(behind, link, way, level2, clock))
-        return level2, link
+        spawn(watch(behind, way, level2, clock))
+        return level2, way
     from redis.crc import key_slot
 
     cluster = Cluster(found, credentials=credentials, random=random)
 
     def part(namespace: str, channel: str, settlements: Settlements) -> OneServer:
         start = prefix(namespace)
-        way = Partition(cluster, key_slot(start.encode()), start)
+        way = cluster.partition(key_slot(start.encode()), start)
         return server(way, namespace, channel=channel, settlements=settlements)
 
     return Partitions(name, found.partitions, part), cluster

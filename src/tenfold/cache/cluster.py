@@ -31,6 +31,7 @@ class Cluster:
         self._credentials = credentials
         self._random = random
         self._links: dict[Address, Link] = {}
+        self._partitions: list[Partition] = []
         self._slots: list[tuple[int, int, Address]] = []
         self._as_of = float("-inf")  # this loop's time at which the map was asked for
         self._refreshing: asyncio.Task[None] | None = None
@@ -45,6 +46,12 @@ class Cluster:
     def nodes(self) -> list[Address]:
         """The masters, as far as they are known."""
         return list(dict.fromkeys(address for _, _, address in self._slots))
+
+    def partition(self, slot: int, prefix: str) -> Partition:
+        """The way to the names of this slot; closed with the cluster."""
+        way = Partition(self, slot, prefix)
+        self._partitions.append(way)
+        return way
 
     async def link(self, slot: int, doubted: float) -> Link:
         """To the node that has ``slot``, by a map not older than the moment (of this loop's clock) at which it was
@@ -70,8 +77,7 @@ class Cluster:
             self._refreshing.cancel()
             await asyncio.wait((self._refreshing,), timeout=CONNECT_PATIENCE)
         links, self._links = self._links, {}
-        for link in links.values():
-            await link.aclose()
+        await asyncio.gather(*[way.aclose() for way in (*self._partitions, *links.values())])
 
     def _to(self, address: Address) -> Link:
         if self._closed:
@@ -87,6 +93,7 @@ class Cluster:
             if self._closed:
                 raise LevelTwoDown("the cache is closed")
             self._refreshing = asyncio.get_running_loop().create_task(self._refresh())
+            self._refreshing.add_done_callback(_heard)  # whoever waits gets the error, and perhaps nobody does any more
         task = self._refreshing
         await asyncio.wait((task,))
         if task.cancelled():
@@ -119,6 +126,11 @@ class Cluster:
     def _unconnected(self, address: Address) -> bool:
         link = self._links.get(address)
         return link is None or link.lane() is None
+
+
+def _heard(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 def slots_of(answer: Any, asked: Address) -> list[tuple[int, int, Address]]:

@@ -79,11 +79,29 @@ class Behind(Where):
 
 
 class ToMaster(Vetted):
-    """Over a link that finds its server anew each time."""
+    """Over a link that finds its server anew each time, and that is closed with this way."""
 
     def __init__(self, link: Link, prefix: str) -> None:
         super().__init__(prefix)
         self._link = link
+
+    @property
+    def failures(self) -> tuple[type[Exception], ...]:
+        """As `Link.failures`."""
+        return self._link.failures
+
+    async def dedicated(self) -> AbstractConnection:
+        """As `Link.dedicated`."""
+        return await self._link.dedicated()
+
+    async def hang_up(self) -> None:
+        """Leave the server to which this way leads now, with every connection."""
+        await self.drop(FAST, SURE)
+        await self._link.hang_up()
+
+    async def aclose(self) -> None:
+        await super().aclose()
+        await self._link.aclose()
 
     async def drop(self, *which_ones: int) -> None:
         for which in which_ones:
@@ -94,7 +112,7 @@ class ToMaster(Vetted):
         return self._link
 
 
-async def watch(behind: Behind, link: Link, way: ToMaster, level2: OneServer, clock: Clock) -> None:
+async def watch(behind: Behind, way: ToMaster, level2: OneServer, clock: Clock) -> None:
     """Leave a master that is none any more; for ever. Sentinels that do not answer change nothing."""
     while True:
         await clock.sleep(LOOK)
@@ -106,5 +124,4 @@ async def watch(behind: Behind, link: Link, way: ToMaster, level2: OneServer, cl
             continue
         if address != behind.address:
             level2.leave()
-            await way.drop(FAST, SURE)
-            await link.hang_up()
+            await way.hang_up()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tenfold.cache import Cache
+from tenfold.cache.sentinel import LOOK
 from tenfold.servers import ValkeySentinel
 from tenfold.servers.talk import tell
 
@@ -130,3 +131,35 @@ async def test_an_invalidation_that_was_never_replicated_is_not_forgotten(group:
                 raise AssertionError("it was stored again by the other process")
 
             assert await g(1) == "new"
+
+
+async def test_a_frozen_sentinel_is_passed_over(group: ValkeySentinel) -> None:
+    await group.sentinels[0].pause()
+    try:
+        async with Cache("shop", redis=group.url, timeout="1s") as cache:
+
+            @cache("5m", name="f", memory=False)
+            async def f(a: int) -> int:
+                return a
+
+            assert await f(1) == 1
+            assert cache.stats().l2_up
+            assert cache.stats().l2_failures == 0
+    finally:
+        await group.sentinels[0].resume()
+
+
+async def test_sentinels_that_are_all_gone_change_nothing(group: ValkeySentinel) -> None:
+    async with Cache("shop", redis=group.url, timeout="1s") as cache:
+
+        @cache("5m", name="f", memory=False)
+        async def f(a: int) -> int:
+            return a
+
+        assert await f(1) == 1
+        for sentinel in group.sentinels:
+            await sentinel.kill()
+        await asyncio.sleep(2 * LOOK)  # the question whether the master is the same is asked, and nobody answers
+        assert [await f(1), await f(2)] == [1, 2]
+        assert cache.stats().l2_up
+        assert cache.stats().l2_failures == 0

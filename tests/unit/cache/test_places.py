@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from redis.crc import key_slot
 
 from tenfold._core.errors import MisuseError
 from tenfold.cache import Cache
 from tenfold.cache.cluster import slots_of
+from tenfold.cache.partitions import namespace_of, partition_of
 from tenfold.cache.places import parsed
 
 
@@ -72,6 +74,14 @@ def test_credentials_and_a_user_in_the_url_are_one_too_many() -> None:
             Cache("shop", redis=url, credentials=Provider())
     for url in ("redis+sentinel://a/m", "redis+cluster://a"):
         Cache("shop", redis=url, credentials=Provider())
+
+
+def test_which_partition_a_key_has_is_part_of_the_format() -> None:
+    """Programs of other versions must look at the same place."""
+    keys = ["e:f(1)", "e:f(2)", 'e:page("ä")', "e:half \ud800"]
+    assert [partition_of(key, 16) for key in keys] == [4, 7, 7, 9]
+    assert namespace_of("shop", 3, 16) == "{shop:3/16}"
+    assert key_slot(b"tenfold:1:{shop:3/16}:e:f(1)") == key_slot(b"tenfold:1:{shop:3/16}:t:tag{x}")
 
 
 def test_the_map_of_slots() -> None:
