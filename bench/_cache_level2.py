@@ -3,8 +3,13 @@
 `gets`: values of 100 bytes. The peer is ``redis.asyncio.Redis`` as its documentation uses it (a client with its own
 pool); ours is a decorated function with ``memory=False``, hence the whole way: key, batch, lease check, decoding.
 Concurrent: 64 tasks, a key each, time a key. Sequential: one after another. Both take turns, round after round, and
-minima count. `stampede`: four processes of 50 tasks each ask for one cold key at an appointed moment; its loader takes
-50 ms and counts itself in Valkey. `frozen`: 50 calls on cached keys and 50 on cold ones while Valkey is stopped.
+minima count. Client and server share one core, so that what is timed is work and nothing else. The same on two cores
+stands beside it (``…_two_cores``): there a virtual machine takes longer to wake a core that has gone to sleep than
+either client works, and who is done sooner sleeps sooner; `round_trip` shows that without any client library.
+``asyncio_floor_us`` is what 64 tasks cost that await a future each and do nothing else.
+
+`stampede`: four processes of 50 tasks each ask for one cold key at an appointed moment; its loader takes 50 ms and
+counts itself in Valkey. `frozen`: 50 calls on cached keys and 50 on cold ones while Valkey is stopped.
 """
 
 from __future__ import annotations
@@ -12,10 +17,15 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import os
+import socket
+import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import redis.asyncio
 
@@ -65,9 +75,72 @@ def measure(*, quick: bool) -> dict[str, Any]:
 
 async def _measure(quick: bool) -> dict[str, Any]:
     async with Valkey() as server:
-        found = await gets(server.url, rounds=60 if quick else 400)
+        rounds = 60 if quick else 400
+        with placed(server.pid, together=True):
+            found = await gets(server.url, rounds=rounds)
+            found["asyncio_floor_us"] = await floor(rounds=rounds)
+        with placed(server.pid, together=False):
+            apart = await gets(server.url, rounds=rounds)
+            found |= round_trip(server.url)
+        found |= {f"{name}_two_cores": number for name, number in apart.items()}
         found |= await stampede(server.url, rounds=2 if quick else 7)
         found |= await frozen(server)
+    return found
+
+
+@contextmanager
+def placed(pid: int, *, together: bool) -> Iterator[None]:
+    """This process on the first core that it may use, and the server there too, or on the last."""
+    mine, its = os.sched_getaffinity(0), os.sched_getaffinity(pid)
+    os.sched_setaffinity(0, {min(mine)})
+    os.sched_setaffinity(pid, {min(mine) if together else max(mine)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, mine)
+        os.sched_setaffinity(pid, its)
+
+
+async def floor(*, rounds: int) -> float:
+    """Microseconds a task that awaits one future, 64 at a time."""
+    loop = asyncio.get_running_loop()
+    futures: list[asyncio.Future[None]] = []
+
+    async def one() -> None:
+        future = loop.create_future()
+        futures.append(future)
+        await future
+
+    def go() -> None:
+        for future in futures:
+            future.set_result(None)
+        futures.clear()
+
+    best = float("inf")
+    for _ in range(rounds):
+        began = time.perf_counter()
+        loop.call_soon(loop.call_soon, go)
+        await asyncio.gather(*[one() for _ in range(TASKS)])
+        best = min(best, (time.perf_counter() - began) / TASKS * 1e6)
+    return best
+
+
+def round_trip(url: str) -> dict[str, float]:
+    """A bare socket's median round trip (µs), if it sleeps at once and if it stays awake for another 20 µs."""
+    parts = urlsplit(url)
+    found = {}
+    with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=5) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for name, awake in (("raw_round_trip_us", 0.0), ("raw_round_trip_awake_us", 20e-6)):
+            spent = []
+            for _ in range(500):
+                began = time.perf_counter()
+                connection.sendall(b"PING\r\n")
+                while time.perf_counter() - began < awake:
+                    pass
+                assert connection.recv(64) == b"+PONG\r\n"
+                spent.append(time.perf_counter() - began)
+            found[name] = statistics.median(spent) * 1e6
     return found
 
 

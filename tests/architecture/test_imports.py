@@ -22,6 +22,7 @@ HEAVY = {
     "pytest",
     "locust",
     "httptools",
+    "opentelemetry",
 }
 
 

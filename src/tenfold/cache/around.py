@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, cast
 
@@ -28,6 +30,7 @@ R = TypeVar("R")
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
+_DISABLED: Final[ContextVar[frozenset[int]]] = ContextVar("tenfold.cache.disabled", default=frozenset())
 _KEPT: Final = "tenfold:popular"
 _KEEP_FOR: Final = "30d"
 
@@ -45,6 +48,25 @@ class Around:
         self._to_keep = b""
         self._invalidated = Invalidated()
         self._writers: list[WriteBehind[Any, Any]] = []
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """``with cache.disabled():`` calls of cached functions go straight to their loaders, in this context and in the
+        tasks that it starts: nothing is looked up, nothing is kept. Other contexts notice nothing, except that their
+        hits take a longer way meanwhile. `refresh` and `invalidate` do what they say.
+        """
+        barriers = self._shared.barriers
+        barriers.cover(1)
+        token = _DISABLED.set(_DISABLED.get() | {id(self)})
+        try:
+            yield
+        finally:
+            _DISABLED.reset(token)
+            barriers.cover(-1)
+
+    def is_disabled(self) -> bool:
+        """Whether this runs inside of `disabled`."""
+        return self._shared.barriers.covered and id(self) in _DISABLED.get()
 
     # -- warming
 

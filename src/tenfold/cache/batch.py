@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Final
 
-from tenfold.cache.codec import Decodes, payload_of
+from tenfold.cache.codec import Codec, mark_of, payload_at
 from tenfold.cache.counters import Counters
 from tenfold.cache.errors import LevelTwoDown
 from tenfold.cache.lane import Command
@@ -52,9 +52,9 @@ class Raw:
 
 
 class Request:
-    """A look-up (``keys``; with ``codec`` of one entry) or a command of its own that waits for its packet."""
+    """A look-up (of ``keys``) or a command of its own that waits for its packet."""
 
-    __slots__ = ("answer", "codec", "command", "keys", "script")
+    __slots__ = ("answer", "command", "keys", "script")
 
     def __init__(
         self,
@@ -62,12 +62,21 @@ class Request:
         keys: Sequence[str] = (),
         command: Command | None = None,
         script: Script | None = None,
-        codec: Decodes | None = None,
     ) -> None:
         self.answer = answer
         self.keys = keys
         self.command = command
         self.script = script
+
+
+class Get:
+    """A look-up of one entry: of the record ``keys[0]``, whose tags are the other ``keys``."""
+
+    __slots__ = ("answer", "codec", "keys")
+
+    def __init__(self, answer: asyncio.Future[Any], keys: Sequence[str], codec: Codec) -> None:
+        self.answer = answer
+        self.keys = keys
         self.codec = codec
 
 
@@ -91,7 +100,7 @@ class Batcher:
         self._spawn = spawn
         self._on_failure = on_failure
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[Request] = deque()
+        self._waiting: deque[Request | Get] = deque()
         self._under_way = 0
         self._flush_scheduled = False
         self._server_ahead: int | None = None  # of this loop's clock, in ms
@@ -104,9 +113,9 @@ class Batcher:
         """The records of ``names`` and the server's time in ms; or `DOWN`."""
         return self._ask(Request(self._loop.create_future(), names))
 
-    def get(self, names: Sequence[str], codec: Decodes) -> asyncio.Future[Any]:
+    def get(self, names: Sequence[str], codec: Codec) -> asyncio.Future[Any]:
         """The value of ``names[0]``, whose tags are the others; or `Raw`, or `DOWN`."""
-        return self._ask(Request(self._loop.create_future(), names, None, None, codec))
+        return self._ask(Get(self._loop.create_future(), names, codec))
 
     def run(self, script: Script, names: Sequence[str], arguments: Sequence[Any]) -> asyncio.Future[Any]:
         """The script's answer; or `DOWN`."""
@@ -129,7 +138,7 @@ class Batcher:
         while self._waiting:
             _resolve(self._waiting.popleft(), DOWN)
 
-    def _ask(self, request: Request) -> asyncio.Future[Any]:
+    def _ask(self, request: Request | Get) -> asyncio.Future[Any]:
         if self.down or len(self._waiting) >= MAX_WAITING:
             self._counters.l2_skipped += 1
             request.answer.set_result(DOWN)
@@ -144,7 +153,7 @@ class Batcher:
         self._flush_scheduled = False
         waiting = self._waiting
         while waiting and self._under_way < MAX_BATCHES:
-            batch: list[Request] = []
+            batch: list[Request | Get] = []
             room = MAX_KEYS_A_BATCH
             while waiting and (room > 0 or not batch):
                 request = waiting.popleft()
@@ -156,7 +165,7 @@ class Batcher:
                 self._under_way += 1
                 self._send(batch)
 
-    def _send(self, batch: list[Request]) -> None:
+    def _send(self, batch: list[Request | Get]) -> None:
         lane = self._link.lane()
         if lane is None:
             self._spawn(self._connect(batch))
@@ -164,7 +173,7 @@ class Batcher:
         places: dict[str, int] = {}
         others: list[Request] = []
         for request in batch:
-            if request.command is not None:
+            if isinstance(request, Request) and request.command is not None:
                 others.append(request)
             else:
                 for name in request.keys:
@@ -175,7 +184,7 @@ class Batcher:
             commands = [("MGET", *[prefix + name for name in places]), ("TIME",)]
         commands += [request.command for request in others if request.command is not None]
         try:
-            lane.send(commands, self._soft, partial(self._answered, batch, others, places))
+            lane.send(commands, self._soft, partial(self._answered, batch, others, places, self._loop.time()))
         except UnicodeEncodeError:  # half a character in somebody's key: the others travel without it
             if len(batch) == 1:
                 self._counters.l2_failures += 1
@@ -186,7 +195,7 @@ class Batcher:
                 batch = []
             self._landed(batch)
 
-    async def _connect(self, batch: list[Request]) -> None:
+    async def _connect(self, batch: list[Request | Get]) -> None:
         try:
             await self._link.opened(self._soft)
         except LevelTwoDown:
@@ -201,9 +210,10 @@ class Batcher:
 
     def _answered(
         self,
-        batch: list[Request],
+        batch: list[Request | Get],
         others: list[Request],
         places: dict[str, int],
+        sent: float,
         answers: list[Any] | LevelTwoDown,
     ) -> None:
         again: list[Request] = []
@@ -211,6 +221,8 @@ class Batcher:
             if isinstance(answers, LevelTwoDown):
                 self._fail()
                 return
+            self._counters.l2_packets += 1
+            self._counters.l2_seconds += self._loop.time() - sent
             own = 0
             if places:
                 found, now = answers[0], milliseconds(answers[1])
@@ -228,25 +240,32 @@ class Batcher:
         finally:
             self._landed(batch, again)
 
-    def _spread(self, batch: list[Request], places: dict[str, int], found: list[Any], now: int) -> None:
+    def _spread(self, batch: list[Request | Get], places: dict[str, int], found: list[Any], now: int) -> None:
         self._server_ahead = now - int(self._loop.time() * 1000)
+        marks: dict[Any, bytes | None] = {}
+        hits = 0
         for request in batch:
             answer = request.answer
-            if request.command is not None or answer.done():
+            if answer.done():
                 continue
-            records = [found[places[name]] for name in request.keys]
-            codec = request.codec
-            if codec is None:
-                answer.set_result((records, now))
-                continue
-            payload = payload_of(records)
-            if payload is not None:
-                try:
-                    answer.set_result(codec.decode(payload))
-                    continue
-                except Exception:  # noqa: BLE001, S110 - raised again, or counted, where its caller looks at it
-                    pass
-            answer.set_result(Raw(records, now))
+            if isinstance(request, Get):
+                keys = request.keys
+                label = keys[1] if len(keys) == 2 else tuple(keys[1:])
+                if label not in marks:
+                    marks[label] = mark_of([found[places[tag]] for tag in keys[1:]])
+                record = found[places[keys[0]]]
+                start = payload_at(record, marks[label])
+                if start:
+                    try:
+                        answer.set_result(request.codec.bare(record, start))
+                        hits += 1
+                        continue
+                    except Exception:  # noqa: BLE001, S110 - raised again, or counted, where its caller looks at it
+                        pass
+                answer.set_result(Raw([found[places[name]] for name in request.keys], now))
+            elif request.command is None:
+                answer.set_result(([found[places[name]] for name in request.keys], now))
+        self._counters.l2_hits += hits
 
     def _hand_over(self, request: Request, answer: Any) -> bool:
         """False if the request has to be sent again."""
@@ -263,7 +282,7 @@ class Batcher:
         _resolve(request, answer)
         return True
 
-    def _landed(self, batch: list[Request], again: Sequence[Request] = ()) -> None:
+    def _landed(self, batch: list[Request | Get], again: Sequence[Request] = ()) -> None:
         self._under_way -= 1
         if self.down or not again:
             for request in batch:
@@ -290,6 +309,6 @@ def milliseconds(answer: Any) -> int | None:
     return None
 
 
-def _resolve(request: Request, answer: Any) -> None:
+def _resolve(request: Request | Get, answer: Any) -> None:
     if not request.answer.done():
         request.answer.set_result(answer)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import os
 import re
-from collections.abc import Awaitable, Callable, Sequence
+import weakref
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
 from random import Random
 from types import TracebackType
@@ -18,6 +18,7 @@ from tenfold._core.units import Duration, Size, share
 from tenfold.cache.around import Around
 from tenfold.cache.assemble import assemble, check_url
 from tenfold.cache.backplane import Backplane
+from tenfold.cache.bridge import Bridge
 from tenfold.cache.codec import Codec
 from tenfold.cache.counters import CacheStats, Counters
 from tenfold.cache.engine import Engine
@@ -62,6 +63,8 @@ class Cache(Around):
     serves what was loaded before, and no value whose load began before an invalidation is kept in either
     level. Other processes drop their level-1 copies when the message reaches them; a function declared with
     ``memory=False`` has no such copies. A failing level 2 is counted and never raises.
+
+    ``async with cache:`` (or ``with cache:``, where there are plain functions alone) connects and closes.
 
     Raises `MisuseError` for arguments that make no sense. Event loop: any, one after another; one thread at a
     time; plain functions: any thread.
@@ -112,10 +115,12 @@ class Cache(Around):
             jitter=self._fresh.jitter,
             random=self._shared.random,
         )
+        self.bridge = Bridge(name)
         self._names: set[str] = set()
         self._sender = os.urandom(8)
         self._engines: dict[asyncio.AbstractEventLoop, tuple[Engine, Source | None]] = {}
         self._settle_around()
+        _caches.add(self)
         if redis is not None:
             check_url(redis, credentials)  # a URL that cannot be read is refused here and not at the first call
 
@@ -134,8 +139,9 @@ class Cache(Around):
         """Cache the results of a function for ``ttl`` (default: the cache's own).
 
         An ``async def`` is loaded by one task of its own however many wait. A plain function is loaded in the
-        thread that asks first while other threads wait; it lives in level 1 alone and knows a TTL, but none of
-        the `FreshnessOptions`.
+        thread that asks first while other threads wait. With level 2 or one of the `FreshnessOptions` what level 1
+        cannot answer is asked for by a thread of the cache's own (`bridge`), and loads in the background, or with
+        ``soft`` or ``hard`` time-outs, run in a few worker threads: `close` ends them.
 
         ``tags`` are texts or templates over the arguments (``"product:{product_id}"``). ``memory=False``
         keeps values in level 2 only: a look-up then costs a round trip, and after an acknowledged
@@ -144,9 +150,8 @@ class Cache(Around):
         id, or a tuple), where the arguments themselves do not: methods, where the key must not hold the instance.
         ``None`` is cached too.
 
-        Raises `MisuseError` for methods without ``key``, generators, ``*args``, types that level 2 cannot carry, and
-        plain functions of a cache that has a level 2; the wrapper raises it for arguments that cannot be part of a
-        key.
+        Raises `MisuseError` for methods without ``key``, generators, ``*args`` and types that level 2 cannot carry; the
+        wrapper raises it for arguments that cannot be part of a key.
         """
         if callable(ttl):
             raise MisuseError('cache: write `@cache()` or `@cache("1m")`, with brackets')
@@ -156,8 +161,6 @@ class Cache(Around):
 
         def decorate(function: Callable[..., Any]) -> Any:
             full = self._register(function, name, memory)
-            if freshness and not inspect.iscoroutinefunction(function):
-                raise MisuseError(f"{full}: {min(freshness)}= needs an `async def`; a plain function knows only a TTL")
             kind = result_type(function, full, needed=self.shared_level)
             spec = self._spec(full, ttl, memory, kind, freshness)
             wrapper = cached(self, function, spec, tags, key)
@@ -212,6 +215,8 @@ class Cache(Around):
         if type(key) is not str or key == "":
             raise MisuseError(f"key: expected a text that is not empty, got {key!r}")
         self._check_memory(key, memory)
+        if self.is_disabled():
+            return await loader()
         if memory and (value := self.look(key)) is not ABSENT:
             return cast("R", value)
 
@@ -266,7 +271,29 @@ class Cache(Around):
         try:
             await self._close_writers()
         finally:
+            await asyncio.to_thread(self.close)
             await self._close_loop()
+
+    def run(self, work: Coroutine[Any, Any, R]) -> R:
+        """The result of a coroutine of this cache, for threads without an event loop:
+        ``cache.run(cache.invalidate_tags("catalog"))``. Raises what it raises.
+        """
+        return self.bridge.run(work)
+
+    def __enter__(self) -> Cache:
+        """As ``async with``, for plain functions."""
+        if self.shared_level:
+            self.run(self.__aenter__())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """As `aclose`, for what plain functions have used: their loads under way, connections and threads."""
+        self.bridge.close(self._close_loop)
 
     async def _close_loop(self) -> None:
         home = self._engines.pop(asyncio.get_running_loop(), None)
@@ -285,7 +312,7 @@ class Cache(Around):
         counters, memory = self._shared.counters, self._memory.stats()
         plain = {name: getattr(counters, name) for name in Counters.__slots__}
         plain["hits"] += memory.hits  # level 1 counts in its entries
-        levels = [engine.level2 for engine, _ in self._engines.values() if engine.level2 is not None]
+        levels = [engine.level2 for engine, _ in list(self._engines.values()) if engine.level2 is not None]
         return CacheStats(
             **plain,
             pending_invalidations=sum(level.pending for level in levels),
@@ -311,6 +338,12 @@ class Cache(Around):
                 del self._engines[old]
             home = self._engines[loop] = self._settle()
         return home[0]
+
+    def level2(self) -> Level2:
+        """Level 2, as the running loop sees it; for those who know that there is one."""
+        level2 = self.engine().level2
+        assert level2 is not None
+        return level2
 
     @property
     def memory(self) -> Memory:
@@ -472,5 +505,28 @@ class Cache(Around):
     def _codec(self, kind: Any, name: str) -> Codec:
         return Codec(Any if self._url is None else kind, name, self._wire)
 
+    def _after_fork(self) -> None:
+        """In the child: it has none of the parent's loops, hears nothing with the parent's connections, and is another
+        process to all others.
+        """
+        self._sender = os.urandom(8)
+        _inherited.append(self._engines)
+        self._engines = {}
+        if self.shared_level:
+            self._shared.barriers.invalidate_all()
+
+
+_caches: Final[weakref.WeakSet[Cache]] = weakref.WeakSet()
+_inherited: Final[list[Any]] = []
+"""Of the parent. Kept, because what they would do when they are collected they would do to the parent's sockets."""
+
+
+def _after_fork() -> None:
+    for cache in list(_caches):
+        cache._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 assert EVERYTHING == "t:"  # the empty tag, which `clear` invalidates

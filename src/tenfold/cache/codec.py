@@ -3,30 +3,32 @@ for and signed.
 
 The record's layout is told in `scripts`; here it is cut apart, and payloads are made and read. A payload begins with
 its kind: ``\\0`` bytes, ``\\1`` MessagePack, ``\\2`` a compressed payload, ``\\3`` a signed payload, ``\\4`` a
-pickle (see `wire`). Whatever cannot be read (another version, garbage, a type that has changed since) is *undecodable*:
-the cache counts it and loads anew.
+pickle (see `wire`), ``S`` an envelope around one of the others (see `envelope`). Whatever cannot be read (another
+version, garbage, a type that has changed since) is *undecodable*: the cache counts it and loads anew.
 """
 
 from __future__ import annotations
 
 import os
-from typing import Any, Final, Protocol
+from collections.abc import Sequence
+from typing import Any, Final
 
 import msgspec
 
 from tenfold._core.errors import MisuseError
+from tenfold.cache.envelope import seal, unseal
 from tenfold.cache.errors import Undecodable
 from tenfold.cache.wire import Wire, dump_pickle, load_pickle
 
-__all__ = ["Codec", "Undecodable", "awaitable", "fresh_nonce", "lease_of", "payload_of", "value_of"]
+__all__ = ["Codec", "Undecodable", "awaitable", "fresh_nonce", "lease_of", "mark_of", "payload_at", "value_of"]
 
 NONCE: Final = 8
 OLD_LEASE: Final = 0  # of programs that did not tell when a load was settled
 VALUE: Final = 1
 LEASE: Final = 2
-_RAW: Final = b"\x00"
-_PACKED: Final = b"\x01"
-_PICKLED: Final = b"\x04"
+_RAW: Final = 0
+_PACKED: Final = 1
+_PICKLED: Final = 4
 _TAGS_AT: Final = 1 + NONCE + 13 + 1
 
 _encoder: Final = msgspec.msgpack.Encoder()
@@ -57,7 +59,7 @@ def _awaitable(record: bytes) -> bool:
     return len(record) >= 3 + NONCE and len(record) == 3 + NONCE + NONCE * record[2 + NONCE]
 
 
-def value_of(record: bytes | None, tag_nonces: list[bytes | None]) -> tuple[int, bytes] | None:
+def value_of(record: bytes | None, tag_nonces: Sequence[bytes | None]) -> tuple[int, bytes] | None:
     """Expiry (ms on the server's clock) and payload of a record that is a good value, else None.
 
     Raises `Undecodable` for a record that is neither a lease nor a value of this version.
@@ -68,35 +70,27 @@ def value_of(record: bytes | None, tag_nonces: list[bytes | None]) -> tuple[int,
         if lease_of(record) is None:
             raise Undecodable("the record's version is unknown")
         return None
-    end = _TAGS_AT + NONCE * len(tag_nonces)
-    if len(record) <= end or record[_TAGS_AT - 1] != len(tag_nonces):
-        # Another list of tags: the function was declared otherwise when this was stored.
-        return None
-    if None in tag_nonces or record[_TAGS_AT:end] != b"".join(n for n in tag_nonces if n is not None):
+    start = payload_at(record, mark_of(tag_nonces))
+    if not start:  # invalidated, or the function was declared with other tags when this was stored
         return None
     try:
-        return int(record[1 + NONCE : _TAGS_AT - 1]), record[end:]
+        return int(record[1 + NONCE : _TAGS_AT - 1]), record[start:]
     except ValueError:
         raise Undecodable("the record's expiry is not a number") from None
 
 
-def payload_of(records: list[bytes | None]) -> bytes | None:
-    """The payload of ``records[0]``, if it is a value and good by the tag nonces that follow it. Never raises."""
-    record = records[0]
-    if record is None or len(record) <= _TAGS_AT or record[0] != VALUE:
-        return None
-    count = len(records) - 1
-    end = _TAGS_AT + NONCE * count
-    if record[_TAGS_AT - 1] != count or None in records:
-        return None
-    nonces = records[1] if count == 1 else b"".join(records[1:])  # type: ignore[arg-type]
-    return record[end:] if record[_TAGS_AT:end] == nonces and len(record) > end else None
+def mark_of(nonces: Sequence[bytes | None]) -> bytes | None:
+    """What a good record says of its tags, if they have these nonces: how many, and which. None if one is missing."""
+    known = [nonce for nonce in nonces if nonce is not None]
+    return bytes((len(known),)) + b"".join(known) if len(known) == len(nonces) < 256 else None
 
 
-class Decodes(Protocol):
-    """Reads payloads. Raises `Undecodable`."""
-
-    def decode(self, payload: bytes) -> Any: ...
+def payload_at(record: bytes | None, mark: bytes | None) -> int:
+    """Where the payload begins in a record that is a value and good by the `mark_of` its tags; 0 if it is not."""
+    if record is None or mark is None or not record.startswith(mark, _TAGS_AT - 1) or record[0] != VALUE:
+        return 0
+    start = _TAGS_AT - 1 + len(mark)
+    return start if len(record) > start else 0
 
 
 class Codec:
@@ -119,34 +113,48 @@ class Codec:
                 f"dicts, dataclasses, msgspec structs, dates, UUID, Decimal, enums), got {kind!r} ({error})"
             ) from error
 
-    def encode(self, value: Any) -> bytes:
-        """The payload. Raises `MisuseError` for a value that cannot be carried."""
-        plain = self._plain(value)
+    def encode(self, value: Any, stale: float = 0.0, etag: str | None = None) -> bytes:
+        """The payload; ``stale`` and ``etag`` as `envelope` has them. Raises `MisuseError` for a value that cannot be
+        carried.
+        """
+        plain = seal(self._plain(value), stale, etag)
         return plain if self._wire is None else self._wire.wrap(plain, self._name)
 
-    def decode(self, payload: bytes) -> Any:
-        """The value. Raises `Undecodable`."""
+    def open(self, payload: bytes) -> tuple[Any, float, str | None]:
+        """What `encode` was given. Raises `Undecodable`."""
         if self._wire is not None:
             payload = self._wire.unwrap(payload, self._name)
-        kind = payload[:1]
+        payload, stale, etag = unseal(payload)
+        return self._value(payload, 0), stale, etag
+
+    def bare(self, record: bytes, start: int) -> Any:
+        """The value of the payload that begins at ``start`` and has no envelope. Raises `Undecodable` for one that has
+        (its age has to be looked at) or that cannot be read.
+        """
+        if self._wire is None:
+            return self._value(record, start)
+        return self._value(self._wire.unwrap(record[start:], self._name), 0)
+
+    def _value(self, record: bytes, start: int) -> Any:
+        kind = record[start] if len(record) > start else None
         if kind == _RAW:
-            return payload[1:]
+            return record[start + 1 :]
         if kind == _PICKLED and self._wire is not None and self._wire.pickle:
-            return load_pickle(payload[1:])
+            return load_pickle(record[start + 1 :])
         if kind != _PACKED or self._decoder is None:
             raise Undecodable(f"the payload's kind is unknown: {kind!r}")
         try:
-            return self._decoder.decode(payload[1:])
+            return self._decoder.decode(record[start + 1 :])
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise Undecodable(str(error)) from error
 
     def _plain(self, value: Any) -> bytes:
         if type(value) is bytes:
-            return _RAW + value
+            return bytes((_RAW,)) + value
         if self._wire is not None and self._wire.pickle:
-            return _PICKLED + dump_pickle(value, self._name)
+            return bytes((_PICKLED,)) + dump_pickle(value, self._name)
         try:
-            return _PACKED + _encoder.encode(value)
+            return bytes((_PACKED,)) + _encoder.encode(value)
         except (TypeError, NotImplementedError, ValueError, OverflowError, msgspec.MsgspecError) as error:
             raise MisuseError(
                 f"{self._name}: expected a result that MessagePack can carry, got {type(value).__qualname__} "

@@ -15,6 +15,8 @@ class Counters:
         "invalidations",
         "l2_failures",
         "l2_hits",
+        "l2_packets",
+        "l2_seconds",
         "l2_skipped",
         "load_errors",
         "load_seconds",
@@ -38,7 +40,8 @@ class Counters:
         self.l2_failures = self.l2_skipped = 0
         self.stale_hits = self.stale_rescues = 0
         self.refreshes = self.refreshes_skipped = self.refresh_errors = self.load_timeouts = 0
-        self.load_seconds = 0.0
+        self.l2_packets = 0
+        self.load_seconds = self.l2_seconds = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +51,9 @@ class CacheStats:
     ``hits`` were answered by level 1, ``l2_hits`` by level 2, ``coalesced`` by a load that was already under
     way, and ``misses`` by a load of their own. ``loads`` counts calls of loaders (one may load many).
     ``refused`` values met an invalidation during their load and were not kept; ``undecodable`` ones were
-    found in level 2 and could not be read. ``l2_skipped`` requests were not sent because level 2 was down.
-    ``backplane_gaps`` counts how often level 1 was dropped because invalidations may have been missed.
+    found in level 2 and could not be read. ``l2_skipped`` requests were not sent because level 2 was down;
+    ``l2_packets`` were sent and answered (the requests of one turn of the event loop are one), in ``l2_seconds``
+    altogether. ``backplane_gaps`` counts how often level 1 was dropped because invalidations may have been missed.
     ``stale_hits`` were answered at once with a value whose TTL was over, ``stale_rescues`` after some waiting, because
     the load was slow or failed (these are also among ``coalesced`` and ``misses``). ``refreshes`` are loads in the
     background, for values past their TTL or past the eager share of it; ``refresh_errors`` of them failed (also among
@@ -78,6 +82,8 @@ class CacheStats:
     backplane_gaps: int
     l2_failures: int
     l2_skipped: int
+    l2_packets: int
+    l2_seconds: float
     l2_up: bool
     entries: int
     bytes: int

@@ -17,7 +17,7 @@ from tenfold.cache.flight import ABSENT, Flight
 from tenfold.cache.freshness import REFRESHED, SERVED, Decision, Life
 from tenfold.cache.keep import Load
 from tenfold.cache.loads import Loads
-from tenfold.cache.lookup import Found, Spec, Wanted, decode, found_of, read
+from tenfold.cache.lookup import Found, Spec, Wanted, decode, found_of, names, read
 from tenfold.cache.redis import Level2, Raw
 from tenfold.cache.stale import Shared, Stale
 from tenfold.cache.tasks import Tasks
@@ -45,18 +45,16 @@ class Engine:
 
     # -- look-ups
 
-    async def fetch(self, spec: Spec, wanted: Sequence[Wanted], load: Load) -> list[Any]:
-        """The values, in order; `ABSENT` for what a loader of many did not know. Raises what the loader
-        raises.
+    async def fetch(self, spec: Spec, wanted: Sequence[Wanted], load: Load, asked: Any = None) -> list[Any]:
+        """The values, in order; `ABSENT` for what a loader of many did not know. ``asked`` is what
+        `Level2.get` said, if it was asked already. Raises what the loader raises.
         """
         if not spec.memory:
-            found: Any = None
-            if self.level2 is not None and len(wanted) == 1:
-                found = await self.level2.get(wanted[0].key, wanted[0].tags, spec)
-                if type(found) is not Raw and found is not DOWN:
-                    self._shared.counters.l2_hits += 1
-                    return [found]
-            return await self._fetch_shared_only(spec, wanted, load, found)
+            if asked is None and self.level2 is not None and len(wanted) == 1:
+                asked = await self.level2.get(names(wanted[0]), spec.codec)
+                if type(asked) is not Raw and asked is not DOWN:
+                    return [asked]
+            return await self._fetch_shared_only(spec, wanted, load, asked)
         now = self._shared.clock.monotonic()
         answers: list[Any] = []
         fresh: list[Flight] = []

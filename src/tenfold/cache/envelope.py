@@ -2,7 +2,8 @@
 
 A record's own expiry (see `scripts`) is when it is *gone*, which is its TTL plus its stale time; minus the stale time
 that the envelope names it is when the value became stale. So the scripts need not know of staleness, and a program that
-was declared with another stale time still reads when this value did. A value without either travels bare, as always.
+was declared with another stale time still reads when this value did. A value without either travels bare. Compression
+and signature (see `wire`) are around the envelope.
 
 ``S`` stale(8 bytes, ms) etag-length(2 bytes) etag payload
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-from tenfold.cache.codec import Undecodable
+from tenfold.cache.errors import Undecodable
 
 ENVELOPE: Final = b"S"
 _HEAD: Final = struct.Struct(">QH")

@@ -199,7 +199,7 @@ def _record(declared: Declared | None, found: Found, tags: tuple[str, ...]) -> t
             return "a value that no longer counts: one of its tags was invalidated, or it has other tags", None
         expiry, payload = good
         if declared is not None:
-            declared.spec.codec.decode(payload)
+            declared.spec.codec.open(payload)
     except Undecodable as error:
         return f"a value that this program cannot read ({error}); it counts as a miss", None
     left = (expiry - found.now) / 1000

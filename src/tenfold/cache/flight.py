@@ -50,6 +50,7 @@ class Flight:
         "subject",
         "tag_nonces",
         "tags",
+        "turn",
     )
 
     def __init__(self, slot: Hashable, key: str, tags: tuple[str, ...], epoch: int, subject: Any = None) -> None:
@@ -59,6 +60,7 @@ class Flight:
         self.epoch = epoch
         self.subject = subject  # the id that a loader of many knows it by
         self.lease: bytes | None = None
+        self.turn: bytes | None = None  # to renew it, see `turns`
         self.tag_nonces: list[bytes] = []
         self.renewed = False  # level 2 may hold an older value of it
         self.background = self.insist = False

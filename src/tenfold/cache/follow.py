@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from tenfold.cache.codec import Undecodable, awaitable, fresh_nonce, lease_of, value_of
-from tenfold.cache.envelope import unseal
 from tenfold.cache.flight import Flight
 from tenfold.cache.lookup import Spec, names
 from tenfold.cache.redis import Level2
@@ -68,9 +67,7 @@ async def follow(level2: Level2, spec: Spec, flight: Flight) -> Taken | None:
                 lease, rounds = flight.lease, rounds + 1
                 if rounds == ROUNDS:
                     return None
-            patience = (min(max(0, life), level2.leases.life_ms) + _GRACE_MS) / 1000
-            most = LOOK_AGAIN if level2.settlements.listening else UNHEARD
-            await asyncio.wait((waiter,), timeout=min(patience, most))
+            await asyncio.wait((waiter,), timeout=patience(level2, life))
         finally:
             level2.settlements.leave(flight.key, waiter)
             waiter.cancel()
@@ -78,10 +75,16 @@ async def follow(level2: Level2, spec: Spec, flight: Flight) -> Taken | None:
     return None
 
 
+def patience(level2: Level2, life: int) -> float:
+    """Seconds until one looks at a lease with ``life`` ms left without having been told to."""
+    most = LOOK_AGAIN if level2.settlements.listening else UNHEARD
+    return min((min(max(0, life), level2.leases.life_ms) + _GRACE_MS) / 1000, most)
+
+
 def _taken(spec: Spec, flight: Flight, record: bytes, life: int) -> Taken:
     good = value_of(record, list(flight.tag_nonces))
     if good is None:
         raise Undecodable("the server calls the record good, and we do not")
-    payload, stale, etag = unseal(good[1])
+    value, stale, etag = spec.codec.open(good[1])
     left = min(life / 1000, spec.keep)
-    return Taken(spec.codec.decode(payload), left, left - stale, etag)
+    return Taken(value, left, left - stale, etag)

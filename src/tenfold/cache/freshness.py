@@ -145,6 +145,16 @@ class Freshness:
     hard: float | None = None
     throttle: float = 30.0
 
+    @property
+    def more_than_ttl(self) -> bool:
+        """Whether anything was declared that reaches beyond the TTL."""
+        return bool(self.stale) or self.eager is not None or self.none_ttl is not None or self.hard is not None
+
+    @property
+    def impatient(self) -> bool:
+        """Whether callers may go on before their loader does."""
+        return bool(self.soft) or self.hard is not None
+
     def look_up(self, life: Life, now: float) -> Decision:
         """What a look-up does that finds a value with this life."""
         return (SOFTLY if self.soft else AT_ONCE)[life.phase(now)]

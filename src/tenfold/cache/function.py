@@ -1,18 +1,18 @@
-"""The decorators: what a cached function is, and the way of a call that the hit path of `hit` cannot answer."""
+"""The decorators: what a cached function is, and how one is put together."""
 
 from __future__ import annotations
 
 import functools
 import inspect
 import typing
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, overload
 
 from tenfold._core.errors import MisuseError
-from tenfold.cache.flight import ABSENT, Flight
-from tenfold.cache.hit import compile_wrapper, text_of
+from tenfold.cache.hit import compile_wrapper
 from tenfold.cache.keys import TagTemplates, parameters_of
-from tenfold.cache.lookup import Spec, Wanted
+from tenfold.cache.lookup import Spec
+from tenfold.cache.ways import Awaited, Bridged, Remote, Threads, Way
 
 if TYPE_CHECKING:
     from tenfold.cache.cache import Cache
@@ -50,7 +50,7 @@ class Cached(Protocol[P, R_co]):
 
 
 class CachedPlain(Protocol[P, R_co]):
-    """A cached plain function, which any thread may call. Its entries live in level 1 alone."""
+    """A cached plain function, which any thread may call."""
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
 
@@ -60,11 +60,11 @@ class CachedPlain(Protocol[P, R_co]):
     def __get__(self: CachedPlain[Concatenate[S, Q], R], instance: S, owner: type, /) -> Callable[Q, R]: ...
 
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        """Load anew in this thread, replace what is cached and return it."""
+        """Load anew, replace what is cached and return it."""
         ...
 
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
-        """Forget the entry; always True."""
+        """Forget the entry. False if level 2 did not confirm it (it is repeated until it does)."""
         ...
 
     def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
@@ -88,84 +88,29 @@ def cached(
 ) -> Any:
     """Wrap one function. See `Cache.__call__`."""
     parameters = parameters_of(function, spec.name, own_key=key is not None)
-    templates = TagTemplates(tags, [parameter.name for parameter in parameters], spec.name)
     wait = inspect.iscoroutinefunction(function)
-    if not wait and cache.shared_level:
-        raise MisuseError(
-            f"{spec.name}: a plain function cannot ask level 2, because that would block its thread on the network; "
-            "declare it with `async def`, or give plain functions a Cache of their own without `redis=`"
-        )
-    ahead = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY]
-    count = len(parameters) if key is None else 1
-    prefix = spec.name + "("
-    memory = cache.memory
-
-    def call(arguments: dict[str, Any]) -> Any:
-        if not ahead:
-            return function(**arguments)
-        named = {name: value for name, value in arguments.items() if name not in ahead}
-        return function(*[arguments[name] for name in ahead], **named)
-
-    def wanted(raw: Any, arguments: dict[str, Any]) -> Wanted:
-        return Wanted(text_of(raw, prefix, count), templates.fill(arguments))
-
-    def known(one: Wanted, raw: Any) -> Any:
-        """For what was loaded by another way, or met an invalidation: the next hit is a fast one again."""
-        value = cache.look(one.key)
-        if value is not ABSENT:
-            memory.link(one.key, made.home, raw)
-        return value
-
-    def key_of(*args: Any, **kwargs: Any) -> str:
-        return text_of(made.bind(*args, **kwargs)[0], prefix, count)
-
-    def load_with(arguments: dict[str, Any]) -> Callable[[Sequence[Flight]], Awaitable[Sequence[Any]]]:
-        async def load(flights: Sequence[Flight]) -> Sequence[Any]:
-            return [await call(arguments)]
-
-        return load
-
-    async def miss(raw: Any, arguments: dict[str, Any]) -> Any:
-        one = wanted(raw, arguments)
-        if not spec.memory:
-            return (await cache.engine().fetch(spec, (one,), load_with(arguments)))[0]
-        if (value := known(one, raw)) is not ABSENT:
-            return value
-        (value,) = await cache.engine().fetch(spec, (one,), load_with(arguments))
-        memory.link(one.key, made.home, raw)
-        return value
-
-    async def refresh(*args: Any, **kwargs: Any) -> Any:
-        raw, arguments = made.bind(*args, **kwargs)
-        return (await cache.engine().refresh(spec, (wanted(raw, arguments),), load_with(arguments)))[0]
-
-    async def invalidate(*args: Any, **kwargs: Any) -> bool:
-        return await cache.invalidate(key_of(*args, **kwargs))
-
-    def plain_miss(raw: Any, arguments: dict[str, Any]) -> Any:
-        one = wanted(raw, arguments)
-        if (value := known(one, raw)) is not ABSENT:
-            return value
-        value = cache.threads.fetch(spec, one.key, one.tags, lambda: call(arguments))
-        memory.link(one.key, made.home, raw)
-        return value
-
-    def plain_refresh(*args: Any, **kwargs: Any) -> Any:
-        raw, arguments = made.bind(*args, **kwargs)
-        one = wanted(raw, arguments)
-        return cache.threads.refresh(spec, one.key, one.tags, lambda: call(arguments))
-
-    def plain_invalidate(*args: Any, **kwargs: Any) -> bool:
-        cache.forget_here(key_of(*args, **kwargs))
-        return True
-
+    kind: type[Way]
+    if wait:
+        kind = Awaited if spec.memory else Remote
+    else:
+        kind = Bridged if cache.shared_level or spec.fresh.more_than_ttl else Threads
+    way = kind(
+        cache,
+        function,
+        spec,
+        TagTemplates(tags, [parameter.name for parameter in parameters], spec.name),
+        ahead=[p.name for p in parameters if p.kind is p.POSITIONAL_ONLY],
+        count=len(parameters) if key is None else 1,
+        own_key=key is not None,
+    )
     namespace: dict[str, Any] = {}
-    made = compile_wrapper(
+    way.made = made = compile_wrapper(
         parameters,
         namespace,
         name=spec.name,
         path=cache.hit_path(namespace),
-        miss=miss if wait else plain_miss,
+        miss=way.miss,
+        ask=way.ask if isinstance(way, Remote) else None,
         memory=spec.memory,
         key=key,
         wait=wait,
@@ -173,9 +118,7 @@ def cached(
     wrapper = made.wrapper
     functools.update_wrapper(wrapper, function)
     functools.update_wrapper(made.bind, function)
-    wrapper.key = key_of
-    wrapper.refresh = refresh if wait else plain_refresh
-    wrapper.invalidate = invalidate if wait else plain_invalidate
+    wrapper.key, wrapper.refresh, wrapper.invalidate = way.key, way.refresh, way.invalidate
     return wrapper
 
 

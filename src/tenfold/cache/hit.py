@@ -22,6 +22,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from tenfold.cache.batch import DOWN, Raw
 from tenfold.cache.entry import Entry
 from tenfold.cache.keys import encode
 from tenfold.cache.memory import Memory
@@ -38,7 +39,7 @@ _FIRST: Final[dict[object, str]] = {
 
 _SOURCE: Final = """
 {kind}def wrapper({parameters}):
-{look}    return {wait}_tf_miss({looked_for}, {arguments})
+{look}    return {wait}_tf_miss({passed_on})
 
 def bind({parameters}):
     return {raw}, {arguments}
@@ -53,6 +54,12 @@ _LOOK: Final = """
 {indent}            {hit}
 {indent}except _tf_KeyError:
 {indent}    pass
+"""
+_ASK: Final = """
+    _tf_raw, _tf_arguments = {raw}, {arguments}
+    _tf_value = await _tf_ask(_tf_raw, _tf_arguments)
+    if _tf_type(_tf_value) is not _tf_Raw and _tf_value is not _tf_DOWN:
+        return _tf_value
 """
 _HIT: Final = "return _tf_entry.value"
 _TOUCHING_HIT: Final = "_tf_value = _tf_entry.value; _tf_touch(_tf_entry); return _tf_value"
@@ -84,12 +91,14 @@ def compile_wrapper(
     name: str,
     path: HitPath,
     miss: Any,
+    ask: Any,
     memory: bool,
     key: Callable[..., object] | None,
     wait: bool,
 ) -> Compiled:
     """Write and compile the wrapper. ``miss(raw key, arguments)`` is asked when the hit path has no answer; ``wait``
-    makes an ``async def``; ``key`` is the user's own way from arguments to key.
+    makes an ``async def``; ``key`` is the user's own way from arguments to key. Without ``memory`` level 1 is left out;
+    with ``ask(raw key, arguments)``, which returns a future, ``miss`` gets as a third argument what level 2 said.
     """
     touch, home = path.memory.touch, dict[Any, Entry]()
 
@@ -108,6 +117,9 @@ def compile_wrapper(
         "_tf_now": path.now,
         "_tf_touch": touch,
         "_tf_miss": miss,
+        "_tf_ask": ask,
+        "_tf_Raw": Raw,
+        "_tf_DOWN": DOWN,
     }
     declared = ", ".join(_declare(parameters, namespace))
     arguments = "{" + ", ".join(f"{p.name!r}: {p.name}" for p in parameters) + "}"
@@ -118,20 +130,25 @@ def compile_wrapper(
     else:
         condition, direct, coded = _raw(parameters)
     raw = f"{direct} if {condition} else {coded}" if condition else coded
-    look, looked_for = "", raw
-    if memory:
+    if ask is not None:
+        look = _ASK.format(raw=raw, arguments=arguments)
+        passed_on = "_tf_raw, _tf_arguments, _tf_value"
+    elif not memory:
+        look, passed_on = "", f"{raw}, {arguments}"
+    else:
         aside = f"_tf_key = {coded}" + _LOOK.format(key="_tf_key", hit=hit, indent=" " * (8 if condition else 4))
         if condition:
             look = f"    if {condition}:{_LOOK.format(key=direct, hit=hit, indent=' ' * 8)}    else:\n        {aside}"
         else:
             look = f"    {aside}"
         looked_for = f"{direct} if {condition} else _tf_key" if condition else "_tf_key"
+        passed_on = f"{looked_for}, {arguments}"
     source = _SOURCE.format(
         kind="async " if wait else "",
         wait="await " if wait else "",
         parameters=declared,
         look=look,
-        looked_for=looked_for,
+        passed_on=passed_on,
         raw=raw,
         arguments=arguments,
     )

@@ -10,7 +10,6 @@ from tenfold._core.errors import MisuseError
 from tenfold._core.units import format_duration
 from tenfold.cache.context import LoadContext
 from tenfold.cache.counters import Counters
-from tenfold.cache.envelope import seal
 from tenfold.cache.errors import LoadTimeout
 from tenfold.cache.flight import ABSENT, Flight
 from tenfold.cache.freshness import Life
@@ -83,7 +82,7 @@ class Keeper:
         else:
             stored: bool | None = None
             if level2 is not None and flight.lease is not None:
-                payload = seal(spec.codec.encode(value), life.stale_until - life.fresh_until, life.etag)
+                payload = spec.codec.encode(value, life.stale_until - life.fresh_until, life.etag)
                 stored = await level2.store(
                     names(flight), flight.lease, flight.tag_nonces, int((life.stale_until - now) * 1000), payload
                 )

@@ -14,7 +14,6 @@ from typing import Any, Final
 
 from tenfold.cache.codec import Undecodable, fresh_nonce, lease_of, value_of
 from tenfold.cache.context import enter
-from tenfold.cache.envelope import unseal
 from tenfold.cache.errors import LoadCancelled
 from tenfold.cache.flight import ABSENT, Flight
 from tenfold.cache.follow import Taken, follow
@@ -24,6 +23,7 @@ from tenfold.cache.lookup import Found, Spec, decode, names, read
 from tenfold.cache.redis import Level2
 from tenfold.cache.stale import Shared, Stale
 from tenfold.cache.tasks import Tasks
+from tenfold.cache.turns import overtaken, take
 
 MAX_REFRESHES: Final = 1000  # loads that nobody waits for, under way at once
 
@@ -56,11 +56,12 @@ class Loads:
         """Bring every flight home. ``mode`` is that of `scripts.OPEN`; None: level 2 was asked already."""
         try:
             with self._answerable(spec, flights):
-                missing = flights if mode is None else await self._probe(spec, flights, mode)
+                missing, queued = (flights, []) if mode is None else await self._probe(spec, flights, mode)
                 foreign = self._begin(missing)
-                if foreign:
-                    own = [flight for flight in missing if flight not in foreign]
-                    await self._fill_and_follow(spec, own, foreign, load)
+                if foreign or queued:
+                    elsewhere = set(foreign)
+                    own = [flight for flight in missing if flight not in elsewhere]
+                    await self._fill_and_follow(spec, own, foreign, queued, load)
                 elif missing:
                     await self._fill(spec, missing, load)
         finally:
@@ -88,6 +89,7 @@ class Loads:
                 self._keeper.leave(flight)
                 if self.level2 is not None:
                     self.level2.leases.release(flight.lease)
+                    self.level2.leases.release(flight.turn)
 
     def _begin(self, flights: Sequence[Flight]) -> list[Flight]:
         """The loads begin under their leases. Answers with those whose lease another process has."""
@@ -96,11 +98,14 @@ class Loads:
         begin = self.level2.leases.begin
         return [flight for flight in flights if flight.lease is not None and not begin(flight.lease)]
 
-    async def _fill_and_follow(self, spec: Spec, own: Sequence[Flight], foreign: Sequence[Flight], load: Load) -> None:
-        """Load ``own`` at once, and each of ``foreign`` that comes to nothing elsewhere as soon as that is known."""
+    async def _fill_and_follow(
+        self, spec: Spec, own: Sequence[Flight], foreign: Sequence[Flight], queued: Sequence[Flight], load: Load
+    ) -> None:
+        """Load ``own`` at once, and each of the others that comes to nothing elsewhere as soon as that is known."""
         level2, spawn = self.level2, self._tasks.spawn_load
         assert level2 is not None
         following = {spawn(follow(level2, spec, flight)): flight for flight in foreign}
+        following |= {spawn(self._wait_for_turn(level2, spec, flight)): flight for flight in queued}
         loading: list[asyncio.Task[None]] = []
         try:
             while own or following:
@@ -121,6 +126,8 @@ class Loads:
 
     def _followed(self, spec: Spec, flight: Flight, task: asyncio.Task[Taken | None]) -> bool:
         """False if the flight has to load after all."""
+        if flight.landed:
+            return True
         if not task.cancelled() and task.exception() is None and task.result() is None:
             return False
         with self._answerable(spec, [flight]):
@@ -128,6 +135,12 @@ class Loads:
             assert taken is not None
             self._take(spec, flight, taken)
         return True
+
+    async def _wait_for_turn(self, level2: Level2, spec: Spec, flight: Flight) -> Taken | None:
+        taken = await overtaken(level2, spec, flight, self._shared.clock.monotonic(), self._shared.counters)
+        if taken is None and await self.lease(spec, [(flight, Found(None, [], 0), "renew")]) and self._begin([flight]):
+            return await follow(level2, spec, flight)
+        return taken
 
     def _take(self, spec: Spec, flight: Flight, taken: Taken) -> None:
         """A value that another process loaded."""
@@ -137,12 +150,17 @@ class Loads:
             self._keeper.remember(flight, taken.value, spec.fresh.found(now, taken.fresh, taken.left, taken.etag))
         self._keeper.land(flight, taken.value)
 
-    async def _probe(self, spec: Spec, flights: Sequence[Flight], mode: str) -> list[Flight]:
-        """Land what level 2 knows; give the others their leases. While level 2 is down they have none."""
+    async def _probe(
+        self, spec: Spec, flights: Sequence[Flight], mode: str
+    ) -> tuple[Sequence[Flight], Sequence[Flight]]:
+        """Land what level 2 knows; give the others their leases. While level 2 is down they have none.
+
+        Answers with those that must load, and with those that another process is renewing.
+        """
         if self.level2 is None:
-            return list(flights)
+            return flights, []
         if mode != "read":
-            return await self.lease(spec, [(flight, Found(None, [], 0), mode) for flight in flights])
+            return await self.lease(spec, [(flight, Found(None, [], 0), mode) for flight in flights]), []
         sent = self._shared.clock.monotonic()
         missing: list[tuple[Flight, Found | None, str]] = []
         for flight, found in zip(flights, await read(self.level2, flights), strict=True):
@@ -159,7 +177,10 @@ class Loads:
                 self._keeper.land(flight, value)
             elif life.stale_until <= sent or flight.beyond > -math.inf or self._found_stale(spec, flight, value, life):
                 missing.append((flight, found, "renew"))
-        return await self.lease(spec, missing)
+        stale = [flight for flight, _, how in missing if how == "renew"]
+        lives = await asyncio.gather(*[take(self.level2, flight) for flight in stale]) if stale else []
+        queued = {flight for flight, life in zip(stale, lives, strict=True) if life is not None}
+        return await self.lease(spec, [one for one in missing if one[0] not in queued]), list(queued)
 
     def _found_stale(self, spec: Spec, flight: Flight, value: Any, life: Life) -> bool:
         """Level 2 has an old value, and level 1 none. Whether its load is still to be done."""
@@ -224,7 +245,7 @@ class Loads:
             good = value_of(record, list(flight.tag_nonces))
             if good is None:
                 return False
-            value = spec.codec.decode(unseal(good[1])[0])
+            value, _, _ = spec.codec.open(good[1])
         except Undecodable:
             self._shared.counters.undecodable += 1
             return False

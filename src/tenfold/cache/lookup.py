@@ -8,7 +8,6 @@ from typing import Any
 
 from tenfold.cache.codec import Codec, Undecodable, value_of
 from tenfold.cache.counters import Counters
-from tenfold.cache.envelope import ENVELOPE, unseal
 from tenfold.cache.flight import Flight
 from tenfold.cache.freshness import Freshness
 from tenfold.cache.partitions import Partitions
@@ -28,14 +27,6 @@ class Spec:
     def ttl(self) -> float:
         """Seconds until a value is stale."""
         return self.fresh.ttl
-
-    def decode(self, payload: bytes) -> Any:
-        """The value in a payload that travels bare. Raises `Undecodable` for one in an envelope, whose age has to be
-        looked at (`decode`).
-        """
-        if payload[:1] == ENVELOPE:
-            raise Undecodable("in an envelope")
-        return self.codec.decode(payload)
 
     @property
     def keep(self) -> float:
@@ -101,8 +92,7 @@ def decode(spec: Spec, found: Found, counters: Counters) -> tuple[Any, str | Non
         if good is None:
             return None, "read"
         expiry, payload = good
-        payload, stale, found.etag = unseal(payload)
-        value = spec.codec.decode(payload)
+        value, stale, found.etag = spec.codec.open(payload)
     except Undecodable:
         counters.undecodable += 1
         return None, "replace"
@@ -111,5 +101,6 @@ def decode(spec: Spec, found: Found, counters: Counters) -> tuple[Any, str | Non
     return value, None
 
 
-def names(flight: Flight) -> list[str]:
-    return [f"e:{flight.key}", EVERYTHING, *[f"t:{tag}" for tag in flight.tags]]
+def names(one: Wanted | Flight) -> tuple[str, ...]:
+    """What level 2 calls its record and its tags."""
+    return ("e:" + one.key, EVERYTHING, *["t:" + tag for tag in one.tags])

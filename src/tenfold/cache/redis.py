@@ -19,7 +19,7 @@ import msgspec
 
 from tenfold._core.clock import Clock
 from tenfold.cache.batch import DOWN, EVERYTHING, MAX_KEYS_A_BATCH, Batcher, Raw, Spawn
-from tenfold.cache.codec import Decodes, lease_of
+from tenfold.cache.codec import Codec, lease_of
 from tenfold.cache.counters import Counters
 from tenfold.cache.errors import LevelTwoDown
 from tenfold.cache.leases import Leases, settled
@@ -99,11 +99,10 @@ class OneServer(Level2):
         answer = await self._batcher.read(names)
         return None if answer is DOWN else answer
 
-    def get(self, key: str, tags: Sequence[str], codec: Decodes) -> asyncio.Future[Any]:
-        """The value of one entry, to come: or `Raw` if it is not there, good and readable, `DOWN` without level 2."""
-        names = ["e:" + key, EVERYTHING]
-        if tags:
-            names += ["t:" + tag for tag in tags]
+    def get(self, names: Sequence[str], codec: Codec) -> asyncio.Future[Any]:
+        """The value of the entry with these `names_of`, to come, counted as a hit: or `Raw` if it is not there, good
+        and bare, `DOWN` without level 2.
+        """
         return self._batcher.get(names, codec)
 
     async def open(self, names: Sequence[str], nonce: bytes, ttl_ms: int, mode: str) -> list[bytes] | None:

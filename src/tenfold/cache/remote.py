@@ -195,8 +195,10 @@ async def _parts(client: Redis, prefix: str) -> AsyncIterator[list[bytes]]:
 async def _count(client: Redis, found: Survey, prefix: str, keys: list[bytes]) -> None:
     records = [key for key in keys if key.startswith(f"{prefix}e:".encode())]
     tags = sum(key.startswith(f"{prefix}t:".encode()) for key in keys)
+    turns = sum(key.startswith(f"{prefix}r:".encode()) for key in keys)
     found.tags += tags
-    found.other += len(keys) - len(records) - tags
+    found.leases += turns
+    found.other += len(keys) - len(records) - tags - turns
     async with client.pipeline(transaction=False) as pipe:
         for key in records:
             pipe.getrange(key, 0, 0)

@@ -25,12 +25,13 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 EPOCH: Final = "_tf_epoch"
+_COVER: Final = object()  # the epoch of no entry
 
 
 class Barriers:
     """The epoch of this process and the barriers of its tags."""
 
-    __slots__ = ("__weakref__", "_barrier", "_floor", "_limit", "_lock", "_namespaces", "epoch")
+    __slots__ = ("__weakref__", "_barrier", "_covers", "_floor", "_limit", "_lock", "_namespaces", "epoch")
 
     def __init__(self, limit: int = 100_000) -> None:
         self.epoch = 1
@@ -38,6 +39,7 @@ class Barriers:
         self._limit = limit
         self._barrier: dict[str, int] = {}
         self._namespaces: list[dict[str, Any]] = []
+        self._covers = 0
         self._lock = threading.Lock()
         _barriers.add(self)
 
@@ -45,7 +47,22 @@ class Barriers:
         """Keep the present epoch in ``namespace`` from now on."""
         with self._lock:
             self._namespaces.append(namespace)
-            namespace[EPOCH] = self.epoch
+            self._show(namespace)
+
+    @property
+    def covered(self) -> bool:
+        """Whether no wrapper may answer by itself."""
+        return self._covers > 0
+
+    def cover(self, by: int) -> None:
+        """Let every wrapper take its slow path, which asks whether it may answer (``by`` 1), or no longer (-1)."""
+        with self._lock:
+            self._covers += by
+            for namespace in self._namespaces:
+                self._show(namespace)
+
+    def _show(self, namespace: dict[str, Any]) -> None:
+        namespace[EPOCH] = _COVER if self._covers else self.epoch
 
     def invalidate(self, tags: Iterable[str]) -> None:
         """Whatever carries one of these tags and began before now is no longer good."""
@@ -69,7 +86,7 @@ class Barriers:
     def _publish(self, epoch: int) -> None:
         self.epoch = epoch
         for namespace in self._namespaces:
-            namespace[EPOCH] = epoch
+            self._show(namespace)
 
     def good(self, epoch: int, tags: tuple[str, ...]) -> bool:
         """Whether a load that began at ``epoch`` with these tags has met no invalidation since."""

@@ -5,6 +5,8 @@ refreshes them in the background. Real clocks, a real Valkey: states are waited 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import redis.asyncio
@@ -197,3 +199,126 @@ async def test_a_value_that_is_not_to_be_kept_leaves_no_older_one_behind(valkey:
         assert await f() == "here"
         assert await f.refresh() is None
         assert await f() is None
+
+
+async def age(caches: list[Cache], server: Any) -> None:
+    """Every copy is stale from now on, in all processes and in level 2."""
+    for cache in caches:
+        entry = cache._memory._index["f()"]
+        entry.life.fresh_until -= 3700
+        entry.until = entry.life.fresh_until
+    await put_back(server, 3700)
+
+
+def queued(caches: list[Cache]) -> int:
+    return sum(len(cache.level2().settlements) for cache in caches)
+
+
+def at_rest(caches: list[Cache]) -> bool:
+    return not any(cache.engine()._flights for cache in caches)
+
+
+@asynccontextmanager
+async def four(server: Any, origin: Origin) -> AsyncIterator[tuple[list[Cache], list[Any]]]:
+    made = [process(server.url, origin, stale="2h") for _ in range(4)]
+    async with AsyncExitStack() as stack:
+        for cache, f in made:
+            await stack.enter_async_context(cache)
+            assert await f() == 1
+        stack.callback(origin.go.set)
+        yield [cache for cache, _ in made], [f for _, f in made]
+
+
+async def test_one_process_refreshes_for_all(valkey: Any, until: Any) -> None:
+    origin = Origin()
+    async with four(valkey, origin) as (caches, functions):
+        await age(caches, valkey)
+        origin.go.clear()
+        for f in functions:
+            assert await asyncio.gather(*[f() for _ in range(10)]) == [1] * 10
+        await until(lambda: queued(caches) == 3)
+        assert origin.loads == 2
+        assert [await f() for f in functions] == [1] * 4  # those who wait for their turn serve the old value
+        origin.go.set()
+        await until(lambda: at_rest(caches))
+        assert [await f() for f in functions] == [2] * 4
+        assert origin.loads == 2
+        assert [cache.stats().refreshes for cache in caches] == [1] * 4
+        assert queued(caches) == 0
+        client = redis.asyncio.Redis.from_url(valkey.url)
+        async with asyncio.timeout(5):
+            while await client.exists("tenfold:1:shop:r:f()"):  # noqa: ASYNC110 - it happens in a server
+                await asyncio.sleep(0.005)
+        await client.aclose()
+
+
+async def test_a_refresh_that_fails_is_tried_by_the_next_process(valkey: Any, until: Any) -> None:
+    origin = Origin()
+    async with four(valkey, origin) as (caches, functions):
+        await age(caches, valkey)
+        origin.go.clear()
+        origin.broken = True
+        assert [await f() for f in functions] == [1] * 4
+        await until(lambda: queued(caches) == 3)
+        origin.go.set()
+        await until(lambda: at_rest(caches))
+        assert origin.loads == 5  # one after the other, in the background; then the loader rests
+        assert [await f() for f in functions] == [1] * 4
+        assert origin.loads == 5
+
+
+async def test_a_process_that_dies_while_it_refreshes_does_not_stop_the_others(valkey: Any, until: Any) -> None:
+    origin = Origin()
+    async with four(valkey, origin) as (caches, functions):
+        await age(caches, valkey)
+        for cache in caches:
+            cache.level2().leases.life_ms = 600
+        origin.go.clear()
+        assert await functions[0]() == 1
+        await until(lambda: origin.loads == 2)
+        caches[0].level2().leases._held.clear()  # as its death leaves it: nobody renews or gives up the turn
+        assert await functions[1]() == 1
+        await until(lambda: origin.loads == 3)
+        origin.go.set()
+        await until(lambda: at_rest(caches))
+        assert await functions[1]() == 3
+
+
+async def test_waiting_for_a_turn_holds_up_no_other_key(valkey: Any, until: Any) -> None:
+    """Two stale keys: another process has the turn of one of them; the other one is refreshed at once."""
+    held = asyncio.Event()
+    loads: list[tuple[int, list[int]]] = []
+
+    def many(at: int) -> tuple[Cache, Any]:
+        cache = Cache("shop", redis=valkey.url, timeout="2s", jitter=0)
+
+        @cache.many(QUIET, name="f", stale="2h")
+        async def f(ids: list[int]) -> dict[int, int]:
+            loads.append((at, ids))
+            if len(loads) == 2:
+                await held.wait()
+            return dict.fromkeys(ids, len(loads))
+
+        return cache, f
+
+    (first, f), (second, g) = many(1), many(2)
+    async with first, second:
+        assert await f([1, 2]) == await g([1, 2]) == {1: 1, 2: 1}
+        client = redis.asyncio.Redis.from_url(valkey.url)
+        for key in ("f(1)", "f(2)"):
+            for cache in (first, second):
+                entry = cache._memory._index[key]
+                entry.life.fresh_until -= 3700
+                entry.until = entry.life.fresh_until
+            record = await client.get(f"tenfold:1:shop:e:{key}")
+            expiry = b"%013d" % (int(record[9:22]) - 3700_000)
+            await client.set(f"tenfold:1:shop:e:{key}", record[:9] + expiry + record[22:], keepttl=True)
+        await client.aclose()
+        assert await f([1]) == {1: 1}
+        await until(lambda: len(loads) == 2)
+        assert await g([1, 2]) == {1: 1, 2: 1}
+        await until(lambda: (2, [2]) in loads)
+        assert (await g([2])) == {2: 3}
+        held.set()
+        await until(lambda: at_rest([first, second]))
+        assert loads == [(1, [1, 2]), (1, [1]), (2, [2])]

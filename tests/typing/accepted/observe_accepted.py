@@ -1,0 +1,19 @@
+"""What must type-check: `tenfold.observe` as a service uses it."""
+
+from opentelemetry import metrics
+
+from tenfold.cache import Cache
+from tenfold.observe import CachesCollector, PoliciesCollector, instrument_caches, instrument_policies
+from tenfold.resilience import Policy, Registry, load_policies
+
+caches = [Cache("shop"), Cache("prices")]
+registry: Registry[Policy] = Registry()
+files = load_policies("policies.toml", registry=registry)
+
+CachesCollector(caches)
+PoliciesCollector(registry, files=[files])
+
+instrument_caches(caches)
+instrument_caches(caches, meter_provider=metrics.get_meter_provider())
+instrument_policies()
+instrument_policies(registry, files=[files], meter_provider=metrics.get_meter_provider())
