@@ -20,8 +20,8 @@ from tenfold.cache.codec import Codec, mark_of, payload_at
 from tenfold.cache.counters import Counters
 from tenfold.cache.errors import LevelTwoDown
 from tenfold.cache.lane import Command
+from tenfold.cache.route import Route
 from tenfold.cache.scripts import Script
-from tenfold.cache.way import Way
 
 MAX_KEYS_A_BATCH: Final = 512
 MAX_BATCHES: Final = 4
@@ -85,7 +85,7 @@ class Batcher:
 
     def __init__(
         self,
-        link: Way,
+        link: Route,
         prefix: str,
         *,
         soft: float,

@@ -27,7 +27,7 @@ from tenfold.cache.freshness import Freshness, FreshnessOptions, Phase, declared
 from tenfold.cache.function import Decorator, cached, name_of, result_type, value_type
 from tenfold.cache.hit import HitPath
 from tenfold.cache.keys import check_tags
-from tenfold.cache.level_two import Source
+from tenfold.cache.level_two import Level2, Source
 from tenfold.cache.lookup import Spec, Wanted
 from tenfold.cache.many import CachedMany
 from tenfold.cache.memory import Memory

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 from tenfold.cache.errors import LevelTwoDown
 from tenfold.cache.link import Link
 from tenfold.cache.places import Address, Parsed, Single
+from tenfold.cache.route import CONNECT_PATIENCE
 from tenfold.cache.vetted import Vetted
-from tenfold.cache.way import CONNECT_PATIENCE
 
 if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection

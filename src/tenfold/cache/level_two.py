@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tenfold.cache.codec import Decodes
+from tenfold.cache.codec import Codec
 from tenfold.cache.settle import Settlements
 
 if TYPE_CHECKING:
@@ -63,8 +63,10 @@ class Level2(ABC):
         """The record and tag nonces of ``names``, and the server's time in ms. None while level 2 is down."""
 
     @abstractmethod
-    def get(self, key: str, tags: Sequence[str], codec: Decodes) -> asyncio.Future[Any]:
-        """The value of one entry, to come: or `Raw` if it is not there, good and readable, `DOWN` without level 2."""
+    def get(self, names: Sequence[str], codec: Codec) -> asyncio.Future[Any]:
+        """The value of the entry with these `lookup.names`, to come, counted as a hit: or `Raw` if it is not there,
+        good and bare, `DOWN` without level 2.
+        """
 
     @abstractmethod
     async def open(self, names: Sequence[str], nonce: bytes, ttl_ms: int, mode: str) -> list[bytes] | None:

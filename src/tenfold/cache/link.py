@@ -14,7 +14,7 @@ from weakref import WeakSet
 from tenfold.cache.errors import LevelTwoDown
 from tenfold.cache.lane import Command, Lane
 from tenfold.cache.places import Single, Where
-from tenfold.cache.way import CONNECT_PATIENCE, FAST, SURE, Way, into
+from tenfold.cache.route import CONNECT_PATIENCE, FAST, SURE, Route, into
 
 if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
@@ -24,7 +24,7 @@ __all__ = ["CONNECT_PATIENCE", "FAST", "SURE", "Command", "Link", "into"]
 _LOST: Final = "the connection is being closed"
 
 
-class Link(Way):
+class Link(Route):
     """Connections to ``url``, or to wherever a `Where` says, made when needed."""
 
     def __init__(self, url: str | Where, *, credentials: Any = None) -> None:

@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar
 from zlib import crc32
 
-from tenfold.cache.codec import Decodes
+from tenfold.cache.codec import Codec
 from tenfold.cache.level_two import Level2
 from tenfold.cache.redis import OneServer
 from tenfold.cache.settle import Settlements
@@ -78,8 +78,8 @@ class Partitions(Level2):
                 found[place] = one_found
         return found
 
-    def get(self, key: str, tags: Sequence[str], codec: Decodes) -> asyncio.Future[Any]:
-        return self._of(f"e:{key}").get(key, tags, codec)
+    def get(self, names: Sequence[str], codec: Codec) -> asyncio.Future[Any]:
+        return self._of(names[0]).get(names, codec)
 
     async def open(self, names: Sequence[str], nonce: bytes, ttl_ms: int, mode: str) -> list[bytes] | None:
         return await self._of(names[0]).open(names, nonce, ttl_ms, mode)
@@ -109,13 +109,13 @@ class Partitions(Level2):
         await next((part for part in (first, *self._parts) if not part.down), first).announce(names)
 
     def _of(self, name: str) -> OneServer:
-        """The partition of ``e:KEY``."""
-        return self._parts[partition_of(name, len(self._parts))]
+        """The partition of ``e:KEY``, and of whatever else is kept of that key."""
+        return self._parts[partition_of(name[2:], len(self._parts))]
 
 
-def partition_of(name: str, count: int) -> int:
-    """Which of ``count`` partitions ``e:KEY`` belongs to."""
-    return crc32(name.encode(errors="surrogatepass")) % count
+def partition_of(key: str, count: int) -> int:
+    """Which of ``count`` partitions a key belongs to."""
+    return crc32(key.encode(errors="surrogatepass")) % count
 
 
 def namespace_of(name: str, at: int, count: int) -> str:

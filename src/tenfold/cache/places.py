@@ -23,7 +23,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 from tenfold._core.errors import MisuseError
 from tenfold.cache.errors import LevelTwoDown
-from tenfold.cache.way import CONNECT_PATIENCE
+from tenfold.cache.route import CONNECT_PATIENCE
 
 if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection

@@ -24,9 +24,9 @@ from tenfold.cache.counters import Counters
 from tenfold.cache.errors import LevelTwoDown
 from tenfold.cache.leases import Leases, settled
 from tenfold.cache.level_two import Level2
+from tenfold.cache.route import CONNECT_PATIENCE, FAST, SURE, Route
 from tenfold.cache.scripts import OPEN, STORE
 from tenfold.cache.settle import Settlements
-from tenfold.cache.way import CONNECT_PATIENCE, FAST, SURE, Way
 
 __all__ = ["EVERYTHING", "MAX_KEYS_A_BATCH", "MAX_PENDING", "Level2", "OneServer", "Raw"]
 
@@ -43,7 +43,7 @@ class OneServer(Level2):
 
     def __init__(
         self,
-        link: Way,
+        link: Route,
         namespace: str,
         *,
         sender: bytes,

@@ -38,7 +38,7 @@ class Servers:
         """Where this key is. Raises as `homes`."""
         if not self._partitions:
             return self.clients[0], prefix_of(name)
-        return self._part(name, partition_of(f"e:{key}", self._partitions))
+        return self._part(name, partition_of(key, self._partitions))
 
     async def aclose(self) -> None:
         for client in self.clients:

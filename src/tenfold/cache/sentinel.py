@@ -14,8 +14,8 @@ from tenfold._core.clock import Clock
 from tenfold.cache.link import Link
 from tenfold.cache.places import Address, Parsed, Single, Where
 from tenfold.cache.redis import OneServer
+from tenfold.cache.route import FAST, SURE
 from tenfold.cache.vetted import Vetted
-from tenfold.cache.way import FAST, SURE
 
 if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection

@@ -34,8 +34,8 @@ from tenfold.cache.codec import fresh_nonce
 from tenfold.cache.errors import LevelTwoDown
 from tenfold.cache.lane import Command, Lane
 from tenfold.cache.link import Link
+from tenfold.cache.route import CONNECT_PATIENCE, FAST, SURE, Route, ask
 from tenfold.cache.scripts import Script
-from tenfold.cache.way import CONNECT_PATIENCE, FAST, SURE, Way, ask
 
 _DIGEST: Final = 4
 _LIFE_MS: Final = 60_000  # of a nonce that nobody stores under; whoever does prolongs it
@@ -51,7 +51,7 @@ return 0
 """)
 
 
-class Vetted(Way):
+class Vetted(Route):
     """One cache's way over a `Link` to a server that may be another one each time it is connected."""
 
     def __init__(self, prefix: str) -> None:

@@ -1,4 +1,4 @@
-"""A way to the server that has certain names: two lanes, opened when needed and dropped when they fail.
+"""A route to the server that has certain names: two lanes, opened when needed and dropped when they fail.
 
 Reads, leases and stores take the first lane; invalidations, which have more patience, take a lane of their own, so
 that a look-up's time-out never breaks one off. Belongs to one event loop.
@@ -21,7 +21,7 @@ FAST: Final = 0
 SURE: Final = 1
 
 
-class Way(ABC):
+class Route(ABC):
     """What `batch` and `redis` see of connections."""
 
     def __init__(self) -> None:
