@@ -71,7 +71,7 @@ async def test_an_ordered_failover_is_followed(group: ValkeySentinel, until: Any
         old, gaps = await group.master(), cache.stats().backplane_gaps
         await tell(group.sentinels[0].port, "SENTINEL", "FAILOVER", "mymaster")
         async with asyncio.timeout(20):
-            while await group.master() is old or not cache.stats().l2_up:
+            while await group.master() is old:
                 assert await f(1) == 1
                 await asyncio.sleep(0.02)
         new = await group.master()
@@ -80,7 +80,7 @@ async def test_an_ordered_failover_is_followed(group: ValkeySentinel, until: Any
             assert await f(2) == 2
             return bool(await tell(new.port, "EXISTS", f"tenfold:1:shop:e:{f.key(2)}"))
 
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(5):  # long before the old master is told and closes its connections
             while not await there():  # noqa: ASYNC110 - it happens in the Sentinels
                 await asyncio.sleep(0.02)
         await until(lambda: cache.stats().backplane_gaps > gaps)  # the subscription has moved as well
