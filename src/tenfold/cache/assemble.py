@@ -8,7 +8,6 @@ from random import Random
 from typing import Any
 
 from tenfold._core.clock import Clock
-from tenfold.cache.batch import Spawn
 from tenfold.cache.cluster import Cluster
 from tenfold.cache.counters import Counters
 from tenfold.cache.level_two import Level2, Source
@@ -18,6 +17,7 @@ from tenfold.cache.places import Single, parsed
 from tenfold.cache.redis import OneServer
 from tenfold.cache.sentinel import Behind, ToMaster, watch
 from tenfold.cache.settle import Settlements
+from tenfold.cache.tasks import Spawn
 
 
 def check_url(url: str, credentials: Any) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -20,64 +20,16 @@ from tenfold.cache.codec import Codec, mark_of, payload_at
 from tenfold.cache.counters import Counters
 from tenfold.cache.errors import LevelTwoDown
 from tenfold.cache.lane import Command
+from tenfold.cache.request import DOWN, Get, Raw, Request
 from tenfold.cache.route import Route
 from tenfold.cache.scripts import Script
+from tenfold.cache.tasks import Spawn
 
 MAX_KEYS_A_BATCH: Final = 512
 MAX_BATCHES: Final = 4
 MAX_WAITING: Final = 20_000
 _SLACK_MS: Final = 100
 _RECORDS: Final = frozenset((bytes, type(None)))
-EVERYTHING: Final = "t:"  # the tag that every record carries
-
-Spawn = Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]]
-
-
-class _Down:
-    def __repr__(self) -> str:
-        return "DOWN"
-
-
-DOWN: Final = _Down()
-
-
-class Raw:
-    """What a look-up found that could not be answered at once: record and tag nonces, and the server's time (ms)."""
-
-    __slots__ = ("now", "records")
-
-    def __init__(self, records: list[bytes | None], now: int) -> None:
-        self.records = records
-        self.now = now
-
-
-class Request:
-    """A look-up (of ``keys``) or a command of its own that waits for its packet."""
-
-    __slots__ = ("answer", "command", "keys", "script")
-
-    def __init__(
-        self,
-        answer: asyncio.Future[Any],
-        keys: Sequence[str] = (),
-        command: Command | None = None,
-        script: Script | None = None,
-    ) -> None:
-        self.answer = answer
-        self.keys = keys
-        self.command = command
-        self.script = script
-
-
-class Get:
-    """A look-up of one entry: of the record ``keys[0]``, whose tags are the other ``keys``."""
-
-    __slots__ = ("answer", "codec", "keys")
-
-    def __init__(self, answer: asyncio.Future[Any], keys: Sequence[str], codec: Codec) -> None:
-        self.answer = answer
-        self.keys = keys
-        self.codec = codec
 
 
 class Batcher:

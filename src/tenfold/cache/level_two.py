@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from tenfold.cache.codec import Codec
 from tenfold.cache.settle import Settlements
 
 if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
+
+EVERYTHING: Final = "t:"
+"""The tag that every record carries, and that `clear` invalidates."""
 
 
 class Leased(Protocol):

@@ -10,8 +10,9 @@ from tenfold.cache.codec import Codec, Undecodable, value_of
 from tenfold.cache.counters import Counters
 from tenfold.cache.flight import Flight
 from tenfold.cache.freshness import Freshness
+from tenfold.cache.level_two import EVERYTHING, Level2
 from tenfold.cache.partitions import Partitions
-from tenfold.cache.redis import EVERYTHING, Level2, Raw
+from tenfold.cache.request import Raw
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

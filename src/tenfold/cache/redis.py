@@ -18,17 +18,17 @@ from typing import Any, Final
 import msgspec
 
 from tenfold._core.clock import Clock
-from tenfold.cache.batch import DOWN, EVERYTHING, MAX_KEYS_A_BATCH, Batcher, Raw, Spawn
+from tenfold.cache.batch import MAX_KEYS_A_BATCH, Batcher
 from tenfold.cache.codec import Codec, lease_of
 from tenfold.cache.counters import Counters
 from tenfold.cache.errors import LevelTwoDown
 from tenfold.cache.leases import Leases, settled
-from tenfold.cache.level_two import Level2
+from tenfold.cache.level_two import EVERYTHING, Level2
+from tenfold.cache.request import DOWN
 from tenfold.cache.route import CONNECT_PATIENCE, FAST, SURE, Route
 from tenfold.cache.scripts import OPEN, STORE
 from tenfold.cache.settle import Settlements
-
-__all__ = ["EVERYTHING", "MAX_KEYS_A_BATCH", "MAX_PENDING", "Level2", "OneServer", "Raw"]
+from tenfold.cache.tasks import Spawn
 
 MAX_PENDING: Final = 10_000
 

@@ -29,10 +29,10 @@ from collections.abc import Sequence
 from typing import Any, Final
 from zlib import crc32
 
-from tenfold.cache.batch import EVERYTHING
 from tenfold.cache.codec import fresh_nonce
 from tenfold.cache.errors import LevelTwoDown
 from tenfold.cache.lane import Command, Lane
+from tenfold.cache.level_two import EVERYTHING
 from tenfold.cache.link import Link
 from tenfold.cache.route import CONNECT_PATIENCE, FAST, SURE, Route, ask
 from tenfold.cache.scripts import Script
