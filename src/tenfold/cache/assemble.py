@@ -10,7 +10,7 @@ from typing import Any
 from tenfold._core.clock import Clock
 from tenfold.cache.cluster import Cluster
 from tenfold.cache.counters import Counters
-from tenfold.cache.level_two import Level2, Source
+from tenfold.cache.level_two import Level2, Source, prefix
 from tenfold.cache.link import Link
 from tenfold.cache.partitions import Partitions
 from tenfold.cache.places import Single, parsed
@@ -69,8 +69,3 @@ def assemble(
         return server(way, namespace, channel=channel, settlements=settlements)
 
     return Partitions(name, found.partitions, part), cluster
-
-
-def prefix(namespace: str) -> str:
-    """What every name of a namespace begins with."""
-    return f"tenfold:1:{namespace}:"

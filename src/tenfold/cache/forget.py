@@ -38,7 +38,7 @@ class Invalidated:
 
     def note(self, keys: Sequence[str], tags: Sequence[str], now: float) -> None:
         """Remember these; the oldest are forgotten beyond the limit."""
-        for name in (*[f"e:{key}" for key in keys], *[f"t:{tag}" for tag in tags]):
+        for name in _names(keys, tags):
             self._when.pop(name, None)
             self._when[name] = now
         while len(self._when) > self._limit:
@@ -81,7 +81,7 @@ class Forgetting:
         level2 = self._homes.engine().level2
         if level2 is None:
             return True
-        names = [f"e:{key}" for key in keys] + [f"t:{tag}" for tag in tags]
+        names = _names(keys, tags)
         confirmed = True
         for start in range(0, len(names), MAX_KEYS_A_BATCH):
             confirmed &= await level2.invalidate(names[start : start + MAX_KEYS_A_BATCH])
@@ -114,3 +114,7 @@ class Forgetting:
     def _gap(self) -> None:
         self._counters.backplane_gaps += 1
         self._drop([], [ALL])
+
+
+def _names(keys: Sequence[str], tags: Sequence[str]) -> list[str]:
+    return [f"e:{key}" for key in keys] + [f"t:{tag}" for tag in tags]

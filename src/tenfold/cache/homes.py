@@ -20,9 +20,9 @@ from tenfold.cache.assemble import assemble, check_url
 from tenfold.cache.backplane import Backplane
 from tenfold.cache.engine import Engine
 from tenfold.cache.level_two import Level2, Source
+from tenfold.cache.route import CONNECT_PATIENCE
 from tenfold.cache.shared import Shared
 
-_CONNECT_PATIENCE: Final = 1.0
 _HARD: Final = 0.5
 _BACKOFF: Final = 1.0
 
@@ -80,7 +80,7 @@ class Homes:
         if backplane is not None and engine.level2 is not None:
             await engine.level2.connect()
             try:
-                await asyncio.wait_for(backplane.connected.wait(), _CONNECT_PATIENCE)
+                await asyncio.wait_for(backplane.connected.wait(), CONNECT_PATIENCE)
             except TimeoutError:
                 self._shared.counters.l2_failures += 1
 

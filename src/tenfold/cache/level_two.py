@@ -98,3 +98,8 @@ class Level2(ABC):
     @abstractmethod
     async def announce(self, names: Sequence[str]) -> None:
         """Tell the other processes that their own copies are old; the records stay."""
+
+
+def prefix(namespace: str) -> str:
+    """What every name of a namespace begins with on its server."""
+    return f"tenfold:1:{namespace}:"

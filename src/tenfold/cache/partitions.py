@@ -21,7 +21,7 @@ from typing import Any, Protocol, TypeVar
 from zlib import crc32
 
 from tenfold.cache.codec import Codec
-from tenfold.cache.level_two import Level2
+from tenfold.cache.level_two import Level2, prefix
 from tenfold.cache.redis import OneServer
 from tenfold.cache.settle import Settlements
 
@@ -39,7 +39,7 @@ class Partitions(Level2):
     """``make(namespace, channel, settlements)`` makes the level 2 of one partition."""
 
     def __init__(self, name: str, count: int, make: Callable[[str, str, Settlements], OneServer]) -> None:
-        self.channel = f"tenfold:1:{name}:invalidated"
+        self.channel = f"{prefix(name)}invalidated"
         self.settlements = Settlements()
         self._parts = [make(namespace_of(name, at, count), self.channel, self.settlements) for at in range(count)]
         self.leases = _Leases(self._parts, self._of)

@@ -23,7 +23,7 @@ from tenfold.cache.codec import Codec, lease_of
 from tenfold.cache.counters import Counters
 from tenfold.cache.errors import LevelTwoDown
 from tenfold.cache.leases import Leases, settled
-from tenfold.cache.level_two import EVERYTHING, Level2
+from tenfold.cache.level_two import EVERYTHING, Level2, prefix
 from tenfold.cache.request import DOWN
 from tenfold.cache.route import CONNECT_PATIENCE, FAST, SURE, Route
 from tenfold.cache.scripts import OPEN, STORE
@@ -57,7 +57,7 @@ class OneServer(Level2):
         settlements: Settlements | None = None,
     ) -> None:
         self._link = link
-        self._prefix = f"tenfold:1:{namespace}:"
+        self._prefix = prefix(namespace)
         self.channel = channel or f"{self._prefix}invalidated"
         self._sender = sender
         self._counters = counters

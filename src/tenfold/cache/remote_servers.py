@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from tenfold.cache.assemble import prefix
 from tenfold.cache.cache import Cache
 from tenfold.cache.cluster import slots_of
 from tenfold.cache.errors import LevelTwoDown
+from tenfold.cache.level_two import prefix
 from tenfold.cache.partitions import namespace_of, partition_of
 from tenfold.cache.places import Address, Parsed, parsed
 from tenfold.cache.sentinel import Behind

@@ -19,6 +19,7 @@ from tenfold.cache.lookup import Spec
 from tenfold.cache.shared import Shared
 
 PATIENCE: Final = 30.0
+"""Seconds after which a thread loads for itself; two loads that wait for each other end so."""
 
 
 class _Load:
