@@ -168,6 +168,7 @@ class Batcher:
         sent: float,
         answers: list[Any] | LevelTwoDown,
     ) -> None:
+        left: Sequence[Request | Get] = batch
         again: list[Request] = []
         try:
             if isinstance(answers, LevelTwoDown):
@@ -184,13 +185,16 @@ class Batcher:
                     self._fail()  # refused, or garbage
                 else:
                     self._spread(batch, places, found, now)
+                    left = ()
+            else:
+                left = ()
             again = [
                 request
                 for request, answer in zip(others, answers[own:], strict=True)
                 if not self._hand_over(request, answer)
             ]
         finally:
-            self._landed(batch, again)
+            self._landed(left, again)
 
     def _spread(self, batch: list[Request | Get], places: dict[str, int], found: list[Any], now: int) -> None:
         self._server_ahead = now - int(self._loop.time() * 1000)
@@ -234,17 +238,17 @@ class Batcher:
         _resolve(request, answer)
         return True
 
-    def _landed(self, batch: list[Request | Get], again: Sequence[Request] = ()) -> None:
+    def _landed(self, left: Sequence[Request | Get], again: Sequence[Request] = ()) -> None:
+        """A packet is through. Who is ``left`` gets no answer; ``again`` is sent once more."""
         self._under_way -= 1
-        if self.down or not again:
-            for request in batch:
-                _resolve(request, DOWN)
-        else:
+        if again and not self.down:
             unfinished = set(map(id, again))
-            for request in batch:
-                if id(request) not in unfinished:
-                    _resolve(request, DOWN)
+            left = [request for request in left if id(request) not in unfinished]
             self._waiting.extendleft(reversed(again))
+        else:
+            left = [*left, *again]
+        for request in left:
+            _resolve(request, DOWN)
         if self._waiting:
             self._flush()
 
