@@ -22,6 +22,10 @@ HEAVY = {
     "pytest",
     "locust",
     "httptools",
+    "httpx2",
+    "httpx",
+    "aiohttp",
+    "dns",
     "opentelemetry",
 }
 
@@ -47,7 +51,15 @@ def exists(name):
 
 PACKAGES = [
     name
-    for name in ("tenfold.cache", "tenfold.db", "tenfold.load", "tenfold.servers", "tenfold.testing")
+    for name in (
+        "tenfold.balance",
+        "tenfold.cache",
+        "tenfold.db",
+        "tenfold.load",
+        "tenfold.servers",
+        "tenfold.simulate",
+        "tenfold.testing",
+    )
     if exists(name)
 ]
 
