@@ -4,8 +4,8 @@
 pool); ours is a decorated function with ``memory=False``, hence the whole way: key, batch, lease check, decoding.
 Concurrent: 64 tasks, a key each, time a key. Sequential: one after another. Both take turns, round after round, and
 minima count. Client and server share one core, so that what is timed is work and nothing else. The same on two cores
-stands beside it (``…_two_cores``): there a virtual machine takes longer to wake a core that has gone to sleep than
-either client works, and who is done sooner sleeps sooner; `round_trip` shows that without any client library.
+stands beside it (``…_two_cores``): there most of a round trip is waking a core that has gone to sleep, and who is done
+sooner sleeps sooner. `round_trip` is that of a bare socket, which takes as long as redis-py's whole get.
 ``asyncio_floor_us`` is what 64 tasks cost that await a future each and do nothing else.
 
 `stampede`: four processes of 50 tasks each ask for one cold key at an appointed moment; its loader takes 50 ms and
@@ -29,6 +29,7 @@ from urllib.parse import urlsplit
 
 import redis.asyncio
 
+from bench._timing import no_collector
 from tenfold.cache import Cache
 from tenfold.servers import Valkey
 
@@ -74,6 +75,7 @@ def measure(*, quick: bool) -> dict[str, Any]:
 
 
 async def _measure(quick: bool) -> dict[str, Any]:
+    found: dict[str, Any]
     async with Valkey() as server:
         rounds = 60 if quick else 400
         with placed(server.pid, together=True):
@@ -81,8 +83,9 @@ async def _measure(quick: bool) -> dict[str, Any]:
             found["asyncio_floor_us"] = await floor(rounds=rounds)
         with placed(server.pid, together=False):
             apart = await gets(server.url, rounds=rounds)
-            found |= round_trip(server.url)
+            raw = round_trip(server.url)
         found |= {f"{name}_two_cores": number for name, number in apart.items()}
+        found |= raw
         found |= await stampede(server.url, rounds=2 if quick else 7)
         found |= await frozen(server)
     return found
@@ -117,31 +120,31 @@ async def floor(*, rounds: int) -> float:
         futures.clear()
 
     best = float("inf")
-    for _ in range(rounds):
-        began = time.perf_counter()
-        loop.call_soon(loop.call_soon, go)
-        await asyncio.gather(*[one() for _ in range(TASKS)])
-        best = min(best, (time.perf_counter() - began) / TASKS * 1e6)
+    with no_collector():
+        for _ in range(rounds):
+            began = time.perf_counter()
+            loop.call_soon(loop.call_soon, go)
+            await asyncio.gather(*[one() for _ in range(TASKS)])
+            best = min(best, (time.perf_counter() - began) / TASKS * 1e6)
     return best
 
 
-def round_trip(url: str) -> dict[str, float]:
-    """A bare socket's median round trip (µs), if it sleeps at once and if it stays awake for another 20 µs."""
+def round_trip(url: str) -> dict[str, dict[str, float]]:
+    """A bare socket's median round trip (µs), by how long (µs) it stays awake after it has asked."""
     parts = urlsplit(url)
-    found = {}
+    spent: dict[int, list[float]] = {awake: [] for awake in (0, 10, 20, 30)}
     with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=5) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for name, awake in (("raw_round_trip_us", 0.0), ("raw_round_trip_awake_us", 20e-6)):
-            spent = []
-            for _ in range(500):
-                began = time.perf_counter()
-                connection.sendall(b"PING\r\n")
-                while time.perf_counter() - began < awake:
-                    pass
-                assert connection.recv(64) == b"+PONG\r\n"
-                spent.append(time.perf_counter() - began)
-            found[name] = statistics.median(spent) * 1e6
-    return found
+        for _ in range(5):
+            for awake, times in spent.items():
+                for _ in range(200):
+                    began = time.perf_counter()
+                    connection.sendall(b"PING\r\n")
+                    while time.perf_counter() - began < awake * 1e-6:
+                        pass
+                    assert connection.recv(64) == b"+PONG\r\n"
+                    times.append(time.perf_counter() - began)
+    return {"raw_round_trip_us": {str(awake): statistics.median(times) * 1e6 for awake, times in spent.items()}}
 
 
 async def gets(url: str, *, rounds: int) -> dict[str, float]:
@@ -272,4 +275,4 @@ async def frozen(server: Valkey) -> dict[str, float]:
 
 if __name__ == "__main__":
     for name, number in measure(quick="--quick" in sys.argv).items():
-        print(f"{name}: {number:.3f}")
+        print(f"{name}: {number}")

@@ -55,6 +55,7 @@ PACKAGES = [
         "tenfold.balance",
         "tenfold.cache",
         "tenfold.db",
+        "tenfold.gateway",
         "tenfold.load",
         "tenfold.servers",
         "tenfold.simulate",

@@ -10,6 +10,7 @@ class Counters:
         "acquired",
         "discovery_empty",
         "discovery_failures",
+        "drains",
         "failed",
         "failovers",
         "hedges",
@@ -40,6 +41,8 @@ class Counters:
         """Attempts started because the first one was slow."""
         self.panics = 0
         """Times that panic began."""
+        self.drains = 0
+        """Times that an endpoint was told to drain."""
         self.discovery_failures = 0
         self.discovery_empty = 0
         """Empty sets of endpoints that were not believed."""

@@ -131,6 +131,7 @@ class Membership:
         with self._lock:
             seat = self._known(id)
             seat.draining = self._stale = True
+            self.counters.drains += 1
             self._told.append(DrainStarted(self.name, id, seat.member.in_flight))
             self._look(self._monotonic())
         self._tell()
@@ -263,6 +264,7 @@ class Membership:
                 "panic": roster.panicking,
                 "ready": roster.ready,
                 "counters": self.counters.state(),
+                "ejection": None if roster.ejector is None else roster.ejector.state(),
                 "endpoints": {id: _state(roster.seats[id], now) for id in sorted(roster.seats)},
             }
         self._tell()

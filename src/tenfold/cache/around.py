@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, cast
 from tenfold._core.errors import MisuseError
 from tenfold._core.units import Duration, whole_number
 from tenfold.cache.declared import Declared
-from tenfold.cache.explain import Explanation, Invalidated, explain
+from tenfold.cache.explain import Explanation, explain
 from tenfold.cache.many import CachedMany
 from tenfold.cache.popular import Life, Popularity, PopularKey
 
 if TYPE_CHECKING:
     from tenfold.cache.cache import Cache
-    from tenfold.cache.stale import Shared
+    from tenfold.cache.shared import Shared
     from tenfold.cache.warm import WarmReport
     from tenfold.cache.write import WriteBehind
 
@@ -46,7 +46,6 @@ class Around:
         self._popularity = Popularity(now=self._shared.clock.monotonic())
         self._kept: Any = None
         self._to_keep = b""
-        self._invalidated = Invalidated()
         self._writers: list[WriteBehind[Any, Any]] = []
 
     @contextmanager
@@ -268,7 +267,7 @@ class Around:
     def _keeper(self) -> Any:
         """The popular keys as a cached value of level 2 alone."""
         cache = cast("Cache", self)
-        if cache._url is None:
+        if not cache.shared_level:
             raise MisuseError("popular keys: this cache has no level 2 to keep them in; give a path")
         if self._kept is None:
 

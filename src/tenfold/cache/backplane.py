@@ -17,7 +17,7 @@ import msgspec
 
 from tenfold._core.clock import Clock
 from tenfold.cache.errors import LevelTwoDown
-from tenfold.cache.link import Link
+from tenfold.cache.level_two import Source
 from tenfold.cache.settle import Settlements
 
 SILENCE: Final = 2.0
@@ -30,7 +30,7 @@ class Backplane:
 
     def __init__(
         self,
-        link: Link,
+        link: Source,
         channel: str,
         *,
         sender: bytes,

@@ -12,71 +12,24 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
 from tenfold.cache.codec import Codec, mark_of, payload_at
 from tenfold.cache.counters import Counters
 from tenfold.cache.errors import LevelTwoDown
-from tenfold.cache.link import Command, Link
+from tenfold.cache.lane import Command
+from tenfold.cache.request import DOWN, Get, Raw, Request
+from tenfold.cache.route import Route
 from tenfold.cache.scripts import Script
+from tenfold.cache.tasks import Spawn
 
 MAX_KEYS_A_BATCH: Final = 512
 MAX_BATCHES: Final = 4
 MAX_WAITING: Final = 20_000
 _SLACK_MS: Final = 100
 _RECORDS: Final = frozenset((bytes, type(None)))
-EVERYTHING: Final = "t:"  # the tag that every record carries
-
-Spawn = Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]]
-
-
-class _Down:
-    def __repr__(self) -> str:
-        return "DOWN"
-
-
-DOWN: Final = _Down()
-
-
-class Raw:
-    """What a look-up found that could not be answered at once: record and tag nonces, and the server's time (ms)."""
-
-    __slots__ = ("now", "records")
-
-    def __init__(self, records: list[bytes | None], now: int) -> None:
-        self.records = records
-        self.now = now
-
-
-class Request:
-    """A look-up (of ``keys``) or a command of its own that waits for its packet."""
-
-    __slots__ = ("answer", "command", "keys", "script")
-
-    def __init__(
-        self,
-        answer: asyncio.Future[Any],
-        keys: Sequence[str] = (),
-        command: Command | None = None,
-        script: Script | None = None,
-    ) -> None:
-        self.answer = answer
-        self.keys = keys
-        self.command = command
-        self.script = script
-
-
-class Get:
-    """A look-up of one entry: of the record ``keys[0]``, whose tags are the other ``keys``."""
-
-    __slots__ = ("answer", "codec", "keys")
-
-    def __init__(self, answer: asyncio.Future[Any], keys: Sequence[str], codec: Codec) -> None:
-        self.answer = answer
-        self.keys = keys
-        self.codec = codec
 
 
 class Batcher:
@@ -84,7 +37,7 @@ class Batcher:
 
     def __init__(
         self,
-        link: Link,
+        link: Route,
         prefix: str,
         *,
         soft: float,
@@ -215,6 +168,7 @@ class Batcher:
         sent: float,
         answers: list[Any] | LevelTwoDown,
     ) -> None:
+        left: Sequence[Request | Get] = batch
         again: list[Request] = []
         try:
             if isinstance(answers, LevelTwoDown):
@@ -231,13 +185,16 @@ class Batcher:
                     self._fail()  # refused, or garbage
                 else:
                     self._spread(batch, places, found, now)
+                    left = ()
+            else:
+                left = ()
             again = [
                 request
                 for request, answer in zip(others, answers[own:], strict=True)
                 if not self._hand_over(request, answer)
             ]
         finally:
-            self._landed(batch, again)
+            self._landed(left, again)
 
     def _spread(self, batch: list[Request | Get], places: dict[str, int], found: list[Any], now: int) -> None:
         self._server_ahead = now - int(self._loop.time() * 1000)
@@ -275,21 +232,23 @@ class Batcher:
                 request.script = None
                 return False
             self._counters.l2_failures += 1  # out of memory, read-only, …: this one counts as not done
+            if self._link.displaced(answer):
+                self._on_failure()
             answer = DOWN
         _resolve(request, answer)
         return True
 
-    def _landed(self, batch: list[Request | Get], again: Sequence[Request] = ()) -> None:
+    def _landed(self, left: Sequence[Request | Get], again: Sequence[Request] = ()) -> None:
+        """A packet is through. Who is ``left`` gets no answer; ``again`` is sent once more."""
         self._under_way -= 1
-        if self.down or not again:
-            for request in batch:
-                _resolve(request, DOWN)
-        else:
+        if again and not self.down:
             unfinished = set(map(id, again))
-            for request in batch:
-                if id(request) not in unfinished:
-                    _resolve(request, DOWN)
+            left = [request for request in left if id(request) not in unfinished]
             self._waiting.extendleft(reversed(again))
+        else:
+            left = [*left, *again]
+        for request in left:
+            _resolve(request, DOWN)
         if self._waiting:
             self._flush()
 

@@ -26,11 +26,10 @@ from typing import Any, Final, TypeVar
 from tenfold._core.errors import MisuseError
 from tenfold.cache.errors import LoadCancelled
 from tenfold.cache.flight import Flight
+from tenfold.cache.threads import PATIENCE
 
 T = TypeVar("T")
 
-PATIENCE: Final = 30.0
-"""Seconds after which a thread loads for itself; two loads that wait for each other end so."""
 WORKERS: Final = 8
 _CLOSE_PATIENCE: Final = 15.0
 

@@ -3,49 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
-import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import replace
 from random import Random
 from types import TracebackType
-from typing import Any, Final, ParamSpec, TypeVar, Unpack, cast
+from typing import Any, TypeVar, Unpack, cast
 
 from tenfold._core.clock import SYSTEM_CLOCK, Clock
 from tenfold._core.errors import MisuseError
-from tenfold._core.events import EVENTS
 from tenfold._core.units import Duration, Size, share
 from tenfold.cache.around import Around
-from tenfold.cache.backplane import Backplane
 from tenfold.cache.bridge import Bridge
-from tenfold.cache.codec import Codec
 from tenfold.cache.counters import CacheStats, Counters
 from tenfold.cache.engine import Engine
 from tenfold.cache.flight import ABSENT, Flight
-from tenfold.cache.freshness import Freshness, FreshnessOptions, Phase, declared, life_time
-from tenfold.cache.function import Decorator, cached, name_of, result_type, value_type
-from tenfold.cache.happenings import CacheInvalidated
-from tenfold.cache.hit import HitPath
+from tenfold.cache.forget import ALL, Forgetting
+from tenfold.cache.freshness import Freshness, FreshnessOptions, declared, life_time
+from tenfold.cache.function import Decorator, cached
+from tenfold.cache.homes import Homes
 from tenfold.cache.keys import check_tags
-from tenfold.cache.link import Link
-from tenfold.cache.lookup import Spec, Wanted
+from tenfold.cache.level_two import Level2
+from tenfold.cache.lookup import Wanted
 from tenfold.cache.many import CachedMany
 from tenfold.cache.memory import Memory
-from tenfold.cache.redis import EVERYTHING, MAX_KEYS_A_BATCH, Level2
-from tenfold.cache.stale import Shared
+from tenfold.cache.near import Near
+from tenfold.cache.shared import Shared
+from tenfold.cache.specs import Specs
 from tenfold.cache.tags import Barriers
 from tenfold.cache.threads import Threads
 from tenfold.cache.wire import Wire
 
-P = ParamSpec("P")
 R = TypeVar("R")
 K = TypeVar("K")
 V = TypeVar("V")
-
-_CONNECT_PATIENCE: Final = 1.0
-_HARD: Final = 0.5
-_BACKOFF: Final = 1.0
 
 
 class Cache(Around):
@@ -94,36 +84,24 @@ class Cache(Around):
             raise MisuseError(f"redis: expected a URL such as redis://127.0.0.1:6379/0 or None, got {redis!r}")
         self.name = name
         self._url = redis
-        self._wire = wire
-        self._credentials = credentials
-        self._fresh = declared(
-            Freshness(ttl=life_time(ttl, "ttl"), jitter=share(jitter, "jitter")), "", None, freshness
-        )
-        self._soft = life_time(timeout, "timeout")
-        self._shared = Shared(
+        terms = declared(Freshness(ttl=life_time(ttl, "ttl"), jitter=share(jitter, "jitter")), "", None, freshness)
+        soft = life_time(timeout, "timeout")
+        self._shared = shared = Shared(
             memory=Memory(max_items, max_bytes=max_bytes, policy=policy, clock=clock),
             barriers=Barriers(),
             counters=Counters(),
             clock=clock,
             random=random or Random(),
         )
-        self._memory = self._shared.memory
-        self.threads = Threads(
-            memory=self._memory,
-            barriers=self._shared.barriers,
-            counters=self._shared.counters,
-            clock=clock,
-            jitter=self._fresh.jitter,
-            random=self._shared.random,
-        )
-        self.bridge = Bridge(name)
-        self._names: set[str] = set()
-        self._sender = os.urandom(8)
-        self._engines: dict[asyncio.AbstractEventLoop, tuple[Engine, Link | None]] = {}
+        self._memory = shared.memory
         self._settle_around()
-        _caches.add(self)
-        if redis is not None:
-            Link(redis, credentials=credentials)  # a URL that cannot be read is refused here and not at the first call
+        self._specs = Specs(terms, shared_level=self.shared_level, wire=wire)
+        self._homes = Homes(shared, name, redis, credentials=credentials, soft=soft)
+        # For the decorators of this package: who answers, who loads, who forgets.
+        self.near = Near(shared, self._missed)
+        self.threads = Threads(shared, jitter=terms.jitter)
+        self.bridge = Bridge(name)
+        self.forgetting = Forgetting(name, shared, self._homes, self.threads)
 
     # -- decorators
 
@@ -156,14 +134,11 @@ class Cache(Around):
         """
         if callable(ttl):
             raise MisuseError('cache: write `@cache()` or `@cache("1m")`, with brackets')
-
         if key is not None and not callable(key):
             raise MisuseError(f"key: expected a function of the same arguments, got {key!r}")
 
         def decorate(function: Callable[..., Any]) -> Any:
-            full = self._register(function, name, memory)
-            kind = result_type(function, full, needed=self.shared_level)
-            spec = self._spec(full, ttl, memory, kind, freshness)
+            spec = self._specs.of_function(function, name, ttl, memory, freshness)
             wrapper = cached(self, function, spec, tags, key)
             self._declare(wrapper, spec, tags)
             return wrapper
@@ -186,10 +161,7 @@ class Cache(Around):
         """
 
         def decorate(function: Callable[[list[K]], Awaitable[dict[K, V]]]) -> CachedMany[K, V]:
-            full = self._register(function, name, memory)
-            needed = self._url is not None
-            kind = value_type(result_type(function, full, needed=needed), full, needed=needed)
-            spec = self._spec(full, ttl, memory, kind, freshness)
+            spec = self._specs.of_function(function, name, ttl, memory, freshness, many=True)
             wrapper = CachedMany(self, function, spec, tags)
             self._declare(wrapper, spec, tags)
             return wrapper
@@ -215,47 +187,41 @@ class Cache(Around):
         """
         if type(key) is not str or key == "":
             raise MisuseError(f"key: expected a text that is not empty, got {key!r}")
-        self._check_memory(key, memory)
+        if not memory:
+            self._specs.need_level2(key)
         if self.is_disabled():
             return await loader()
-        if memory and (value := self.look(key)) is not ABSENT:
+        if memory and (value := self.near.look(key)) is not ABSENT:
             return cast("R", value)
 
         async def load(_: Sequence[Flight]) -> Sequence[Any]:
             return [await loader()]
 
         wanted = (Wanted(key, check_tags(tuple(tags), key)),)
-        spec = self._spec(key, ttl, memory, kind, freshness)
+        spec = self._specs.of(key, ttl, memory, kind, freshness)
         return cast("R", (await self.engine().fetch(spec, wanted, load))[0])
 
     async def invalidate(self, *keys: str) -> bool:
         """Forget these keys, in all processes. False if level 2 did not confirm it; then it is repeated until
         it does.
         """
-        return await self._invalidate(list(keys), [])
+        return await self.forgetting.everywhere(list(keys), [])
 
     async def invalidate_tags(self, *tags: str) -> bool:
         """Forget whatever carries one of these tags. As `invalidate`; the time does not grow with the
         entries.
         """
-        return await self._invalidate([], list(check_tags(tags, "invalidate_tags")))
+        return await self.forgetting.everywhere([], list(check_tags(tags, "invalidate_tags")))
 
     async def clear(self) -> bool:
         """Forget everything under this cache's name, in all processes. As `invalidate`."""
-        return await self._invalidate([], [""])
+        return await self.forgetting.everywhere([], [ALL])
 
     # -- life and state
 
     async def __aenter__(self) -> Cache:
         """Connect. A level 2 that does not answer within a second is used as soon as it does."""
-        engine = self.engine()
-        backplane = engine.backplane
-        if backplane is not None and engine.level2 is not None:
-            await engine.level2.connect()
-            try:
-                await asyncio.wait_for(backplane.connected.wait(), _CONNECT_PATIENCE)
-            except TimeoutError:
-                self._shared.counters.l2_failures += 1
+        await self._homes.connect()
         return self
 
     async def __aexit__(
@@ -273,7 +239,7 @@ class Cache(Around):
             await self._close_writers()
         finally:
             await asyncio.to_thread(self.close)
-            await self._close_loop()
+            await self._homes.aclose()
 
     def run(self, work: Coroutine[Any, Any, R]) -> R:
         """The result of a coroutine of this cache, for threads without an event loop:
@@ -294,55 +260,26 @@ class Cache(Around):
 
     def close(self) -> None:
         """As `aclose`, for what plain functions have used: their loads under way, connections and threads."""
-        self.bridge.close(self._close_loop)
-
-    async def _close_loop(self) -> None:
-        home = self._engines.pop(asyncio.get_running_loop(), None)
-        if home is None:
-            return
-        engine, link = home
-        try:
-            await engine.tasks.aclose()
-        finally:
-            if link is not None:
-                self._memory.clear()  # from now on nobody hears what other processes invalidate
-                await link.aclose()
+        self.bridge.close(self._homes.aclose)
 
     def stats(self) -> CacheStats:
         """A snapshot of this process's counters."""
-        counters, memory = self._shared.counters, self._memory.stats()
-        plain = {name: getattr(counters, name) for name in Counters.__slots__}
-        plain["hits"] += memory.hits  # level 1 counts in its entries
-        levels = [engine.level2 for engine, _ in list(self._engines.values()) if engine.level2 is not None]
-        return CacheStats(
-            **plain,
-            pending_invalidations=sum(level.pending for level in levels),
-            l2_up=bool(levels) and not any(level.down for level in levels),
-            entries=memory.entries,
-            bytes=memory.bytes,
-            evictions=memory.evictions,
-            expirations=memory.expirations,
-        )
+        homes = self._homes
+        return self._shared.counters.snapshot(self._memory.stats(), pending=homes.pending, l2_up=homes.up)
 
     def __repr__(self) -> str:
-        level2 = "no level 2" if self._url is None else "level 2 " + ("up" if self.stats().l2_up else "not in use")
+        level2 = "no level 2" if self._url is None else "level 2 " + ("up" if self._homes.up else "not in use")
         return f"Cache({self.name!r}, {self._memory!r}, {level2})"
 
     # -- for the decorators of this package
 
     def engine(self) -> Engine:
         """What belongs to the running loop, made at its first use."""
-        loop = asyncio.get_running_loop()
-        home = self._engines.get(loop)
-        if home is None:
-            for old in [one for one in self._engines if one.is_closed()]:
-                del self._engines[old]
-            home = self._engines[loop] = self._settle()
-        return home[0]
+        return self._homes.engine()
 
     def level2(self) -> Level2:
         """Level 2, as the running loop sees it; for those who know that there is one."""
-        level2 = self.engine().level2
+        level2 = self._homes.engine().level2
         assert level2 is not None
         return level2
 
@@ -355,184 +292,3 @@ class Cache(Around):
     def shared_level(self) -> bool:
         """Whether there is a level 2."""
         return self._url is not None
-
-    def forget_here(self, key: str) -> None:
-        """Forget a key of a plain function, which only this process has."""
-        self._shared.counters.invalidations += 1
-        self._forget([key], [])
-
-    def hit_path(self, namespace: dict[str, Any]) -> HitPath:
-        """What a wrapper that is compiled in ``namespace`` needs to answer from level 1."""
-        self._shared.barriers.show(namespace)
-        return HitPath(self._memory, self._shared.clock.monotonic)
-
-    def look(self, key: str) -> Any:
-        """Level 1's answer, counted as a hit, or `ABSENT`."""
-        now = self._shared.clock.monotonic()
-        try:
-            entry = self._memory._index[key]
-        except KeyError:
-            with self._memory.lock:
-                self._missed(key)
-            return ABSENT
-        # As in `Memory.get`: up to here from the look-up nothing at which threads switch.
-        if entry.epoch is self._shared.barriers.epoch and entry.until > now and self._memory.touch is None:
-            entry.n += 1.0
-            return entry.value
-        return self.revalidate(key)
-
-    def revalidate(self, key: str) -> Any:
-        """As `look`, for an entry that met an invalidation since it was last seen, or whose time is over."""
-        with self._memory.lock:
-            entry = self._memory._index.get(key)
-            if entry is None:
-                self._missed(key)
-                return ABSENT
-            now = self._shared.clock.monotonic()
-            if entry.until <= now:
-                self._missed(key)
-                if entry.life is None or entry.life.phase(now) is Phase.DEAD:
-                    self._memory.expire(entry)
-                return ABSENT  # the engine knows what may still be done with it
-            epoch = self._shared.barriers.epoch  # before the look at the barriers: see `tags`
-            if not self._shared.barriers.good(entry.epoch, entry.tags):
-                self._missed(key)
-                self._memory.delete(key)
-                return ABSENT
-            entry.epoch = epoch
-            entry.n += 1.0
-            if self._memory.touch is not None:
-                self._memory.touch(entry)
-            return entry.value
-
-    # -- inside
-
-    def _settle(self) -> tuple[Engine, Link | None]:
-        engine = Engine(self._shared)
-        if self._url is None:
-            return engine, None
-        link = Link(self._url, credentials=self._credentials)
-        level2 = Level2(
-            link,
-            self.name,
-            sender=self._sender,
-            counters=self._shared.counters,
-            clock=self._shared.clock,
-            spawn=engine.tasks.spawn,
-            soft=self._soft,
-            hard=max(_HARD, self._soft),
-            backoff=_BACKOFF,
-        )
-        backplane = Backplane(
-            link,
-            level2.channel,
-            sender=self._sender,
-            on_message=self._heard,
-            on_gap=self._gap,
-            settlements=level2.settlements,
-            clock=self._shared.clock,
-            backoff=_BACKOFF,
-        )
-        engine.attach(level2, backplane)
-        return engine, link
-
-    async def _invalidate(self, keys: list[str], tags: list[str]) -> bool:
-        self._shared.counters.invalidations += 1
-        # Shielded: a caller that goes away must not leave half an invalidation behind.
-        return await asyncio.shield(self.engine().tasks.spawn_load(self._invalidate_both(keys, tags)))
-
-    async def _invalidate_both(self, keys: list[str], tags: list[str]) -> bool:
-        self._forget(keys, tags)
-        level2 = self.engine().level2
-        if level2 is None:
-            return True
-        names = [f"e:{key}" for key in keys] + [f"t:{tag}" for tag in tags]
-        confirmed = True
-        for start in range(0, len(names), MAX_KEYS_A_BATCH):
-            confirmed &= await level2.invalidate(names[start : start + MAX_KEYS_A_BATCH])
-        # Again: a look-up between the first time and level 2's answer may have fetched the old value from
-        # there.
-        self._forget(keys, tags)
-        return confirmed
-
-    def _forget(self, keys: list[str], tags: list[str]) -> None:
-        """Level 1 and the loads under way."""
-        self._invalidated.note(keys, tags, self._shared.clock.time())
-        if "" in tags:
-            self._shared.barriers.invalidate_all()
-            self._memory.clear()
-            self._tell((), (), everything=True)
-            return
-        for engine, _ in list(self._engines.values()):
-            engine.detach(keys)
-        # First the loads, then what they may have kept: nothing can come in between.
-        self.threads.detach(keys)
-        for key in keys:
-            self._memory.delete(key)
-        if tags:
-            self._shared.barriers.invalidate(tags)
-        self._tell(tuple(keys), tuple(tags))
-
-    def _tell(self, keys: tuple[str, ...], tags: tuple[str, ...], *, everything: bool = False) -> None:
-        if EVENTS.wants(CacheInvalidated):
-            EVENTS.emit(CacheInvalidated(self.name, keys, tags, everything))
-
-    def _heard(self, names: list[str]) -> None:
-        self._shared.counters.remote_invalidations += 1
-        tags = [name[2:] for name in names if name.startswith("t:")]
-        self._forget([name[2:] for name in names if name.startswith("e:")], tags)
-
-    def _gap(self) -> None:
-        self._shared.counters.backplane_gaps += 1
-        self._forget([], [""])
-
-    def _register(self, function: Callable[..., Any], name: str | None, memory: bool) -> str:
-        full = name_of(function, name)
-        if full in self._names:
-            raise MisuseError(f"{full}: another function of this cache has this name; give one of them `name=`")
-        self._check_memory(full, memory)
-        self._names.add(full)
-        return full
-
-    def _check_memory(self, where: str, memory: bool) -> None:
-        if not memory and self._url is None:
-            raise MisuseError(f"{where}: memory=False needs level 2; give the cache a `redis=` URL")
-
-    def _spec(self, name: str, ttl: Duration | None, memory: bool, kind: Any, freshness: FreshnessOptions) -> Spec:
-        base = self._fresh
-        if not memory:
-            for option in ("stale", "eager"):
-                if freshness.get(option) is not None:
-                    raise MisuseError(f"{name}: {option}= needs level 1; leave it out, or leave out memory=False")
-            base = replace(base, stale=0.0, eager=None)
-        fresh = declared(base, f"{name}: ", ttl, freshness)
-        return Spec(name=name, fresh=fresh, memory=memory, codec=self._codec(kind, name))
-
-    def _codec(self, kind: Any, name: str) -> Codec:
-        return Codec(Any if self._url is None else kind, name, self._wire)
-
-    def _after_fork(self) -> None:
-        """In the child: it has none of the parent's loops, hears nothing with the parent's connections, and is another
-        process to all others.
-        """
-        self._sender = os.urandom(8)
-        _inherited.append(self._engines)
-        self._engines = {}
-        if self.shared_level:
-            self._shared.barriers.invalidate_all()
-
-
-_caches: Final[weakref.WeakSet[Cache]] = weakref.WeakSet()
-_inherited: Final[list[Any]] = []
-"""Of the parent. Kept, because what they would do when they are collected they would do to the parent's sockets."""
-
-
-def _after_fork() -> None:
-    for cache in list(_caches):
-        cache._after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-assert EVERYTHING == "t:"  # the empty tag, which `clear` invalidates

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tenfold.cache.memory import MemoryStats
+
 
 class Counters:
     """Added to on the hot path; read by `CacheStats` and by whoever exports metrics."""
@@ -42,6 +44,20 @@ class Counters:
         self.refreshes = self.refreshes_skipped = self.refresh_errors = self.load_timeouts = 0
         self.l2_packets = 0
         self.load_seconds = self.l2_seconds = 0.0
+
+    def snapshot(self, memory: MemoryStats, *, pending: int, l2_up: bool) -> CacheStats:
+        """These, with what level 1 counts itself and with the state of level 2."""
+        plain = {name: getattr(self, name) for name in self.__slots__}
+        plain["hits"] += memory.hits  # level 1 counts in its entries
+        return CacheStats(
+            **plain,
+            pending_invalidations=pending,
+            l2_up=l2_up,
+            entries=memory.entries,
+            bytes=memory.bytes,
+            evictions=memory.evictions,
+            expirations=memory.expirations,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,15 +11,16 @@ from collections.abc import Hashable, Sequence
 from typing import Any, Final
 
 from tenfold.cache.backplane import Backplane
-from tenfold.cache.batch import DOWN
 from tenfold.cache.codec import fresh_nonce
 from tenfold.cache.flight import ABSENT, Flight
 from tenfold.cache.freshness import REFRESHED, SERVED, Decision, Life
 from tenfold.cache.keep import Load
+from tenfold.cache.level_two import Level2
 from tenfold.cache.loads import Loads
 from tenfold.cache.lookup import Found, Spec, Wanted, decode, found_of, names, read
-from tenfold.cache.redis import Level2, Raw
-from tenfold.cache.stale import Shared, Stale
+from tenfold.cache.request import DOWN, Raw
+from tenfold.cache.shared import Shared
+from tenfold.cache.stale import Stale
 from tenfold.cache.tasks import Tasks
 
 _NEWER: Final = 0.1  # by that share of the TTL a copy in level 2 must outlive ours to save the refresh

@@ -3,7 +3,7 @@
 Level 1 says when an entry ends and which barrier it met; level 2 has the record and the nonces of its tags. Which tags
 a key carries is not written in either for an entry that is gone, so they are worked out from the declaration of its
 function. *When* something was invalidated is remembered for the last 10,000 keys and tags of this process, its own
-invalidations and those it heard of.
+invalidations and those it heard of (see `forget`).
 """
 
 from __future__ import annotations
@@ -17,43 +17,11 @@ from tenfold._core.units import format_duration
 from tenfold.cache.codec import Undecodable, lease_of, value_of
 from tenfold.cache.declared import Declared, Unreadable
 from tenfold.cache.keys import check_tags
+from tenfold.cache.level_two import EVERYTHING
 from tenfold.cache.lookup import Found, Wanted, read
 
 if TYPE_CHECKING:
     from tenfold.cache.cache import Cache
-
-MEMORIES: Final = 10_000
-ALL: Final = "t:"
-
-
-class Invalidated:
-    """When each key (``e:…``) and tag (``t:…``) was last invalidated, as far as this process knows. Unix time."""
-
-    __slots__ = ("_limit", "_when")
-
-    def __init__(self, limit: int = MEMORIES) -> None:
-        self._limit = limit
-        self._when: dict[str, float] = {}
-
-    def note(self, keys: Sequence[str], tags: Sequence[str], now: float) -> None:
-        """Remember these; the oldest are forgotten beyond the limit."""
-        for name in (*[f"e:{key}" for key in keys], *[f"t:{tag}" for tag in tags]):
-            self._when.pop(name, None)
-            self._when[name] = now
-        while len(self._when) > self._limit:
-            del self._when[next(iter(self._when))]
-
-    def when(self, name: str) -> float | None:
-        return self._when.get(name)
-
-    def newest(self, key: str, tags: Sequence[str]) -> tuple[str, float] | None:
-        """What of this was invalidated last: ``"key"``, ``"tag 'catalog'"`` or ``"clear"``, and when."""
-        names = {f"e:{key}": "key", ALL: "clear", **{f"t:{tag}": f"tag {tag!r}" for tag in tags}}
-        found = [(when, text) for name, text in names.items() if (when := self._when.get(name)) is not None]
-        if not found:
-            return None
-        when, text = max(found)
-        return text, when
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,11 +75,11 @@ async def explain(cache: Cache, key: str, tags: Sequence[str] | None) -> Explana
     declared, carried = _declaration(cache, key, tags)
     shared, engine = cache._shared, cache.engine()
     now = shared.clock.monotonic()
-    known = cache._invalidated.newest(key, carried)
+    known = cache.forgetting.invalidated.newest(key, carried)
     entry = shared.memory._index.get(key)
     if entry is not None and entry.tags and tags is None:
         carried = tuple(entry.tags)
-        known = cache._invalidated.newest(key, carried)
+        known = cache.forgetting.invalidated.newest(key, carried)
     memory, left = _memory(cache, declared, entry, now, carried)
     in_memory = left is not None
     level2, left2 = await _level2(cache, declared, key, carried)
@@ -164,7 +132,7 @@ def _memory(
     if not barriers.good(entry.epoch, entry.tags):
         met = [tag for tag in entry.tags if not barriers.good(entry.epoch, (tag,))]
         why = f"tag {met[0]!r}" if met and barriers.good(entry.epoch, ()) else "everything"
-        when = cache._invalidated.when(f"t:{met[0]}" if met and why != "everything" else ALL)
+        when = cache.forgetting.invalidated.when(f"t:{met[0]}" if met and why != "everything" else EVERYTHING)
         return f"invalidated: {why}" + ("" if when is None else f" {_ago(cache, when)}"), None
     left = entry.until - now
     return f"there, {format_duration(left)} left, hit {int(entry.n)} times lately", left

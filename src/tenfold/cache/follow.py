@@ -23,8 +23,8 @@ from typing import Any, Final
 
 from tenfold.cache.codec import Undecodable, awaitable, fresh_nonce, lease_of, value_of
 from tenfold.cache.flight import Flight
+from tenfold.cache.level_two import Level2
 from tenfold.cache.lookup import Spec, names
-from tenfold.cache.redis import Level2
 
 ROUNDS: Final = 2
 LOOK_AGAIN: Final = 0.5

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-import typing
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, overload
 
-from tenfold._core.errors import MisuseError
 from tenfold.cache.hit import compile_wrapper
 from tenfold.cache.keys import TagTemplates, parameters_of
 from tenfold.cache.lookup import Spec
-from tenfold.cache.ways import Awaited, Bridged, Remote, Threads, Way
+from tenfold.cache.ways import Awaited, Bridged, Remote, Threaded, Way
 
 if TYPE_CHECKING:
     from tenfold.cache.cache import Cache
@@ -93,7 +91,7 @@ def cached(
     if wait:
         kind = Awaited if spec.memory else Remote
     else:
-        kind = Bridged if cache.shared_level or spec.fresh.more_than_ttl else Threads
+        kind = Bridged if cache.shared_level or spec.fresh.more_than_ttl else Threaded
     way = kind(
         cache,
         function,
@@ -108,7 +106,7 @@ def cached(
         parameters,
         namespace,
         name=spec.name,
-        path=cache.hit_path(namespace),
+        path=cache.near.hit_path(namespace),
         miss=way.miss,
         ask=way.ask if isinstance(way, Remote) else None,
         memory=spec.memory,
@@ -120,49 +118,3 @@ def cached(
     functools.update_wrapper(made.bind, function)
     wrapper.key, wrapper.refresh, wrapper.invalidate = way.key, way.refresh, way.invalidate
     return wrapper
-
-
-def name_of(function: Callable[..., Any], name: str | None) -> str:
-    """The name under which a function's entries are kept: the same in every process."""
-    return name or f"{function.__module__}.{function.__qualname__}"
-
-
-def result_type(function: Callable[..., Any], name: str, *, needed: bool) -> Any:
-    """The return annotation, evaluated. Without level 2 nobody needs it, and anything goes."""
-    if not needed:
-        return Any
-    annotation = getattr(function, "__annotations__", {}).get("return", inspect.Signature.empty)
-    if isinstance(annotation, str):
-        try:
-            annotation = eval(annotation, dict(function.__globals__), _enclosing(function))
-        except (NameError, AttributeError, SyntaxError, TypeError) as error:
-            raise MisuseError(
-                f"{name}: expected a return annotation that evaluates, got {annotation!r} ({error}); "
-                "declare the type at module level and import it outside `if TYPE_CHECKING`"
-            ) from error
-    if annotation is inspect.Signature.empty:
-        raise MisuseError(
-            f"{name}: expected a return annotation, because level 2 makes values of that type; add `-> …`"
-        )
-    return annotation
-
-
-def _enclosing(function: Callable[..., Any]) -> dict[str, Any]:
-    """The names of the function around it that it uses, without those that have no value yet (its own name)."""
-    found: dict[str, Any] = {}
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        try:
-            found[name] = cell.cell_contents
-        except ValueError:
-            continue
-    return found
-
-
-def value_type(annotation: Any, name: str, *, needed: bool) -> Any:
-    """V of ``dict[K, V]``."""
-    arguments = typing.get_args(annotation)
-    if len(arguments) == 2:
-        return arguments[1]
-    if needed:
-        raise MisuseError(f"{name}: expected a return annotation such as `dict[int, Product]`, got {annotation!r}")
-    return Any

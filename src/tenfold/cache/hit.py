@@ -22,10 +22,10 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tenfold.cache.batch import DOWN, Raw
 from tenfold.cache.entry import Entry
 from tenfold.cache.keys import encode
 from tenfold.cache.memory import Memory
+from tenfold.cache.request import DOWN, Raw
 
 PLAIN: Final = (int, str, bytes, type(None))
 _FIRST: Final[dict[object, str]] = {

@@ -13,9 +13,9 @@ from tenfold.cache.counters import Counters
 from tenfold.cache.errors import LoadTimeout
 from tenfold.cache.flight import ABSENT, Flight
 from tenfold.cache.freshness import Life
+from tenfold.cache.level_two import Level2
 from tenfold.cache.lookup import Spec, names
-from tenfold.cache.redis import Level2
-from tenfold.cache.stale import Shared
+from tenfold.cache.shared import Shared
 
 Load = Callable[[Sequence[Flight]], Awaitable[Sequence[Any]]]
 

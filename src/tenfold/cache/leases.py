@@ -13,8 +13,9 @@ from typing import Any, Final
 import msgspec
 
 from tenfold._core.clock import Clock
-from tenfold.cache.batch import Batcher, Spawn
+from tenfold.cache.batch import Batcher
 from tenfold.cache.scripts import GIVE_UP, KEEP
+from tenfold.cache.tasks import Spawn
 
 LEASE_MS: Final = 10_000  # after this long a dead loader is noticed
 LONGEST_LOAD: Final = 120.0  # seconds after which its lease is renewed no more

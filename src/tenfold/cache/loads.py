@@ -19,9 +19,10 @@ from tenfold.cache.flight import ABSENT, Flight
 from tenfold.cache.follow import Taken, follow
 from tenfold.cache.freshness import Life
 from tenfold.cache.keep import Keeper, Load, within
+from tenfold.cache.level_two import Level2
 from tenfold.cache.lookup import Found, Spec, decode, names, read
-from tenfold.cache.redis import Level2
-from tenfold.cache.stale import Shared, Stale
+from tenfold.cache.shared import Shared
+from tenfold.cache.stale import Stale
 from tenfold.cache.tasks import Tasks
 from tenfold.cache.turns import overtaken, take
 

@@ -10,7 +10,9 @@ from tenfold.cache.codec import Codec, Undecodable, value_of
 from tenfold.cache.counters import Counters
 from tenfold.cache.flight import Flight
 from tenfold.cache.freshness import Freshness
-from tenfold.cache.redis import EVERYTHING, Level2, Raw
+from tenfold.cache.level_two import EVERYTHING, Level2
+from tenfold.cache.partitions import Partitions
+from tenfold.cache.request import Raw
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +61,8 @@ class Found:
 
 async def read(level2: Level2, wanted: Sequence[Wanted | Flight]) -> list[Found | None]:
     """The records of all that is wanted, in one request. None for each while level 2 is down."""
+    if isinstance(level2, Partitions):
+        return await level2.each(wanted, read)
     asked = [EVERYTHING]
     for one in wanted:
         asked.append(f"e:{one.key}")

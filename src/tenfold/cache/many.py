@@ -45,7 +45,8 @@ class CachedMany(Generic[K, V]):
             raise MisuseError(f"{spec.name}: expected a function declared with `async def`, got {function!r}")
         self._templates = TagTemplates(tags, ["id"], spec.name)
         self._epoch: dict[str, Any] = {}
-        self._path = cache.hit_path(self._epoch)
+        self._path = cache.near.hit_path(self._epoch)
+        self._look = cache.near.look
         self._home: dict[Any, Entry] = {}
         functools.update_wrapper(cast("Any", self), function)
 
@@ -81,7 +82,7 @@ class CachedMany(Generic[K, V]):
         wanted: list[Wanted] = []
         for one, raw in missing.items():
             key = self._text(raw)
-            found[one] = self._cache.look(key) if self._spec.memory else ABSENT
+            found[one] = self._look(key) if self._spec.memory else ABSENT
             if found[one] is ABSENT:
                 wanted.append(Wanted(key, self._templates.fill({"id": one}), one))
         if wanted:

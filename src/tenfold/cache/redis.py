@@ -18,31 +18,32 @@ from typing import Any, Final
 import msgspec
 
 from tenfold._core.clock import Clock
-from tenfold.cache.batch import DOWN, EVERYTHING, MAX_KEYS_A_BATCH, Batcher, Raw, Spawn
+from tenfold.cache.batch import MAX_KEYS_A_BATCH, Batcher
 from tenfold.cache.codec import Codec, lease_of
 from tenfold.cache.counters import Counters
 from tenfold.cache.errors import LevelTwoDown
 from tenfold.cache.leases import Leases, settled
-from tenfold.cache.link import CONNECT_PATIENCE, FAST, SURE, Link
+from tenfold.cache.level_two import EVERYTHING, Level2, prefix
+from tenfold.cache.request import DOWN
+from tenfold.cache.route import CONNECT_PATIENCE, FAST, SURE, Route
 from tenfold.cache.scripts import OPEN, STORE
 from tenfold.cache.settle import Settlements
-
-__all__ = ["EVERYTHING", "MAX_KEYS_A_BATCH", "MAX_PENDING", "Level2", "Raw"]
+from tenfold.cache.tasks import Spawn
 
 MAX_PENDING: Final = 10_000
 
 
-class Level2:
+class OneServer(Level2):
     """One namespace in one Valkey, as one event loop sees it.
 
     Names are ``e:KEY`` for records and ``t:TAG`` for tags. ``soft`` bounds reads, leases and stores; ``hard``
     bounds invalidations; ``backoff`` is the time between two knocks at a door that did not answer. Seconds
-    all.
+    all. A namespace that is a part of a cache has the ``channel`` and the ``settlements`` of the whole.
     """
 
     def __init__(
         self,
-        link: Link,
+        link: Route,
         namespace: str,
         *,
         sender: bytes,
@@ -52,10 +53,12 @@ class Level2:
         soft: float,
         hard: float,
         backoff: float,
+        channel: str | None = None,
+        settlements: Settlements | None = None,
     ) -> None:
         self._link = link
-        self._prefix = f"tenfold:1:{namespace}:"
-        self.channel = f"{self._prefix}invalidated"
+        self._prefix = prefix(namespace)
+        self.channel = channel or f"{self._prefix}invalidated"
         self._sender = sender
         self._counters = counters
         self._clock = clock
@@ -65,13 +68,13 @@ class Level2:
             link, self._prefix, soft=soft, counters=counters, spawn=spawn, on_failure=self._switch_off
         )
         self._pending: dict[str, None] = {}
-        self.leases = Leases(self._batcher, self.channel, clock=clock, spawn=spawn)
-        self.settlements = Settlements()
+        self.leases: Leases = Leases(self._batcher, self.channel, clock=clock, spawn=spawn)
+        self.settlements = settlements or Settlements()
         self._hard_down = False
 
     def __repr__(self) -> str:
         state = "down" if self.down else "up"
-        return f"Level2({self._prefix!r}, {state}, {len(self._batcher)} waiting, {len(self._pending)} pending)"
+        return f"OneServer({self._prefix!r}, {state}, {len(self._batcher)} waiting, {len(self._pending)} pending)"
 
     @property
     def pending(self) -> int:
@@ -195,6 +198,11 @@ class Level2:
             self._pending = {EVERYTHING: None}
 
     # -- the breaker
+
+    def leave(self) -> None:
+        """The server is the wrong one: off, until the right one has answered."""
+        self._hard_down = True
+        self._switch_off()
 
     def _switch_off(self) -> None:
         if self.down:

@@ -15,13 +15,30 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from tenfold._core.errors import MisuseError
 from tenfold.cache.cache import Cache
 from tenfold.cache.codec import NONCE, VALUE, lease_of
-from tenfold.cache.errors import CacheError
+from tenfold.cache.errors import CacheError, LevelTwoDown
+from tenfold.cache.places import without_secrets
+from tenfold.cache.remote_servers import PATIENCE, Servers, found_by, prefix_of
+
+__all__ = [
+    "PATIENCE",
+    "Record",
+    "RemoteError",
+    "Servers",
+    "Survey",
+    "Tally",
+    "cache_of",
+    "connected",
+    "drop",
+    "look",
+    "prefix_of",
+    "survey",
+]
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-PATIENCE: Final = 5.0
 _TOGETHER: Final = 500
+_SUMMED: Final = ("used_memory", "maxmemory", "evicted_keys")  # over the nodes of a cluster
 _COUNT_AT: Final = 1 + NONCE + 13
 
 
@@ -76,49 +93,48 @@ class Record:
     tags: int = 0
 
 
-def prefix_of(name: str) -> str:
-    """What every key of a cache begins with. Raises `MisuseError` for what is no name."""
-    Cache(name)
-    return f"tenfold:1:{name}:"
-
-
 @asynccontextmanager
-async def connected(url: str) -> AsyncIterator[Redis]:
+async def connected(url: str) -> AsyncIterator[Servers]:
     """A client that gives up after five seconds. Raises `MisuseError` or `RemoteError`."""
     Cache("check", redis=url)  # says what is wrong with a URL, and which extra is missing
-    from redis.asyncio import Redis
-
-    client = Redis.from_url(url, socket_timeout=PATIENCE, socket_connect_timeout=PATIENCE)
-    try:
-        with _translated(url):
-            yield client
-    finally:
-        await client.aclose()
+    with _translated(url):
+        servers = await found_by(url)
+        try:
+            yield servers
+        finally:
+            await servers.aclose()
 
 
-async def survey(client: Redis, name: str, *, limit: int = 100_000) -> Survey:
+async def survey(servers: Servers, name: str, *, limit: int = 100_000) -> Survey:
     """Count what a cache has there, at most ``limit`` keys."""
-    prefix, found = prefix_of(name), Survey()
-    async for part in _parts(client, prefix):
-        part = part[: limit - found.keys]
-        found.keys += len(part)
-        await _count(client, found, prefix, part)
-        if found.keys >= limit:
-            found.complete = False
+    found = Survey()
+    for client, prefix in servers.homes(name):
+        async for part in _parts(client, prefix):
+            part = part[: limit - found.keys]
+            found.keys += len(part)
+            await _count(client, found, prefix, part)
+            if found.keys >= limit:
+                found.complete = False
+                break
+        if not found.complete:
             break
-    info = await client.info()
     wanted = ("valkey_version", "redis_version", "used_memory", "maxmemory", "maxmemory_policy", "evicted_keys")
-    found.server = {key: info[key] for key in wanted if key in info}
+    for client in servers.clients:
+        info = await client.info()
+        for key in wanted:
+            if key in info:
+                before = found.server.get(key, 0) if key in _SUMMED else 0
+                found.server[key] = info[key] + before if before else info[key]
     return found
 
 
 async def look(
-    client: Redis, name: str, key: str, tags: Sequence[str] | None = None, *, limit: int = 100_000
+    servers: Servers, name: str, key: str, tags: Sequence[str] | None = None, *, limit: int = 100_000
 ) -> Record:
     """The record of ``key``. ``tags`` in the order of their declaration make the answer certain; without them at most
     ``limit`` of the cache's tags are looked through for the record's marks.
     """
-    prefix = prefix_of(name)
+    client, prefix = servers.home(name, key)
     record: Any = await client.get(f"{prefix}e:{key}")
     if record is None:
         return Record(kind="nothing")
@@ -154,12 +170,13 @@ async def _standing(client: Redis, prefix: str, limit: int) -> Counter[bytes]:
     return found
 
 
-async def drop(client: Redis, name: str) -> int:
+async def drop(servers: Servers, name: str) -> int:
     """Remove every key of a cache and give the memory back; how many there were."""
-    prefix, dropped = prefix_of(name), 0
-    async for part in _parts(client, prefix):
-        if part:
-            dropped += await client.unlink(*part)
+    dropped = 0
+    for client, prefix in servers.homes(name):
+        async for part in _parts(client, prefix):
+            if part:
+                dropped += await client.unlink(*part)
     return dropped
 
 
@@ -209,8 +226,8 @@ def _translated(url: str) -> Iterator[None]:
 
     try:
         yield
-    except (RedisError, OSError) as error:
-        where = url.rpartition("@")[2]  # without the password
+    except (RedisError, OSError, LevelTwoDown) as error:
+        where = without_secrets(url).partition("://")[2]
         raise RemoteError(f"no use of the server at {where}: {error}") from error
 
 

@@ -8,33 +8,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from random import Random
 from typing import Any, Final
 
-from tenfold._core.clock import Clock
 from tenfold._core.errors import MisuseError
 from tenfold.cache.context import LoadContext
-from tenfold.cache.counters import Counters
 from tenfold.cache.entry import Entry
 from tenfold.cache.flight import ABSENT, Flight
 from tenfold.cache.freshness import NEVER, OLD, WITHOUT_LOAD, Decision, rest
 from tenfold.cache.lookup import Spec
-from tenfold.cache.memory import Memory
-from tenfold.cache.tags import Barriers
+from tenfold.cache.shared import Shared
 
 _log: Final = logging.getLogger("tenfold.cache")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shared:
-    """What all loops of one cache have in common."""
-
-    memory: Memory
-    barriers: Barriers
-    counters: Counters
-    clock: Clock
-    random: Random
 
 
 class Stale:

@@ -31,7 +31,7 @@ _COVER: Final = object()  # the epoch of no entry
 class Barriers:
     """The epoch of this process and the barriers of its tags."""
 
-    __slots__ = ("__weakref__", "_barrier", "_covers", "_floor", "_limit", "_lock", "_namespaces", "epoch")
+    __slots__ = ("__weakref__", "_barrier", "_covers", "_floor", "_limit", "_lock", "_namespaces", "covered", "epoch")
 
     def __init__(self, limit: int = 100_000) -> None:
         self.epoch = 1
@@ -40,6 +40,8 @@ class Barriers:
         self._barrier: dict[str, int] = {}
         self._namespaces: list[dict[str, Any]] = []
         self._covers = 0
+        self.covered = False
+        """Whether no wrapper may answer by itself."""
         self._lock = threading.Lock()
         _barriers.add(self)
 
@@ -49,15 +51,11 @@ class Barriers:
             self._namespaces.append(namespace)
             self._show(namespace)
 
-    @property
-    def covered(self) -> bool:
-        """Whether no wrapper may answer by itself."""
-        return self._covers > 0
-
     def cover(self, by: int) -> None:
         """Let every wrapper take its slow path, which asks whether it may answer (``by`` 1), or no longer (-1)."""
         with self._lock:
             self._covers += by
+            self.covered = self._covers > 0
             for namespace in self._namespaces:
                 self._show(namespace)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
+
+Spawn = Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]]
 
 CLOSE_PATIENCE: Final = 5.0
 

@@ -12,17 +12,14 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
-from random import Random
 from typing import Any, Final
 
-from tenfold._core.clock import Clock
-from tenfold.cache.counters import Counters
 from tenfold.cache.errors import LoadCancelled
 from tenfold.cache.lookup import Spec
-from tenfold.cache.memory import Memory
-from tenfold.cache.tags import Barriers
+from tenfold.cache.shared import Shared
 
 PATIENCE: Final = 30.0
+"""Seconds after which a thread loads for itself; two loads that wait for each other end so."""
 
 
 class _Load:
@@ -44,23 +41,13 @@ class Threads:
 
     __slots__ = ("_barriers", "_clock", "_counters", "_jitter", "_loads", "_memory", "_patience", "_random")
 
-    def __init__(
-        self,
-        *,
-        memory: Memory,
-        barriers: Barriers,
-        counters: Counters,
-        clock: Clock,
-        jitter: float,
-        random: Random,
-        patience: float = PATIENCE,
-    ) -> None:
-        self._memory = memory
-        self._barriers = barriers
-        self._counters = counters
-        self._clock = clock
+    def __init__(self, shared: Shared, *, jitter: float, patience: float = PATIENCE) -> None:
+        self._memory = shared.memory
+        self._barriers = shared.barriers
+        self._counters = shared.counters
+        self._clock = shared.clock
         self._jitter = jitter
-        self._random = random
+        self._random = shared.random
         self._patience = patience
         self._loads: dict[str, _Load] = {}
 

@@ -19,8 +19,8 @@ from tenfold.cache.codec import fresh_nonce, lease_of
 from tenfold.cache.counters import Counters
 from tenfold.cache.flight import Flight
 from tenfold.cache.follow import Taken, patience
+from tenfold.cache.level_two import EVERYTHING, Level2
 from tenfold.cache.lookup import Spec, decode, read
-from tenfold.cache.redis import EVERYTHING, Level2
 
 _TURN_MS: Final = 60_000  # of the mark of `EVERYTHING`, should nothing else have made it
 

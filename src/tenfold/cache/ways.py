@@ -3,7 +3,7 @@
 | function | level 2, or more than a TTL | way |
 |---|---|---|
 | ``async def`` | any | `Awaited`; without level 1 `Remote` |
-| plain | no | `Threads`: in the calling thread (see `threads`) |
+| plain | no | `Threaded`: in the calling thread (see `threads`) |
 | plain | yes | `Bridged`: through a loop in a thread of the cache's own (see `bridge`) |
 """
 
@@ -13,12 +13,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from tenfold.cache.batch import DOWN
 from tenfold.cache.bridge import Errand
 from tenfold.cache.flight import ABSENT, Flight
 from tenfold.cache.hit import Compiled, text_of
 from tenfold.cache.keys import TagTemplates
 from tenfold.cache.lookup import Spec, Wanted, names
+from tenfold.cache.request import DOWN
 
 if TYPE_CHECKING:
     from tenfold.cache.cache import Cache
@@ -48,6 +48,7 @@ class Way:
         self.cache, self.function, self.spec, self.templates = cache, function, spec, templates
         self.ahead, self.count, self.own_key = ahead, count, own_key
         self.prefix = spec.name + "("
+        self.look = cache.near.look
 
     miss: Callable[..., Any]
     refresh: Callable[..., Any]
@@ -69,7 +70,7 @@ class Way:
 
     def known(self, one: Wanted, raw: Any) -> Any:
         """For what was loaded by another way, or met an invalidation: the next hit is a fast one again."""
-        value = self.cache.look(one.key)
+        value = self.look(one.key)
         if value is not ABSENT:
             self.link(one, raw)
         return value
@@ -136,7 +137,7 @@ class Remote(Awaited):
         return (await self.cache.engine().fetch(self.spec, wanted, self.load_with(arguments), asked))[0]
 
 
-class Threads(Way):
+class Threaded(Way):
     """A plain function with level 1 alone."""
 
     def miss(self, raw: Any, arguments: dict[str, Any]) -> Any:
@@ -155,7 +156,7 @@ class Threads(Way):
         return self.cache.threads.refresh(self.spec, one.key, one.tags, lambda: self.call(arguments))
 
     def invalidate(self, *args: Any, **kwargs: Any) -> bool:
-        self.cache.forget_here(self.key(*args, **kwargs))
+        self.cache.forgetting.here([self.key(*args, **kwargs)], [])
         return True
 
 

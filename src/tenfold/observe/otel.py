@@ -1,4 +1,4 @@
-"""Policies and caches for OpenTelemetry: observable instruments that read plain counters when they are collected.
+"""Policies, caches and balancers for OpenTelemetry: observable instruments, which read plain counters when collected.
 
 An instrument is made once for each metric of the table and asks its callback at each collection. Two things follow
 from how OpenTelemetry does this, and are seen to here:
@@ -21,6 +21,7 @@ from weakref import WeakKeyDictionary
 
 from tenfold import __version__
 from tenfold._core.errors import MisuseError
+from tenfold.observe.balancers import Balances, balancer_group
 from tenfold.observe.caches import Counts, cache_group
 from tenfold.observe.policies import Shows, policy_groups
 from tenfold.observe.table import Family, Group, Owner
@@ -60,6 +61,17 @@ def instrument_policies(
     have one name.
     """
     _show("instrument_policies", lambda _: policy_groups(registry, shedders, degradations, files), meter_provider)
+
+
+def instrument_balancers(balancers: Iterable[Balances], *, meter_provider: MeterProvider | None = None) -> None:
+    """Show balancers to OpenTelemetry, as ``tenfold.balancer.requests`` and so on with the attribute ``balancer``::
+
+        instrument_balancers([balancer])
+
+    ``balancers`` and ``meter_provider`` are as for `instrument_caches`. Raises `MisuseError` where ``opentelemetry`` is
+    not installed, and for two balancers of one name.
+    """
+    _show("instrument_balancers", lambda reader: (balancer_group(balancers, reader),), meter_provider)
 
 
 class _Kind:

@@ -105,7 +105,7 @@ def test_a_decorated_function_is_exact_and_never_stale_under_threads(policy: str
                     if turn % 40:
                         f.invalidate(number)
                     else:
-                        cache._forget([], [f"n:{number}"])
+                        cache.forgetting.here([], [f"n:{number}"])
                     acknowledged[number] = versions[number]
         return TURNS
 
@@ -138,7 +138,7 @@ def test_several_event_loops_in_threads_share_the_values() -> None:
             if turn % 20 == 0:
                 with writing:
                     versions[number] += 1
-                    cache._forget([f.key(number)] if turn % 40 else [], [] if turn % 40 else [f"n:{number}"])
+                    cache.forgetting.here([f.key(number)] if turn % 40 else [], [] if turn % 40 else [f"n:{number}"])
                     acknowledged[number] = versions[number]
         await cache.aclose()
 

@@ -78,7 +78,7 @@ async def test_another_process_serves_it_stale_and_refreshes_it(valkey: Any, unt
         await until(lambda: origin.loads == 2)
         assert await g() == 1
         origin.go.set()
-        await until(lambda: second._engines and not second.engine()._flights)
+        await until(lambda: second._homes._engines and not second.engine()._flights)
         assert await g() == 2
         stats = second.stats()
         assert (stats.refreshes, stats.misses, stats.stale_hits) == (1, 0, 2)

@@ -290,3 +290,13 @@ async def test_64_mib_go_through_in_constant_memory(wire, process, way):
                 left -= len(await reader.read(64 * 1024))
         writer.close()
         assert rss() - before < 8 * MIB
+
+
+async def test_an_endpoint_that_must_be_spoken_to_in_tls_is_never_spoken_to_without(wire, tmp_path):
+    async with wire.Backend() as backend:
+        found = tmp_path / "endpoints.toml"
+        found.write_text(f'endpoints = ["https://127.0.0.1:{backend.port}"]\n')
+        text = wire.toml(backend.url).replace(f'endpoints = ["{backend.url}"]', f'discovery = {{ file = "{found}" }}')
+        async with wire.running(text) as run:
+            assert (await run.ask(wire.get())).status in (502, 503)
+        assert (backend.connections, backend.bytes) == (0, [])

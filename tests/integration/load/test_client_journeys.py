@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 import weakref
 from time import monotonic
 from typing import Any
@@ -220,11 +221,13 @@ async def test_a_freeze_counts_from_the_intended_time(serve: Any, drive: Any) ->
         writer.write(OK)
         return True
 
-    async def freeze() -> None:
+    async def freeze() -> float:
         await asyncio.sleep(0.2)
         frozen.clear()
+        began = time.monotonic()
         await asyncio.sleep(0.4)
         frozen.set()
+        return (time.monotonic() - began) * 1e6
 
     async def journey(user: Any) -> None:
         with step("s"):
@@ -232,18 +235,16 @@ async def test_a_freeze_counts_from_the_intended_time(serve: Any, drive: Any) ->
 
     freezer = asyncio.create_task(freeze())
     driven = await drive(journey, (await serve(handle)).url, Constant(100, 1.0), max_connections=1)
-    await freezer
+    silence = await freezer  # as long as it really was: other things may run on this machine
     total = driven.total
     assert total.errors == {}
     assert total.attempts == 100
-    # Corrected: about 40 requests were due in the freeze, waiting 0.4 s … 0 s: the median of all is small,
-    # p90 is not.
-    assert total.corrected.quantile(0.5) < 100_000
-    assert 200_000 < total.corrected.quantile(0.9) < 400_000
+    # Corrected: about 40 requests were due in the freeze, waiting 0.4 s … 0 s: p90 tells of it.
+    assert total.corrected.quantile(0.9) > silence / 2
     # Uncorrected, over one connection: one request met the freeze, the others were sent after it. p90 looks
     # fine.
-    assert total.uncorrected.quantile(0.9) < 50_000
-    assert 300_000 < total.uncorrected.max < 500_000
+    assert total.uncorrected.quantile(0.9) < total.corrected.quantile(0.9) / 4
+    assert total.uncorrected.max > silence * 0.9
     seconds = driven.result.intervals
     assert sum(each.intended for each in seconds) == 100
     assert sum(each.sent for each in seconds) == 100

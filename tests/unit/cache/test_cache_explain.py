@@ -10,7 +10,7 @@ import pytest
 
 from tenfold._core.errors import MisuseError
 from tenfold.cache import Cache
-from tenfold.cache.explain import Invalidated
+from tenfold.cache.forget import Invalidated
 from tenfold.testing import FakeClock
 
 

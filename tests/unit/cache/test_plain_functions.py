@@ -18,6 +18,7 @@ from tenfold.cache.counters import Counters
 from tenfold.cache.freshness import Freshness
 from tenfold.cache.lookup import Spec
 from tenfold.cache.memory import Memory
+from tenfold.cache.shared import Shared
 from tenfold.cache.tags import Barriers
 from tenfold.cache.threads import Threads
 
@@ -153,15 +154,8 @@ def test_a_function_that_asks_for_itself_does_not_wait_for_itself() -> None:
 def test_who_waits_too_long_loads_for_itself(clock: Any) -> None:
     """Two loads that wait for each other come to an end."""
     memory, counters = Memory(10, clock=clock), Counters()
-    threads = Threads(
-        memory=memory,
-        barriers=Barriers(),
-        counters=counters,
-        clock=clock,
-        jitter=0.0,
-        random=Random(1),
-        patience=0.01,
-    )
+    shared = Shared(memory=memory, barriers=Barriers(), counters=counters, clock=clock, random=Random(1))
+    threads = Threads(shared, jitter=0.0, patience=0.01)
     spec = Spec(name="f", memory=True, codec=Codec(Any, "f"), fresh=Freshness(ttl=60.0))
     gate = Gate()
     with ThreadPoolExecutor(1) as pool:

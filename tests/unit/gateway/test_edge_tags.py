@@ -82,8 +82,8 @@ async def test_what_the_cache_tells() -> None:
         await cache.invalidate("a", "b")
         await cache.invalidate_tags("t")
         await cache.clear()
-        cache._heard(["t:x", "e:y"])  # as the backplane does
-        cache._gap()
+        cache.forgetting._heard(["t:x", "e:y"])  # as the backplane does
+        cache.forgetting._gap()
     assert set(told) == {
         CacheInvalidated("shop", ("a", "b"), (), everything=False),
         CacheInvalidated("shop", (), ("t",), everything=False),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import tenfold
-from tenfold.observe.caches import FAMILIES
+from tenfold.observe import balancers, caches
 from tenfold.observe.policies import policy_groups
 from tenfold.resilience.registry import Registry
 
@@ -47,7 +47,7 @@ def test_every_block_of_the_how_to_passes(text, tmp_path):
 
 
 def test_the_table_of_the_how_to_is_that_of_the_readers(text):
-    families = {family.name: family for family in FAMILIES}
+    families = {family.name: family for family in (*caches.FAMILIES, *balancers.FAMILIES)}
     for group in policy_groups(Registry(), (), (), ()):
         families |= {family.name: family for family in group.families}
     rows = re.findall(r"^\| `(tenfold\.[\w.]+)` \| (?:`(.*?)` )?\| `(\w+)` \| (.*) \|$", text, re.MULTILINE)

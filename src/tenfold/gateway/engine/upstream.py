@@ -9,6 +9,7 @@ exchange decides. Bytes that come while nothing was asked for belong to nobody, 
 from __future__ import annotations
 
 import asyncio
+import logging
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import unquote, urlsplit
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from tenfold.balance import Endpoint
     from tenfold.gateway.config import Pool
     from tenfold.gateway.engine.site import Site
+
+_log: Final = logging.getLogger("tenfold.gateway")
 
 LIMITS: Final = Limits(head=64 * 1024, fields=200)
 """What responses may have; twice what is taken from clients, because nobody else is to blame here."""
@@ -120,8 +123,11 @@ class Upstream:
         """The endpoint has left: what is under way ends, and nothing is kept."""
         parts = urlsplit(endpoint.url)
         if parts.scheme == "unix":
-            self._where: tuple[str, int] | str = unquote(parts.path)
+            self._where: tuple[str, int] | str | None = unquote(parts.path)
             self.authority = b"localhost"
+        elif parts.scheme != "http":  # a discovery's word: what a file declares was refused when it was read
+            _log.error("endpoint %s: expected http or unix, got %s; it gets no requests", endpoint.id, endpoint.url)
+            self._where, self.authority = None, b""
         else:
             port = parts.port or 80
             self._where = (parts.hostname or "", port)
@@ -162,6 +168,8 @@ class Upstream:
         try:
             async with asyncio.timeout(self.options.connect_timeout):
                 made: tuple[Any, UpstreamConnection]
+                if self._where is None:
+                    raise OSError("not a place that this engine can go to")
                 if isinstance(self._where, str):
                     made = await loop.create_unix_connection(lambda: UpstreamConnection(self), self._where)
                 else:
