@@ -18,7 +18,7 @@ from tenfold.resilience.budget import Purse
 from tenfold.simulate.events import Timeline
 from tenfold.simulate.oversight import Oversight
 from tenfold.simulate.recorder import Recorder
-from tenfold.simulate.servers import Attempt, Server
+from tenfold.simulate.servers import REFUSED, Attempt, Server
 
 TIMEOUT: Final = "timeout"
 NO_ENDPOINT: Final = "no endpoint"
@@ -160,7 +160,8 @@ class Client:
             call.tried = [member.id]
         else:
             call.tried.append(member.id)
-        if len(call.tried) < self._attempts and self._afford(now):
+        # As a balancer does it: where nothing was sent, the next try repeats no work and costs nothing.
+        if len(call.tried) < self._attempts and (fault == REFUSED or self._afford(now)):
             self._recorder.retries += 1
             self._try(now, call, fault)
         else:

@@ -117,9 +117,15 @@ def test_a_crashed_server_is_not_tried_again_by_the_same_request():
     assert found.servers[3].answered == found.arrived
 
 
-def test_the_budget_bounds_the_retries():
+def test_a_refused_connection_costs_no_budget():
     faults = [{"kind": "crash", "at": 0, "servers": ["*"]}]
-    clients = {"attempts": 4, "budget": "10%"}
+    found = only(fault=faults, clients={"attempts": 4, "budget": "1%"})
+    assert (found.failed, found.retries) == (2000, 3 * 2000)
+
+
+def test_the_budget_bounds_the_retries():
+    faults = [{"kind": "freeze", "at": 0, "servers": ["*"]}]
+    clients = {"attempts": 4, "budget": "10%", "timeout": "100ms"}
     found = only(fault=faults, clients=clients)
     assert found.failed == 2000
     assert 200 <= found.retries <= 200 + 20 + found.seconds + 1  # a tenth, the burst, and one a second
