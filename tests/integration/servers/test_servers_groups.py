@@ -46,6 +46,7 @@ async def test_a_replica_is_promoted_when_its_master_dies() -> None:
         assert await cluster.owner(0) in cluster.replicas
 
 
+@pytest.mark.slow  # twenty seconds of waiting for Sentinels
 async def test_sentinels_promote_a_replica_and_demote_who_comes_back() -> None:
     async with ValkeySentinel(replicas=2) as group:
         folder, servers = group.run.folder, group.servers
