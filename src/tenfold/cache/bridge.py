@@ -19,6 +19,7 @@ import asyncio
 import contextvars
 import os
 import threading
+import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, Final, TypeVar
@@ -41,7 +42,13 @@ class Bridge:
         self._name = name
         self._patience = patience
         self._lock = threading.Lock()
-        self._home: tuple[int, asyncio.AbstractEventLoop, threading.Thread, Executor] | None = None
+        self._home: tuple[asyncio.AbstractEventLoop, threading.Thread, Executor] | None = None
+        _all.add(self)
+
+    @property
+    def stands(self) -> bool:
+        """Whether its thread has been started."""
+        return self._home is not None
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of ``work``, done in the loop. Raises what it raises."""
@@ -69,9 +76,9 @@ class Bridge:
         """Run ``last`` in the loop, and end the thread. Without a thread, nothing happens."""
         with self._lock:
             home, self._home = self._home, None
-        if home is None or home[0] != os.getpid():
+        if home is None:
             return
-        _, loop, thread, executor = home
+        loop, thread, executor = home
         try:
             asyncio.run_coroutine_threadsafe(last(), loop).result(_CLOSE_PATIENCE)
         finally:
@@ -80,7 +87,7 @@ class Bridge:
             executor.shutdown(wait=False)
 
     def _begin(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        _, loop, thread, _ = self._settled()
+        loop, thread, _ = self._settled()
         if thread is threading.current_thread():
             work.close()
             raise MisuseError(
@@ -90,23 +97,23 @@ class Bridge:
         return asyncio.run_coroutine_threadsafe(work, loop)
 
     def _executor(self) -> Executor:
-        return self._settled()[3]
+        return self._settled()[2]
 
-    def _settled(self) -> tuple[int, asyncio.AbstractEventLoop, threading.Thread, Executor]:
-        home = self._home
-        if home is not None and home[0] == os.getpid():
-            return home
-        if home is not None:
-            self._lock = threading.Lock()  # of the parent, where somebody may have held it
-            self._home = None
+    def _settled(self) -> tuple[asyncio.AbstractEventLoop, threading.Thread, Executor]:
         with self._lock:
             if self._home is None:
                 loop = asyncio.new_event_loop()
                 thread = threading.Thread(target=_live, args=(loop,), name=f"tenfold-cache-{self._name}", daemon=True)
                 executor = ThreadPoolExecutor(WORKERS, thread_name_prefix=f"tenfold-cache-{self._name}-load")
                 thread.start()
-                self._home = (os.getpid(), loop, thread, executor)
+                self._home = (loop, thread, executor)
             return self._home
+
+    def _after_fork(self) -> None:
+        """In the child: the thread is the parent's, and so is whoever held the lock."""
+        self._lock = threading.Lock()
+        _inherited.append(self._home)
+        self._home = None
 
 
 class Errand:
@@ -169,6 +176,20 @@ class Errand:
         with self._changed:
             self._over = True
             self._changed.notify()
+
+
+_all: Final[weakref.WeakSet[Bridge]] = weakref.WeakSet()
+_inherited: Final[list[Any]] = []
+"""Of the parent; kept, because closing it would touch what the parent uses."""
+
+
+def _after_fork() -> None:
+    for bridge in list(_all):
+        bridge._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _live(loop: asyncio.AbstractEventLoop) -> None:

@@ -238,7 +238,8 @@ class Cache(Around):
         try:
             await self._close_writers()
         finally:
-            await asyncio.to_thread(self.close)
+            if self.bridge.stands:
+                await asyncio.to_thread(self.close)  # which waits for another thread
             await self._homes.aclose()
 
     def run(self, work: Coroutine[Any, Any, R]) -> R:
