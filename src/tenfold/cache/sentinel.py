@@ -8,6 +8,7 @@ they name another master, all connections to the old one are given up.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 from tenfold._core.clock import Clock
@@ -18,8 +19,8 @@ from tenfold.cache.route import FAST, SURE
 from tenfold.cache.vetted import Vetted
 
 if TYPE_CHECKING:
+    from redis.asyncio.client import Redis
     from redis.asyncio.connection import AbstractConnection
-    from redis.asyncio.sentinel import Sentinel
 
 _PATIENCE: Final = 0.3  # for each Sentinel: the second one is asked well within a connection's time-out
 LOOK: Final = 1.0  # seconds between two questions whether the master is the same
@@ -31,7 +32,8 @@ class Behind(Where):
     def __init__(self, url: Parsed, credentials: Any = None) -> None:
         self._url = url
         self._credentials = credentials
-        self._sentinels: Sentinel | None = None
+        self._sentinels: dict[Address, Redis] = {}
+        self._answered: Address | None = None  # the Sentinel that did, last
         # At once, so that what is wrong with the URL is said at once.
         self._server = Single(url.at(url.addresses[0]), credentials)
         self.address: Address | None = None
@@ -52,30 +54,49 @@ class Behind(Where):
         return self._server.failures
 
     async def master(self) -> Address:
-        """As the first Sentinel says that answers and knows it. Raises what redis-py raises."""
-        if self._sentinels is None:
+        """As the first Sentinel says that answers and knows it; it is asked first the next time as well. Raises what
+        redis-py raises: `MasterNotFoundError` if none of them knows it.
+        """
+        # Not redis-py's `discover_master`: of two that run at the same time, it may lose a Sentinel from its list.
+        from redis.exceptions import ConnectionError as RedisConnectionError
+        from redis.exceptions import TimeoutError as RedisTimeoutError
+        from redis.sentinel import MasterNotFoundError
+
+        if not self._sentinels:
             self._sentinels = self._connect()
-        host, port = await self._sentinels.discover_master(self._url.master)
-        return str(host), int(port)
+        said: list[str] = []
+        for address in sorted(self._sentinels, key=lambda one: one != self._answered):
+            host, port = address
+            try:
+                masters: Any = await self._sentinels[address].sentinel_masters()
+            except (RedisConnectionError, RedisTimeoutError) as error:
+                said.append(f"{host}:{port}: {error}")
+                continue
+            state = masters.get(self._url.master)
+            if state is None or not state["is_master"] or state["is_sdown"] or state["is_odown"]:
+                said.append(f"{host}:{port}: {'does not know it' if state is None else 'it is down'}")
+                continue
+            self._answered = address
+            return str(state["ip"]), int(state["port"])
+        raise MasterNotFoundError(f"no Sentinel tells the master {self._url.master!r}: {'; '.join(said)}")
 
     async def aclose(self) -> None:
-        sentinels, self._sentinels = self._sentinels, None
-        if sentinels is not None:
-            await sentinels.aclose()
+        await asyncio.gather(*[one.aclose() for one in self._sentinels.values()])
 
-    def _connect(self) -> Sentinel:
+    def _connect(self) -> dict[Address, Redis]:
+        from redis.asyncio.client import Redis
         from redis.asyncio.connection import parse_url
         from redis.asyncio.retry import Retry
-        from redis.asyncio.sentinel import Sentinel
         from redis.backoff import NoBackoff
 
         options: dict[str, Any] = dict(parse_url(self._url.at(self._url.addresses[0])))
         options = {name: value for name, value in options.items() if name.startswith("ssl_")}
-        options |= self._url.sentinel_options
-        patience = {"socket_timeout": _PATIENCE, "socket_connect_timeout": _PATIENCE, "retry": Retry(NoBackoff(), 0)}
-        return Sentinel(  # type: ignore[no-untyped-call]
-            self._url.addresses, sentinel_kwargs={**patience, "ssl": self._url.tls, **options}
-        )
+        options |= dict(self._url.sentinel_options) | {"ssl": self._url.tls}
+        options |= {"socket_timeout": _PATIENCE, "socket_connect_timeout": _PATIENCE}
+        return {
+            (host, port): Redis(host=host, port=port, retry=Retry(NoBackoff(), 0), **options)
+            for host, port in self._url.addresses
+        }
 
 
 class ToMaster(Vetted):

@@ -13,7 +13,8 @@ import pytest
 from tenfold.cache import Cache
 from tenfold.cache.errors import LevelTwoDown
 from tenfold.cache.link import Link
-from tenfold.cache.sentinel import ToMaster
+from tenfold.cache.places import parsed
+from tenfold.cache.sentinel import Behind, ToMaster
 from tenfold.servers import ValkeySentinel
 from tenfold.servers.talk import tell
 
@@ -154,3 +155,22 @@ async def test_no_sentinel_is_a_level_two_that_is_down(group: ValkeySentinel, un
         await group.sentinels[0].start()
         await until(lambda: cache.stats().l2_up, 20)
         assert await f(1) == 1
+
+
+async def test_many_who_ask_at_the_same_time_lose_no_sentinel() -> None:
+    """The first Sentinel is dead, so all of them move on to the second one and remember it."""
+    async with ValkeySentinel() as group:
+        behind = Behind(parsed(group.url))
+        try:
+            await group.sentinels[0].kill()
+            master = ("127.0.0.1", (await group.master()).port)
+            assert set(await asyncio.gather(*[behind.master() for _ in range(20)])) == {master}
+            await group.sentinels[1].kill()
+            assert set(await asyncio.gather(*[behind.master() for _ in range(20)])) == {master}
+            await group.sentinels[2].kill()
+            with pytest.raises(behind.failures, match="no Sentinel tells the master 'mymaster'") as refused:
+                await behind.master()
+            for one in group.sentinels:
+                assert f"127.0.0.1:{one.port}: " in str(refused.value)
+        finally:
+            await behind.aclose()
