@@ -25,7 +25,7 @@ test-slow: $(VENV)/.dev
 	@$(PY) -m pytest -m slow $(ARGS)
 
 ROUNDS ?= 20
-fuzz: $(VENV)/.dev
+fuzz: $(VENV)/.fuzz
 	@for round in $$(seq $(ROUNDS)); do \
 		echo "round $$round of $(ROUNDS)"; \
 		TENFOLD_HYPOTHESIS=fuzz $(PY) -m pytest -q tests/property $(ARGS) || exit 1; \
@@ -49,7 +49,7 @@ lock: $(VENV)/.dev
 	@$(PY) -m pip install -q uv
 	@requirements/lock.sh $(VENV)/bin/uv
 
-$(VENV)/.run $(VENV)/.dev $(VENV)/.bench: $(VENV)/.%: requirements/%.txt pyproject.toml requirements/install.sh
+$(VENV)/.run $(VENV)/.dev $(VENV)/.fuzz $(VENV)/.bench: $(VENV)/.%: requirements/%.txt pyproject.toml requirements/install.sh
 	@requirements/install.sh $(VENV) $*
 	@touch $@
 

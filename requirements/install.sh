@@ -1,5 +1,5 @@
 #!/bin/sh
-# Usage: install.sh VENV run|dev|bench. Makes VENV where it is missing and installs the pinned set and the project.
+# Usage: install.sh VENV run|dev|fuzz|bench. Makes VENV where it is missing and installs the pinned set and the project.
 set -eu
 venv=$1 set=$2
 here=$(dirname "$0")

@@ -7,6 +7,7 @@ compile() { name=$1; shift
     "$uv" pip compile -q pyproject.toml --all-extras --universal --python-version 3.11 --no-header --no-annotate \
         -o "requirements/$name.txt" "$@"; }
 compile bench --group bench "$@"
+compile fuzz --group fuzz -c requirements/bench.txt
 compile dev --group dev -c requirements/bench.txt
 compile run -c requirements/bench.txt
 echo "hatchling
