@@ -29,8 +29,9 @@ async def _serve(path: Path) -> int:
     for warning in file.config.warnings:
         print(f"{warning} (warning)", file=sys.stderr)
     loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
     async with Gateway(file.config) as gateway, Tasks("gateway command") as tasks:
+        gateway.file = file
+        stop = gateway.stopping  # which the admin API sets as well
 
         async def take(config: Config, changes: Changes) -> None:
             await gateway.reload(config)
@@ -50,7 +51,8 @@ async def _serve(path: Path) -> int:
         with EVENTS.subscribe(ConfigRejected, _rejected), EVENTS.subscribe(ConfigReloaded, _reloaded):
             async with file.watching(take):
                 where = ", ".join(map(str, gateway.addresses))
-                print(f"tenfold: gateway on {where}; SIGHUP reloads, SIGTERM drains", flush=True)
+                admin = "" if gateway.admin is None else f"; admin on {gateway.admin}"
+                print(f"tenfold: gateway on {where}; SIGHUP reloads, SIGTERM drains{admin}", flush=True)
                 await stop.wait()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.remove_signal_handler(number)

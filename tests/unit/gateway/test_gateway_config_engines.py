@@ -72,7 +72,6 @@ NOT_EMBEDDED = [
     ("gateway", "processes = 2", "is one process"),
     ("gateway", "request_id = 'X-Trace'", "calls it X-Request-Id"),
     ("gateway", "trusted_hops = 2", "goes by their addresses"),
-    ("gateway", "[admin]\ntoken = '0123456789abcdef0123'", "has no admin API"),
     ("pool", "tls = true", "speaks plain HTTP with endpoints"),
     ("pool", "pick = { name = 'sticky', secret = '0123456789abcdef' }", "sets no sticky cookie"),
     (

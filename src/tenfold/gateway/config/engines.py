@@ -215,8 +215,6 @@ CAPABILITIES: Final = (
         "the admin API and `/metrics`",
         "admin",
         _whole,
-        embedded="later",
-        why="has no admin API; leave [admin] out, and ask `Gateway.state()` in code",
     ),
     Capability("live reload of pools and routes", "gateway", _always),
     Capability("picks " + ", ".join(f"`{name}`" for name in HAPROXY_PICKS), "pool", _always),

@@ -18,6 +18,7 @@ from tenfold.gateway.engine.problem import Fault
 from tenfold.gateway.framing import End, Identity, RequestHead, ResponseHead
 
 if TYPE_CHECKING:
+    from tenfold.gateway.config import Edge as Options
     from tenfold.gateway.engine.client_side import Client
     from tenfold.gateway.engine.plan import PoolPlan, RoutePlan
     from tenfold.gateway.engine.site import Site
@@ -54,19 +55,8 @@ class CachedExchange(Exchange):
             self.forward()
             return
         fields = {name: values[0] if len(values) == 1 else b", ".join(values) for name, values in head.fields.items()}
-        request = EdgeRequest(head.method, url_key(b"http", head.host or b"", self._target()), fields)
+        request = EdgeRequest(head.method, key_of(head, self.route.route.edge), fields)
         self._go(edge.lookup(request, self.site.clock()))
-
-    def _target(self) -> bytes:
-        """The target as far as it is part of the key."""
-        target, options = self.head.target, self.route.route.edge
-        assert options is not None
-        if options.query is None:
-            return target
-        path, _, query = target.partition(b"?")
-        wanted = {name.encode() for name in options.query}
-        kept = sorted(part for part in query.split(b"&") if part.partition(b"=")[0] in wanted)
-        return path + (b"?" + b"&".join(kept) if kept else b"")
 
     # -- what the edge says -------------------------------------------------------------------------------------------
 
@@ -345,3 +335,14 @@ class CachedExchange(Exchange):
             edge.cancelled(decision)
         elif decision.follower is not None and not self.finished:
             edge.cancelled(decision)
+
+
+def key_of(head: RequestHead, options: Options | None) -> bytes:
+    """What a request's response is stored under, as far as that is its URL."""
+    target = head.target
+    if options is not None and options.query is not None:
+        path, _, query = target.partition(b"?")
+        wanted = {name.encode() for name in options.query}
+        kept = sorted(part for part in query.split(b"&") if part.partition(b"=")[0] in wanted)
+        target = path + (b"?" + b"&".join(kept) if kept else b"")
+    return url_key(b"http", head.host or b"", target)

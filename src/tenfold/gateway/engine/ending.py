@@ -133,6 +133,8 @@ class Ending:
         ticket, self.ticket = self.ticket, None
         if ticket is not None:
             ticket.release(ok)
+            if ok is not None:
+                self.pool.times.add(self.site.clock() - ticket.began)
             if self.pool.options.queue:
                 self.pool.wake()
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tenfold.balance import ANY, Balancer, Endpoint, Request
 from tenfold.gateway.config import Canary, Config, HeaderChanges, Pool, Route, Router
+from tenfold.gateway.engine.tally import Tally, Times, answers
 from tenfold.gateway.engine.upstream import Upstream
 from tenfold.gateway.framing import UNIX, Forwarder, Forwarding, Limits, RequestHead
 from tenfold.resilience.budget import Purse
@@ -30,9 +31,10 @@ _DOTS: Final = re.compile(rb"/(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
 class PoolPlan:
     """A pool that is alive: its balancer, the connections to its endpoints, and who waits for a place."""
 
-    __slots__ = ("balancer", "gone", "keyed", "options", "selector", "site", "upstreams", "version", "waiting")
+    __slots__ = ("balancer", "gone", "keyed", "options", "selector", "site", "tallies", "times", "upstreams",
+                 "version", "waiting")  # fmt: skip
 
-    def __init__(self, site: Site, options: Pool) -> None:
+    def __init__(self, site: Site, options: Pool, old: PoolPlan | None = None) -> None:
         self.site = site
         self.options = options
         source: Any = options.endpoints if options.discovery is None else options.discovery.make()
@@ -47,6 +49,8 @@ class PoolPlan:
             breaker=options.breaker,
         )
         self.upstreams: dict[str, Upstream] = {}
+        self.times: Times = Times() if old is None else old.times
+        self.tallies: dict[str, Tally] = {} if old is None else old.tallies
         self.waiting: tuple[deque[Sending], ...] = tuple(deque() for _ in PRIORITIES)
         self.version = 0
         self.gone = False
@@ -65,7 +69,8 @@ class PoolPlan:
         if found is None or found.endpoint.url != endpoint.url:
             if found is not None:
                 found.retire()
-            found = self.upstreams[endpoint.id] = Upstream(self.site, self.options, endpoint)
+            tally = self.tallies.setdefault(endpoint.id, Tally())
+            found = self.upstreams[endpoint.id] = Upstream(self.site, self.options, endpoint, tally)
             found.gone = self.gone
         return found
 
@@ -101,6 +106,9 @@ class PoolPlan:
         if self.balancer.version != self.version:
             self.version = self.balancer.version
             urls = {each.id: each.url for each in self.balancer.endpoints}
+            if not self.gone:
+                for id in [id for id in self.tallies if id not in urls]:
+                    del self.tallies[id]
             for id in [id for id, each in self.upstreams.items() if urls.get(id) != each.endpoint.url]:
                 upstream = self.upstreams[id]
                 upstream.retire()
@@ -136,14 +144,17 @@ class PoolPlan:
 class RoutePlan:
     """A route with what its requests share."""
 
-    __slots__ = ("attempts", "body_max", "canary", "canary_pool", "deadline", "pool", "priority", "purse",
-                 "request_changes", "response_changes", "route", "strip")  # fmt: skip
+    __slots__ = ("answers", "attempts", "body_max", "canary", "canary_answers", "canary_pool", "deadline", "pool",
+                 "priority", "purse", "request_changes", "response_changes", "route", "strip")  # fmt: skip
 
     def __init__(self, route: Route, pools: dict[str, PoolPlan], body_max: int | None, purse: Purse | None) -> None:
         self.route = route
         self.pool = None if route.pool is None else pools[route.pool]
         self.canary: Canary | None = route.canary
         self.canary_pool = None if route.canary is None else pools[route.canary.pool]
+        self.answers = answers()
+        """How many requests have ended, by class of status (`tally.CLASSES`); those that went to the canary apart."""
+        self.canary_answers = answers()
         self.body_max = body_max if route.body_max is None else route.body_max
         self.attempts = 1 if route.retries is None else route.retries.attempts
         self.purse = purse
@@ -152,6 +163,26 @@ class RoutePlan:
         self.request_changes = None if route.request_headers is None else Changer(route.request_headers)
         self.response_changes = None if route.response_headers is None else Changer(route.response_headers)
         self.strip = len(route.path.rstrip("/").encode()) if route.strip_prefix else 0
+
+    def change(self, head: RequestHead) -> None:
+        """What the route does to a request: its prefix goes, headers are changed."""
+        if self.strip:
+            prefix, rest = head.target[: self.strip], head.target[self.strip :]
+            head.target = rest if rest[:1] == b"/" else b"/" + rest
+            head.plain = [line for line in head.plain if line.partition(b":")[0].lower() != b"x-forwarded-prefix"]
+            head.plain.append(b"X-Forwarded-Prefix: " + prefix)
+        changes = self.request_changes
+        if changes is not None:
+            changes.apply(head)
+            if changes.host is not None:
+                head.host = changes.host
+
+    def take_over(self, old: RoutePlan) -> None:
+        """Go on counting where the route of that name was, as far as requests go to the same pools."""
+        if old.route.pool == self.route.pool:
+            self.answers = old.answers
+        if old.canary is not None and self.canary is not None and old.canary.pool == self.canary.pool:
+            self.canary_answers = old.canary_answers
 
 
 class Changer:
@@ -209,7 +240,7 @@ class Plan:
         for pool in config.pools:
             found = before.get(pool.name)
             if found is None or any(getattr(found.options, name) != getattr(pool, name) for name in BALANCING):
-                found = PoolPlan(site, pool)
+                found = PoolPlan(site, pool, found)
             self.pools[pool.name] = found
         before_routes = {} if old is None else old.routes
         self.routes: dict[str, RoutePlan] = {}
@@ -220,7 +251,9 @@ class Plan:
             if budget is not None and kept is not None and kept.purse is not None:
                 purse = kept.purse
                 purse.reconfigure(budget)
-            self.routes[route.name] = RoutePlan(route, self.pools, gateway.body_max, purse)
+            made = self.routes[route.name] = RoutePlan(route, self.pools, gateway.body_max, purse)
+            if kept is not None:
+                made.take_over(kept)
         self.router = Router(config.routes)
         self._headers = any(route.headers for route in config.routes)
         first = config.routes[0]

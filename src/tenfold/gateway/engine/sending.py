@@ -43,13 +43,8 @@ class Sending(Ending):
         if route.deadline is not None:
             self.until = self.site.now + self._allowed(route.deadline)
             self.site.dated.add(self)
-        if route.strip:
-            self._strip(route.strip)
-        changes = route.request_changes
-        if changes is not None:
-            changes.apply(head)
-            if changes.host is not None:
-                head.host = changes.host
+        if route.strip or route.request_changes is not None:
+            route.change(head)
         if route.canary is not None:
             self.choose_pool()
         purse = route.purse
@@ -87,13 +82,6 @@ class Sending(Ending):
         if said is not None and said.isdigit() and len(said) < 10:
             return min(most, int(said) / 1000)
         return most
-
-    def _strip(self, size: int) -> None:
-        head = self.head
-        prefix, rest = head.target[:size], head.target[size:]
-        head.target = rest if rest[:1] == b"/" else b"/" + rest
-        head.plain = [line for line in head.plain if line.partition(b":")[0].lower() != b"x-forwarded-prefix"]
-        head.plain.append(b"X-Forwarded-Prefix: " + prefix)
 
     def begin(self) -> None:
         """After all is known: forward, unless something nearer can answer."""
@@ -145,6 +133,7 @@ class Sending(Ending):
         self.give_up(problem.QUEUE_TIMEOUT)
 
     def _send(self, upstream: Upstream, *, fresh: bool) -> None:
+        upstream.tally.requests += 1
         connection = None if fresh else upstream.take()
         if connection is None:
             upstream.connect(self)  # type: ignore[arg-type] # `Exchange` has the rest of a taker
@@ -267,6 +256,7 @@ class Sending(Ending):
             counters.fresh += 1
             self._send(self.pool.upstream(ticket.endpoint), fresh=True)
             return
+        self.pool.upstream(ticket.endpoint).tally.failures += 1
         self._release(ok=False)
         self.failed_by = fault
         if then is Next.RAISE or self.attempt >= route.attempts:

@@ -77,6 +77,8 @@ class Site:
         counters = self.counters
         counters.in_flight -= 1
         status = exchange.status
+        route = exchange.route
+        (route.canary_answers if exchange.canary else route.answers)[status // 100] += 1
         if status < 300:
             if status >= 200:
                 counters.answered_2xx += 1

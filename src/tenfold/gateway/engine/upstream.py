@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tenfold.balance import Endpoint
     from tenfold.gateway.config import Pool
     from tenfold.gateway.engine.site import Site
+    from tenfold.gateway.engine.tally import Tally
 
 _log: Final = logging.getLogger("tenfold.gateway")
 
@@ -110,12 +111,14 @@ class UpstreamConnection(asyncio.Protocol):
 class Upstream:
     """The connections to one endpoint."""
 
-    __slots__ = ("_where", "authority", "connections", "endpoint", "gone", "idle", "opening", "options", "site")
+    __slots__ = ("_where", "authority", "connections", "endpoint", "gone", "idle", "opening", "options", "site",
+                 "tally")  # fmt: skip
 
-    def __init__(self, site: Site, options: Pool, endpoint: Endpoint) -> None:
+    def __init__(self, site: Site, options: Pool, endpoint: Endpoint, tally: Tally) -> None:
         self.site = site
         self.options = options
         self.endpoint = endpoint
+        self.tally = tally
         self.idle: list[UpstreamConnection] = []
         self.connections: set[UpstreamConnection] = set()
         self.opening = 0
