@@ -1,4 +1,4 @@
-"""``tenfold gateway``: run a gateway, or judge its configuration."""
+"""``tenfold gateway``: run a gateway, judge its configuration, or talk to one that runs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,13 @@ if TYPE_CHECKING:
     from tenfold.gateway.config import Config, Pool, Route
 
 app = App(name="gateway", help="A reverse proxy with an HTTP cache, configured by a TOML file.")
+
+# Those that talk to a gateway that runs; import strings, so that `check` does not load them.
+app.command("tenfold.cli._gateway_admin:status", name="status", help="Show a running gateway.")
+app.command("tenfold.cli._gateway_admin:endpoint", name="endpoint", help="Show, weigh, drain or resume an endpoint.")
+app.command("tenfold.cli._gateway_admin:purge", name="purge", help="Forget cached responses: by URL, by tag, all.")
+app.command("tenfold.cli._gateway_admin:explain", name="explain", help="Say what would become of a request.")
+app.command("tenfold.cli._gateway_admin:drain", name="drain", help="Drain a running gateway and end it.")
 
 
 @app.default

@@ -23,12 +23,12 @@ class AdminServer:
             print(server.address)
 
     ``options`` may be replaced while it runs (another token); ``listen`` counts at the start alone. Raises `OSError`
-    where it cannot listen. Belongs to one event loop.
+    where it cannot listen. ``interval`` (1 s) is how often live metrics are asked for. Belongs to one event loop.
     """
 
-    def __init__(self, options: Admin, workers: Workers) -> None:
+    def __init__(self, options: Admin, workers: Workers, *, interval: float = 1.0) -> None:
         self.options = options
-        self._live = Live(workers, time.time)
+        self._live = Live(workers, time.time, interval=interval)
         self._http = HttpServer(options.listen, self._guard, Api(workers, self._live).handle)
 
     @property
