@@ -47,7 +47,7 @@ def status(*, config: File = None, url: Url = None, token: Token = None, json: J
         print(f"workers {told['workers']}{draining}; clients {told['clients']}")
         names = ("requests", "in_flight", "retries", "own_answers", "late", "cut")
         print(", ".join(f"{name} {counters[name]:,}" for name in names if name in counters))
-        rows = [("pool", "endpoint", "state", "ready", "weight", "in flight", "requests", "failures", "url", "")]
+        rows: list[tuple[str, ...]] = [("pool", "endpoint", "state", "ready", "weight", "in flight", "requests", "failures", "url", "")]
         rows += [_row(name, each) for name, pool in pools.items() for each in pool["endpoints"]]
         print("\n".join(["", *_table(rows)]))
     return 0 if all(any(each["ready"] for each in pool["endpoints"]) for pool in pools.values()) else 1

@@ -165,6 +165,10 @@ class HttpServer:
                 return
             failure = await _body(request, parser, events, reader, writer)
             response = await self._answer(request) if failure is None else failure
+            if request.method == "HEAD":
+                response.stream = None
+            elif request.method != "GET":
+                _log.info("admin: %s %s: %d", request.method, request.path, response.status)
             keep = failure is None and request.head.keep_alive and response.stream is None
             await _send(writer, response, close=not keep, head_only=request.method == "HEAD")
             if response.stream is not None:

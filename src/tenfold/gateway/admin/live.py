@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from tenfold._core.errors import MisuseError, TenfoldError
+from tenfold._core.errors import MisuseError
 from tenfold._core.tasks import Tasks
 from tenfold.gateway.admin.merge import merge_samples
 from tenfold.gateway.admin.workers import Workers
@@ -87,7 +87,9 @@ class Rates:
 
 
 def _told(error: BaseException) -> str:
-    return str(error) or "the workers did not answer in time"
+    if isinstance(error, TimeoutError):
+        return "the workers did not answer in time"
+    return f"{type(error).__name__}: {error}"
 
 
 def series(sample: dict[str, Any]) -> str:
@@ -167,7 +169,7 @@ class Live:
                 first = False
                 for event in await self._events():
                     self._publish("event", event)
-            except (TenfoldError, TimeoutError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - told to everybody who looks, and asked again
                 _log.warning("admin: no live metrics: %s", _told(error))
                 self._publish("error", {"detail": _told(error)})
             due = max(due + self._interval, loop.time())
