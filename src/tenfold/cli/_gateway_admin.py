@@ -6,7 +6,7 @@ import json as to_json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import quote
 
 from cyclopts import Parameter
@@ -19,6 +19,7 @@ File = Annotated[Path | None, Parameter(name="--config", env_var="TENFOLD_GATEWA
 Url = Annotated[str | None, Parameter(name="--url", env_var="TENFOLD_GATEWAY_URL")]
 Token = Annotated[str | None, Parameter(name="--token", env_var="TENFOLD_GATEWAY_TOKEN")]
 Json = Annotated[bool, Parameter(name="--json", negative="")]
+_HEADS: Final = ("pool", "endpoint", "state", "ready", "weight", "in flight", "requests", "failures", "url", "")
 
 
 def status(*, config: File = None, url: Url = None, token: Token = None, json: Json = False) -> int:
@@ -47,7 +48,7 @@ def status(*, config: File = None, url: Url = None, token: Token = None, json: J
         print(f"workers {told['workers']}{draining}; clients {told['clients']}")
         names = ("requests", "in_flight", "retries", "own_answers", "late", "cut")
         print(", ".join(f"{name} {counters[name]:,}" for name in names if name in counters))
-        rows: list[tuple[str, ...]] = [("pool", "endpoint", "state", "ready", "weight", "in flight", "requests", "failures", "url", "")]
+        rows: list[tuple[str, ...]] = [_HEADS]
         rows += [_row(name, each) for name, pool in pools.items() for each in pool["endpoints"]]
         print("\n".join(["", *_table(rows)]))
     return 0 if all(any(each["ready"] for each in pool["endpoints"]) for pool in pools.values()) else 1
@@ -111,8 +112,7 @@ def endpoint(
     if json:
         print(to_json.dumps(told, indent=2))
     else:
-        heads = ("pool", "endpoint", "state", "ready", "weight", "in flight", "requests", "failures", "url", "")
-        print("\n".join(_table([heads, _row(pool, told)])))
+        print("\n".join(_table([_HEADS, _row(pool, told)])))
     return 0 if idle else 1
 
 
