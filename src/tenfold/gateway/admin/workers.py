@@ -3,8 +3,9 @@
 What the answers must hold, for whoever speaks for another engine (`merge` goes by it):
 
 - ``state``: ``pools``, by name with ``pick``, ``ready``, ``panic``, ``queued`` and ``endpoints``; these by id with
-  ``url``, ``ready``, ``weight``, ``in_flight`` and, where it is known, ``state``, ``why``, ``declared_weight``, ``requests`` and
-  ``failures``; beside them ``draining``, ``clients`` and ``counters`` (numbers by name). More may stand there.
+  ``url``, ``ready``, ``weight``, ``in_flight`` and, where it is known, ``state``, ``why``, ``declared_weight``,
+  ``requests`` and ``failures``; beside them ``draining``, ``clients`` and ``counters`` (numbers by name). More may
+  stand there.
 - ``metrics``: ``metrics``, a list of ``{"name", "labels", "value"}`` with the names of `names`.
 - ``purge``: ``purged``, a number. ``config``: ``config``. ``reload``: ``changes``, a list of sentences.
 - ``events``: ``pid``, and ``events`` with ``seq``, ``time`` and ``type`` each; `MisuseError` where nothing is told.
