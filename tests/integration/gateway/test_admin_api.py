@@ -349,3 +349,49 @@ async def test_control_refuses_what_it_does_not_know(wire):
                 await control.call(method, params)
         json.dumps([await control.call(each, {}) for each in ("state", "metrics", "config", "events")])
         control.close()
+
+
+async def test_orders_outlive_what_discovery_tells_anew(wire, tmp_path):
+    listed = tmp_path / "endpoints.json"
+
+    def declare(*endpoints):
+        text = json.dumps({"endpoints": [{"id": id, "url": "http://127.0.0.1:9", "weight": w} for id, w in endpoints]})
+        fresh = tmp_path / "fresh"
+        fresh.write_text(text)
+        fresh.rename(listed)
+
+    def text(pick):
+        found = f'discovery = {{ file = "{listed}", every = "0.02s" }}\npick = "{pick}"'
+        return f'[gateway]\nlisten = "127.0.0.1:0"\n[[pool]]\nname = "app"\n{found}\n[[route]]\npool = "app"\n'
+
+    declare(("a", 1), ("b", 1), ("c", 1))
+    async with wire.running(text("p2c")) as run:
+        control = Control(run.gateway)
+
+        def shown():
+            return run.gateway.state()["pools"]["app"]["endpoints"]
+
+        await control.call("endpoint", {"pool": "app", "id": "a", "drain": True})
+        await control.call("endpoint", {"pool": "app", "id": "b", "weight": 5})
+        declare(("a", 2), ("b", 2), ("c", 2))
+        await run.until(lambda: shown()["c"]["declared_weight"] == 2)
+        assert (shown()["a"]["why"], shown()["b"]["declared_weight"]) == ("draining", 5)
+        await run.gateway.reload(read_config(text("random"), environ={}))  # the pool is made anew
+        assert (shown()["a"]["why"], shown()["b"]["declared_weight"]) == ("draining", 5)
+        await control.call("endpoint", {"pool": "app", "id": "b", "weight": None})
+        assert shown()["b"]["declared_weight"] == 2
+        declare(("b", 2))
+        await run.until(lambda: list(shown()) == ["b"])
+        declare(("a", 1), ("b", 2))
+        await run.until(lambda: "a" in shown())
+        assert shown()["a"]["why"] == ""  # it had left
+
+
+@pytest.mark.asyncio(loop_factories=["uvloop"])  # it waits for a second, twice
+async def test_a_server_of_tags_that_is_not_there_stops_nothing(wire):
+    more = '[edge]\ninvalidate_from = "redis://127.0.0.1:1/0"\ncache = "shop"\n'
+    async with wire.Backend() as backend, wire.running(wire.toml(backend.url, route="edge = true", more=more)) as run:
+        assert (await run.ask(wire.get())).status == 200
+        other = wire.toml(backend.url, route="edge = true", more=more.replace('"shop"', '"other"'))
+        await run.gateway.reload(read_config(other, environ={}))
+        assert (await run.ask(wire.get())).status == 200

@@ -12,6 +12,7 @@ import pytest
 from tenfold._core.errors import MisuseError
 from tenfold.cli import _gateway_admin as cli
 from tenfold.cli._gateway_client import AdminUnreachable, client_of
+from tenfold.cli.gateway import app
 
 SRC = str(Path(__file__).parents[3] / "src")
 TOKEN = "a-token-for-the-tests"
@@ -80,6 +81,7 @@ def test_where_the_address_and_the_token_come_from(tmp_path, monkeypatch):
         client_of(file, None, None)
 
 
+@pytest.mark.asyncio(loop_factories=["uvloop"])  # the gateway is in a process of its own
 async def test_a_gateway_is_run_reloaded_and_drained(wire, tmp_path, marked):
     environment, living = marked
     socket = tmp_path / "admin.sock"
@@ -97,6 +99,12 @@ async def test_a_gateway_is_run_reloaded_and_drained(wire, tmp_path, marked):
             assert socket.stat().st_mode & 0o077 == 0
             client = client_of(path, None, None)
             port = int(re.search(r"127\.0\.0\.1:(\d+)", line)[1])
+            words = (sys.executable, "-m", "tenfold", "gateway", "status", "--config", str(path), "--json")
+            shown = await asyncio.create_subprocess_exec(
+                *words, env={**environment, "PYTHONPATH": SRC}, stdout=asyncio.subprocess.PIPE
+            )
+            out, _ = await asyncio.wait_for(shown.communicate(), 20)
+            assert (shown.returncode, list(json.loads(out)["pools"])) == (0, ["app"])
             path.write_text(wire.toml(backend.url, more=admin + '[[route]]\nname = "n"\npath = "/n"\nrespond = 204'))
             told = await asyncio.to_thread(client.ask, "POST", "/v1/reload")
             assert told["changes"] in (["route n: added"], [])  # the watch may have been faster
@@ -113,3 +121,19 @@ async def test_a_gateway_is_run_reloaded_and_drained(wire, tmp_path, marked):
             child._transport.close()
     assert living() == []
     assert not socket.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "found"),
+    [
+        (["purge", "/a", "/b", "--tag", "x", "--tag", "y"], "purge", {"address": ("/a", "/b"), "tag": ("x", "y")}),
+        (["purge", "--all"], "purge", {"all": True}),
+        (["endpoint", "app", "a", "--weight", "2", "--state", "drain"], "endpoint", {"id": "a", "state": "drain"}),
+        (["explain", "/", "--header", "A: b", "--method", "POST"], "explain", {"header": ("A: b",), "method": "POST"}),
+        (["drain", "--url", "http://h:1", "--token", "t"], "drain", {"url": "http://h:1", "token": "t"}),
+    ],
+)
+def test_the_command_line_is_read_as_it_is_meant(words, name, found):
+    command, bound, _ = app.parse_args(words)
+    assert command is getattr(cli, name)
+    assert bound.arguments.items() >= found.items()

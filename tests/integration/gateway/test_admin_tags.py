@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tenfold.gateway.config import GatewayConfigError, read_config
 from tenfold.servers import Valkey
 from tenfold.testing import FaultProxy
 
@@ -122,7 +123,14 @@ async def test_a_tag_that_an_app_invalidates_is_purged_within_a_second(wire, tmp
 
 @pytest.mark.parametrize("line", ['invalidate_from = "http://x"', 'cache = "a b"', "invalidate_from = 5"])
 def test_what_makes_no_sense(wire, line):
-    from tenfold.gateway.config import GatewayConfigError, read_config
-
     with pytest.raises(GatewayConfigError):
         read_config(wire.toml("http://127.0.0.1:9", route="edge = true", more=f"[edge]\n{line}\n"), environ={})
+
+
+def test_haproxy_cannot_and_the_password_is_nowhere(wire):
+    more = '[edge]\ninvalidate_from = "redis://user:sesame@127.0.0.1:6379/0"\n'
+    text = wire.toml("http://127.0.0.1:9", route="edge = true", more=more)
+    config = read_config(text, environ={})
+    assert "sesame" not in f"{config!r} {config.edge!r} {config.document()} {config.routes}"
+    with pytest.raises(GatewayConfigError, match="invalidate_from: the engine haproxy has no such setting"):
+        read_config(text, environ={}, engine="haproxy")

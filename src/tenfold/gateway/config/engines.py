@@ -107,7 +107,7 @@ def _budget(route: Route) -> Iterator[tuple[str, ...]]:
 
 
 def _edge_rules(route: Route) -> Iterator[tuple[str, ...]]:
-    for name in ("query", "headers", "cookies", "stale_while_revalidate", "stale_if_error"):
+    for name in ("query", "headers", "cookies", "stale_while_revalidate", "stale_if_error", "invalidate_from"):
         if route.edge is not None and getattr(route.edge, name):
             yield "edge", name
 
@@ -330,7 +330,7 @@ CAPABILITIES: Final = (
         embedded_why="goes by the url and by Vary, and by Surrogate-Key; let the backend send these",
     ),
     Capability(
-        "the edge: keys of its own, stale responses",
+        "the edge: keys of its own, stale responses, tags invalidated in a cache",
         "route",
         _edge_rules,
         haproxy="no",

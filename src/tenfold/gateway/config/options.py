@@ -217,6 +217,7 @@ class Edge(Options):
         "The level 2 of a `tenfold.cache`: tags that are invalidated there purge the edge. After a connection that "
         "was cut all tagged responses are purged, because something may have been missed.",
         default=None,
+        show=False,  # it may hold a password
     )
     cache: str = option(
         Text('the name of a cache such as "shop"', r"[\w.-]+", label="name"),
