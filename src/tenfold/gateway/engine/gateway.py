@@ -5,21 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from tenfold._core.errors import MisuseError
 from tenfold._core.units import Duration, duration
 from tenfold.gateway.config import Address, Changes, Config, ConfigFile, diff
 from tenfold.gateway.config.engines import unfinished
 from tenfold.gateway.edge import Edge
+from tenfold.gateway.engine.beside import Beside
 from tenfold.gateway.engine.listener import Listener
-from tenfold.gateway.engine.overrides import Overrides
 from tenfold.gateway.engine.plan import Plan
 from tenfold.gateway.engine.site import Site, edge_of
-
-if TYPE_CHECKING:
-    from tenfold.gateway.admin import AdminServer, Control
-    from tenfold.gateway.edge.invalidation import Invalidation
 
 _log: Final = logging.getLogger("tenfold.gateway")
 _QUIET: Final = 1.0
@@ -49,12 +45,10 @@ class Gateway:
         self._site: Site | None = None
         self._listeners: list[Listener] = []
         self._lock = asyncio.Lock()
-        self._admin: AdminServer | None = None
-        self._control: Control | None = None
-        self._invalidation: Invalidation | None = None
+        self._beside = Beside()
         self.file: ConfigFile | None = None
         """Where the configuration is from, for the admin API's reload; whoever watches a file says so."""
-        self.overrides: Final = Overrides()
+        self.overrides: Final = self._beside.overrides
         """What an administrator has changed of endpoints, which reloads leave in force."""
         self.stopping: Final = asyncio.Event()
         """Set when an administrator has told it to drain: whoever runs the gateway ends then."""
@@ -75,11 +69,11 @@ class Gateway:
                 self._listeners.append(Listener(site, address))
             site.left = self._client_left
             site.tasks.spawn(site.sweep_for_ever(), name="sweep")
-            await self._start_beside(site)
+            await self._beside.start(self, site)
             for listener in self._listeners:
                 listener.start()
         except BaseException:
-            await self._stop_beside()
+            await self._beside.stop()
             for listener in self._listeners:
                 listener.close()
             for pool in entered:
@@ -91,8 +85,15 @@ class Gateway:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        try:
+            await self._beside.stop()
+        finally:
+            await self._end(kind, error, trace)
+
+    async def _end(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         site = self._running()
-        await self._stop_beside()
         for listener in self._listeners:
             listener.close()
         for client in list(site.clients):
@@ -112,45 +113,6 @@ class Gateway:
             if site.log is not None:
                 await asyncio.to_thread(site.log.close)
 
-    async def _start_beside(self, site: Site) -> None:
-        """What is not the traffic's own: the admin API, and word of what is invalidated elsewhere."""
-        self.overrides.watch(lambda: site.plan)
-        await self._listen_for_tags(site)
-        options = self.config.admin
-        if options is not None and self.config.gateway.processes == 1:
-            from tenfold.gateway.admin import AdminServer, Control, Here
-
-            self._control = Control(self)
-            server = AdminServer(options, Here(self._control))
-            await server.__aenter__()
-            self._admin = server
-
-    async def _stop_beside(self) -> None:
-        self.overrides.close()
-        invalidation, self._invalidation = self._invalidation, None
-        server, self._admin = self._admin, None
-        if self._control is not None:
-            self._control.close()
-        try:
-            if server is not None:
-                await server.__aexit__(None, None, None)
-        finally:
-            if invalidation is not None:
-                await invalidation.aclose()
-
-    async def _listen_for_tags(self, site: Site) -> None:
-        """Purge the edge by what is invalidated in `edge.invalidate_from`."""
-        options = self.config.edge
-        old, self._invalidation = self._invalidation, None
-        if old is not None:
-            await old.aclose()
-        if site.edge is not None and options.invalidate_from is not None:
-            from tenfold.gateway.edge.invalidation import Invalidation
-
-            made = Invalidation(site.edge, options.invalidate_from, options.cache)
-            await made.start()
-            self._invalidation = made
-
     def _running(self) -> Site:
         if self._site is None:
             raise MisuseError("gateway: it is not running; use it as `async with Gateway(config) as gateway:`")
@@ -166,7 +128,7 @@ class Gateway:
     @property
     def admin(self) -> Address | None:
         """Where the admin API listens; None where there is none."""
-        return None if self._admin is None else self._admin.address
+        return self._beside.admin
 
     @property
     def site(self) -> Site:
@@ -240,21 +202,16 @@ class Gateway:
                     new.pools[options.name].reconfigure(options)
             self.overrides.apply(new)
             site.plan = new
-            listens = self.config.edge.invalidate_from, self.config.edge.cache
-            edge = site.edge
             self.config = config
             site.counters.reloads += 1
             if _store(config) != (None if site.edge is None else _store_of(site.edge)):
                 site.edge = edge_of(config)
-            if self._admin is not None and config.admin is not None:
-                self._admin.options = config.admin
-            if site.edge is not edge or listens != (config.edge.invalidate_from, config.edge.cache):
-                await self._listen_for_tags(site)
             kept = set(map(id, new.pools.values()))
             for pool in [each for each in old.pools.values() if id(each) not in kept]:
                 pool.retire()
                 site.retired.append(pool)
                 await pool.balancer.__aexit__(None, None, None)
+            await self._beside.renew(config, site)
             return changes
 
     async def drain(self, deadline: Duration | None = None) -> bool:
