@@ -64,7 +64,7 @@ class Certificates:
         for number, each in enumerate(options.tls):
             context = _context(each, VERSIONS[options.tls_least])
             contexts.append(context)
-            names = each.names or tuple(names_of(each.certificate))
+            names = each.names or _names(each.certificate)
             if not names and number:
                 raise MisuseError(
                     f"gateway.tls: expected names for {each.certificate}, because the certificate has none of its own; "
@@ -114,12 +114,14 @@ class Certificates:
 class Keyring:
     """The certificates in force; None where clients speak plain HTTP. ``counters`` are told of changes."""
 
-    __slots__ = ("_clock", "_counters", "_hub", "_seen", "certificates")
+    __slots__ = ("_clock", "_counters", "_hub", "_seen", "certificates", "watched")
 
     def __init__(
         self, certificates: Certificates | None, counters: Counters, *, clock: Clock = SYSTEM_CLOCK, hub: Hub = EVENTS
     ) -> None:
         self.certificates = certificates
+        self.watched = False
+        """Somebody looks after their files."""
         self._counters = counters
         self._clock = clock
         self._hub = hub
@@ -157,6 +159,16 @@ class Keyring:
             self.replace(made)
             self._counters.certificates_reloaded += 1
             self._hub.emit(CertificatesReloaded(made.names))
+
+
+def _names(path: str) -> tuple[str, ...]:
+    try:
+        return tuple(names_of(path))
+    except (OSError, ValueError, IndexError, RuntimeError) as error:
+        raise MisuseError(
+            f"gateway.tls: expected a certificate that begins with its own part, to see its names, got {path} "
+            f"({error}); say names"
+        ) from error
 
 
 def _context(each: Certificate, least: ssl.TLSVersion) -> ssl.SSLContext:

@@ -57,7 +57,7 @@ class Gateway:
         await site.tasks.__aenter__()
         entered = []
         try:
-            site.keyring.replace(await _certificates(self.config))
+            _certify(site, await _certificates(self.config))
             for pool in site.plan.pools.values():
                 await pool.balancer.__aenter__()
                 entered.append(pool)
@@ -65,7 +65,6 @@ class Gateway:
                 self._listeners.append(Listener(site, address))
             site.left = self._client_left
             site.tasks.spawn(site.sweep_for_ever(), name="sweep")
-            site.tasks.spawn(site.keyring.watch(_LOOK_AT_FILES), name="certificates")
             for listener in self._listeners:
                 listener.start()
         except BaseException:
@@ -178,7 +177,7 @@ class Gateway:
                 if new.pools[options.name] not in fresh:
                     new.pools[options.name].reconfigure(options)
             site.plan = new
-            site.keyring.replace(certificates)
+            _certify(site, certificates)
             self.config = config
             site.counters.reloads += 1
             if _store(config) != (None if site.edge is None else _store_of(site.edge)):
@@ -227,6 +226,14 @@ class Gateway:
 
 async def _certificates(config: Config) -> Certificates | None:
     return await asyncio.to_thread(Certificates, config.gateway) if config.gateway.tls else None
+
+
+def _certify(site: Site, certificates: Certificates | None) -> None:
+    """Put certificates into force, and look after their files from the first ones on."""
+    site.keyring.replace(certificates)
+    if certificates is not None and not site.keyring.watched:
+        site.keyring.watched = True
+        site.tasks.spawn(site.keyring.watch(_LOOK_AT_FILES), name="certificates")
 
 
 def _store(config: Config) -> tuple[object, ...] | None:
