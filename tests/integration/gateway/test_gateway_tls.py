@@ -336,6 +336,8 @@ async def test_certificates_are_read_anew_and_bad_ones_change_nothing(wire, ca, 
                 await ring.renew()
                 assert "a.pem" in told[0].problem
                 assert run.counters["certificates_rejected"] == 1
+                other = wire.toml(backend.url, gateway=f"tls = {pair(tmp_path, 'a')}", route="body_max = 9")
+                await run.gateway.reload(read_config(other, environ={}))  # other changes are made all the same
                 assert names_of(await Secure.connect(ca, run)) == ["shop.example", "old.example"]
                 write(ca.issue_cert("shop.example", "new.example"), tmp_path, "a")
                 await run.until(lambda: run.counters["certificates_reloaded"] == 1)  # seen by the watch itself

@@ -35,10 +35,10 @@ class Gateway:
             await gateway.drain()
 
     Leaving the block closes everything at once; `drain` first lets requests under way end. Runs on uvloop where the
-    loop is one, and on asyncio's else; HTTP/1.1 over TCP and unix sockets.
+    loop is one, and on asyncio's else; HTTP/1.1 over TCP, TLS and unix sockets.
 
-    Raises `MisuseError` for a configuration of another engine, or with what this engine does not do; and `OSError`
-    where it cannot listen.
+    Raises `MisuseError` for a configuration of another engine, with what this engine does not do, or with certificates
+    that cannot be read; and `OSError` where it cannot listen.
     """
 
     def __init__(self, config: Config) -> None:
@@ -147,8 +147,8 @@ class Gateway:
         """Put another configuration into force for all requests that begin from now on; those under way end as they
         began. Pools that stay keep what is known of their endpoints.
 
-        Raises `MisuseError` for a change that needs a restart, and what discovery raises that finds nobody; the old
-        configuration stays in force then.
+        Raises `MisuseError` for a change that needs a restart and for certificates that cannot be read, and what
+        discovery raises that finds nobody; the old configuration stays in force then.
         """
         site = self._running()
         async with self._lock:
@@ -160,7 +160,9 @@ class Gateway:
             log_changed = [each for each in changes.settings if each.key == "gateway.access_log"]
             if log_changed:
                 raise MisuseError("reload: expected the same access_log, got another one; restart the gateway")
-            certificates = await _certificates(config)
+            certificates = site.keyring.certificates
+            if any(each.key.startswith("gateway.tls") for each in changes.settings):
+                certificates = await _certificates(config)
             old = site.plan
             new = Plan(site, config, old)
             fresh = [pool for name, pool in new.pools.items() if old.pools.get(name) is not pool]

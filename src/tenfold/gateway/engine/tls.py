@@ -19,7 +19,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
-_READ: Final = 256 * 1024
+_READ: Final = 16 * 1024
+"""As much as a record can hold, which is all that one read gives."""
 CUT: Final = "the connection was closed in the handshake"
 
 Done = Callable[[BaseException | None], object]
