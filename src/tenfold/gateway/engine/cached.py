@@ -54,7 +54,8 @@ class CachedExchange(Exchange):
             self.forward()
             return
         fields = {name: values[0] if len(values) == 1 else b", ".join(values) for name, values in head.fields.items()}
-        request = EdgeRequest(head.method, url_key(b"http", head.host or b"", self._target()), fields)
+        scheme = self.client.scheme.encode()
+        request = EdgeRequest(head.method, url_key(scheme, head.host or b"", self._target()), fields)
         self._go(edge.lookup(request, self.site.clock()))
 
     def _target(self) -> bytes:
