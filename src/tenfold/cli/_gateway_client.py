@@ -56,7 +56,7 @@ class AdminClient:
             response = connection.getresponse()
             raw = response.read()
         except (OSError, http.client.HTTPException) as error:
-            raise AdminUnreachable(f"no admin API at {self.url}: {error or type(error).__name__}") from error
+            raise AdminUnreachable(f"no admin API at {self.url}: {str(error) or type(error).__name__}") from error
         finally:
             connection.close()
         try:

@@ -189,6 +189,7 @@ async def test_purge_by_url_tags_and_all(wire):
                 assert await asked(path) == 0
 
         await fill()
+        assert (await run.call("POST", "/v1/purge", {"url": "https://shop.example/a"})).json == {"purged": 0}
         for url, path in (("/a", "/a"), ("http://shop.example/b?z=9&q=1", "/b?q=1"), ("/shop/c?", "/shop/c")):
             host = "" if url.startswith("http") else "http://shop.example"
             assert (await run.call("POST", "/v1/purge", {"url": host + url})).json == {"purged": 1}

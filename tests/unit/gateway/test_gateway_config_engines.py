@@ -67,12 +67,7 @@ def test_what_haproxy_cannot_do_is_refused_and_the_embedded_engine_does_it(where
 
 
 NOT_EMBEDDED = [
-    ("gateway", "tls = { certificate = 'a', key = 'b' }", "speaks plain HTTP with clients"),
-    ("gateway", "proxy_protocol = true", "reads no PROXY header"),
     ("gateway", "processes = 2", "is one process"),
-    ("gateway", "request_id = 'X-Trace'", "calls it X-Request-Id"),
-    ("gateway", "trusted_hops = 2", "goes by their addresses"),
-    ("pool", "tls = true", "speaks plain HTTP with endpoints"),
     ("pool", "pick = { name = 'sticky', secret = '0123456789abcdef' }", "sets no sticky cookie"),
     (
         "pool",
@@ -95,10 +90,24 @@ def test_what_the_embedded_engine_does_not_do_yet_is_told(where, line, sentence)
     assert unfinished(read(where, "", engine="embedded")) == []
 
 
-def test_endpoints_of_https_are_told():
+@pytest.mark.parametrize(
+    ("where", "line"),
+    [
+        ("gateway", "tls = { certificate = 'a', key = 'b' }"),
+        ("gateway", "proxy_protocol = true"),
+        ("gateway", "request_id = 'X-Trace'"),
+        ("gateway", "trusted_hops = 2"),
+        ("pool", "tls = true"),
+    ],
+)
+def test_both_engines_do_these(where, line):
+    assert read(where, line).engine.name == "haproxy"
+    assert unfinished(read(where, line, engine="embedded")) == []
+
+
+def test_endpoints_of_https_are_taken():
     text = TEXT.format(gateway="", pool="", route="").replace("http://127.0.0.1:9001", "https://127.0.0.1:9001")
-    (told,) = unfinished(read_config(text, "g.toml", environ={}, engine="embedded"))
-    assert told.startswith("pool 1 endpoints: the engine embedded speaks plain HTTP with endpoints")
+    assert unfinished(read_config(text, "g.toml", environ={}, engine="embedded")) == []
 
 
 def test_what_the_embedded_engine_cannot_do_is_refused_and_haproxy_does_it():

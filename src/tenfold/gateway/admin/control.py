@@ -10,6 +10,7 @@ import os
 from collections.abc import Awaitable, Callable
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 from tenfold import __version__
 from tenfold._core.errors import MisuseError
@@ -112,7 +113,7 @@ class Control:
         if len(params) != 1:
             raise MisuseError(f"purge: expected one of url, tags and all, got {', '.join(params) or 'none'}")
         if "url" in params:
-            return {"purged": edge.purge_url(self._key(params["url"]))}
+            return {"purged": sum(edge.purge_url(key) for key in self._keys(params["url"]))}
         if "tags" in params:
             tags = params["tags"]
             if not isinstance(tags, list) or not tags or not all(isinstance(each, str) and each for each in tags):
@@ -122,14 +123,18 @@ class Control:
             raise MisuseError(f"all: expected true, got {params['all']!r}")
         return {"purged": edge.purge_all()}
 
-    def _key(self, url: Any) -> bytes:
-        """What responses to that URL are stored under, after all that its route does to it."""
+    def _keys(self, url: Any) -> list[bytes]:
+        """What responses to that URL are stored under, after all that its route does to it. A path without a scheme
+        stands for both.
+        """
         head = head_of("GET", url)
+        said = urlsplit(url).scheme
         route = self._gateway.site.plan.match(head)
-        if route is None or route.pool is None:
-            return key_of(head, None)
-        route.change(head)
-        return key_of(head, route.route.edge)
+        options = None
+        if route is not None and route.pool is not None:
+            route.change(head)
+            options = route.route.edge
+        return [key_of(scheme, head, options) for scheme in ((said.encode(),) if said else (b"http", b"https"))]
 
     def _endpoint_of(self, params: Params) -> tuple[PoolPlan, str]:
         name, id = params.get("pool"), params.get("id")

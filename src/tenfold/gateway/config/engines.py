@@ -175,20 +175,8 @@ def _always(_: Any) -> Iterator[tuple[str, ...]]:
 CAPABILITIES: Final = (
     Capability("HTTP/1.1 to clients and endpoints, keep-alive, upgrades (WebSocket)", "gateway", _always),
     Capability("HTTP/2 to clients", "gateway", _given("http2"), embedded="no", why="speaks HTTP/1.1 with clients"),
-    Capability(
-        "TLS to clients, several names",
-        "gateway",
-        _given("tls"),
-        embedded="later",
-        why="speaks plain HTTP with clients; let what stands before it speak TLS",
-    ),
-    Capability(
-        "the PROXY protocol",
-        "gateway",
-        _given("proxy_protocol"),
-        embedded="later",
-        why="reads no PROXY header; let what stands before it say X-Forwarded-For, and trust it",
-    ),
+    Capability("TLS to clients, several names", "gateway", _given("tls")),
+    Capability("the PROXY protocol", "gateway", _given("proxy_protocol")),
     Capability("several addresses, unix sockets", "gateway", _always),
     Capability(
         "several processes",
@@ -197,20 +185,8 @@ CAPABILITIES: Final = (
         embedded="later",
         why="is one process; say processes = 1",
     ),
-    Capability(
-        "another name for the request's id",
-        "gateway",
-        _unlike("request_id", "X-Request-Id"),
-        embedded="later",
-        why="calls it X-Request-Id",
-    ),
-    Capability(
-        "a number of trusted proxies",
-        "gateway",
-        _unlike("trusted_hops", 1),
-        embedded="later",
-        why="goes by their addresses and not by their number; name them all in trusted",
-    ),
+    Capability("another name for the request's id", "gateway", _unlike("request_id", "X-Request-Id")),
+    Capability("a number of trusted proxies", "gateway", _unlike("trusted_hops", 1)),
     Capability(
         "the admin API and `/metrics`",
         "admin",
@@ -238,13 +214,7 @@ CAPABILITIES: Final = (
         embedded_why="sets no sticky cookie; say ring_hash or maglev with a key",
     ),
     Capability("checks over HTTP and TCP", "pool", _always),
-    Capability(
-        "TLS to endpoints",
-        "pool",
-        _https,
-        embedded="later",
-        why="speaks plain HTTP with endpoints; give them urls of http",
-    ),
+    Capability("TLS to endpoints", "pool", _https),
     Capability(
         "a load that endpoints report in a header of their check",
         "pool",

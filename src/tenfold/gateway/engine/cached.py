@@ -55,7 +55,8 @@ class CachedExchange(Exchange):
             self.forward()
             return
         fields = {name: values[0] if len(values) == 1 else b", ".join(values) for name, values in head.fields.items()}
-        request = EdgeRequest(head.method, key_of(head, self.route.route.edge), fields)
+        key = key_of(self.client.scheme.encode(), head, self.route.route.edge)
+        request = EdgeRequest(head.method, key, fields)
         self._go(edge.lookup(request, self.site.clock()))
 
     # -- what the edge says -------------------------------------------------------------------------------------------
@@ -337,7 +338,7 @@ class CachedExchange(Exchange):
             edge.cancelled(decision)
 
 
-def key_of(head: RequestHead, options: Options | None) -> bytes:
+def key_of(scheme: bytes, head: RequestHead, options: Options | None) -> bytes:
     """What a request's response is stored under, as far as that is its URL."""
     target = head.target
     if options is not None and options.query is not None:
@@ -345,4 +346,4 @@ def key_of(head: RequestHead, options: Options | None) -> bytes:
         wanted = {name.encode() for name in options.query}
         kept = sorted(part for part in query.split(b"&") if part.partition(b"=")[0] in wanted)
         target = path + (b"?" + b"&".join(kept) if kept else b"")
-    return url_key(b"http", head.host or b"", target)
+    return url_key(scheme, head.host or b"", target)

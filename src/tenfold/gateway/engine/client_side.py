@@ -51,6 +51,7 @@ class Client(asyncio.Protocol):
         "peer",
         "quiet_since",
         "reader",
+        "scheme",
         "site",
         "transport",
         "trusted",
@@ -61,8 +62,11 @@ class Client(asyncio.Protocol):
     peer: str
     """Its address, or `UNIX`."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, scheme: str = "http", peer: str | None = None) -> None:
         self.site = site
+        self.scheme = scheme
+        """``"https"`` where it came by TLS."""
+        self.peer = peer or ""  # where it is empty, the socket knows
         self.exchange: Exchange | None = None
         self.due = inf
         """When the sweep calls time."""
@@ -87,8 +91,9 @@ class Client(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         site = self.site
         self.transport = transport  # type: ignore[assignment] # a socket's transport is one
-        name = transport.get_extra_info("peername")
-        self.peer = str(name[0]) if isinstance(name, tuple) and len(name) >= 2 else UNIX
+        if not self.peer:
+            name = transport.get_extra_info("peername")
+            self.peer = str(name[0]) if isinstance(name, tuple) and len(name) >= 2 else UNIX
         self.trusted = site.plan.trusts(self.peer)
         self.reader = RequestReader(site.plan.limits)
         self._open = True
@@ -377,7 +382,7 @@ class Client(asyncio.Protocol):
         found = self._links[host]
         forwarder = self.site.plan.forwarders[self.trusted, host]
         if found is None or found.forwarder is not forwarder:
-            found = forwarder.link(self.peer, "http")
+            found = forwarder.link(self.peer, self.scheme)
             self._links = (self._links[0], found) if host else (found, self._links[1])
         return found
 

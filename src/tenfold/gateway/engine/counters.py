@@ -16,15 +16,21 @@ class Counters:
         "bytes_in",
         "bytes_out",
         "canaries",
+        "certificates_rejected",
+        "certificates_reloaded",
         "clients_left",
         "connects",
         "connects_failed",
         "cut",
         "failovers",
         "fresh",
+        "handshakes",
+        "handshakes_failed",
         "in_flight",
         "late",
         "own_answers",
+        "proxied",
+        "proxied_failed",
         "queued",
         "refused",
         "reloads",
@@ -75,6 +81,12 @@ class Counters:
         """Requests that went to a canary."""
         self.tunnels = 0
         """Connections switched to another protocol."""
+        self.handshakes = self.handshakes_failed = 0
+        """TLS handshakes of clients: complete, and ended before (no TLS, no common version, too slow, gone)."""
+        self.proxied = self.proxied_failed = 0
+        """Connections with a good PROXY header, and closed for want of one (none, malformed, too slow, gone)."""
+        self.certificates_reloaded = self.certificates_rejected = 0
+        """Certificates read anew because their files had changed: put into force, and wrong."""
         self.reloads = 0
         """Configurations put into force while running."""
 

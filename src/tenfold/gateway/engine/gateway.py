@@ -13,6 +13,7 @@ from tenfold.gateway.config import Address, Changes, Config, ConfigFile, diff
 from tenfold.gateway.config.engines import unfinished
 from tenfold.gateway.edge import Edge
 from tenfold.gateway.engine.beside import Beside
+from tenfold.gateway.engine.certificates import Certificates
 from tenfold.gateway.engine.listener import Listener
 from tenfold.gateway.engine.plan import Plan
 from tenfold.gateway.engine.site import Site, edge_of
@@ -21,6 +22,8 @@ _log: Final = logging.getLogger("tenfold.gateway")
 _QUIET: Final = 1.0
 """Seconds for which idle connections may still bring a request when the gateway drains."""
 _LOOK: Final = 0.02
+_LOOK_AT_FILES: Final = 1.0
+"""Seconds between two looks at the files of certificates."""
 
 
 class Gateway:
@@ -33,10 +36,10 @@ class Gateway:
             await gateway.drain()
 
     Leaving the block closes everything at once; `drain` first lets requests under way end. Runs on uvloop where the
-    loop is one, and on asyncio's else; HTTP/1.1 over TCP and unix sockets.
+    loop is one, and on asyncio's else; HTTP/1.1 over TCP, TLS and unix sockets.
 
-    Raises `MisuseError` for a configuration of another engine, or with what this engine does not do; and `OSError`
-    where it cannot listen.
+    Raises `MisuseError` for a configuration of another engine, with what this engine does not do, or with certificates
+    that cannot be read; and `OSError` where it cannot listen.
     """
 
     def __init__(self, config: Config) -> None:
@@ -62,6 +65,7 @@ class Gateway:
         await site.tasks.__aenter__()
         entered = []
         try:
+            _certify(site, await _certificates(self.config))
             for pool in site.plan.pools.values():
                 await pool.balancer.__aenter__()
                 entered.append(pool)
@@ -96,8 +100,7 @@ class Gateway:
         site = self._running()
         for listener in self._listeners:
             listener.close()
-        for client in list(site.clients):
-            client.cut()
+        site.cut()
         pools = [*site.plan.pools.values(), *site.retired]
         for pool in pools:
             pool.retire()
@@ -110,6 +113,7 @@ class Gateway:
                 await plan.balancer.__aexit__(None, None, None)
         finally:
             await site.tasks.__aexit__(kind, error, trace)
+            site.cut()  # who came meanwhile
             if site.log is not None:
                 await asyncio.to_thread(site.log.close)
 
@@ -171,8 +175,8 @@ class Gateway:
         """Put another configuration into force for all requests that begin from now on; those under way end as they
         began. Pools that stay keep what is known of their endpoints.
 
-        Raises `MisuseError` for a change that needs a restart, and what discovery raises that finds nobody; the old
-        configuration stays in force then.
+        Raises `MisuseError` for a change that needs a restart and for certificates that cannot be read, and what
+        discovery raises that finds nobody; the old configuration stays in force then.
         """
         site = self._running()
         async with self._lock:
@@ -184,6 +188,9 @@ class Gateway:
             log_changed = [each for each in changes.settings if each.key == "gateway.access_log"]
             if log_changed:
                 raise MisuseError("reload: expected the same access_log, got another one; restart the gateway")
+            certificates = site.keyring.certificates
+            if any(each.key.startswith("gateway.tls") for each in changes.settings):
+                certificates = await _certificates(config)
             old = site.plan
             new = Plan(site, config, old)
             fresh = [pool for name, pool in new.pools.items() if old.pools.get(name) is not pool]
@@ -202,6 +209,7 @@ class Gateway:
                     new.pools[options.name].reconfigure(options)
             self.overrides.apply(new)
             site.plan = new
+            _certify(site, certificates)
             self.config = config
             site.counters.reloads += 1
             if _store(config) != (None if site.edge is None else _store_of(site.edge)):
@@ -230,14 +238,13 @@ class Gateway:
         began = site.clock()
         until = began + given
         quiet = min(_QUIET, given / 2)
-        while site.clients and (now := site.clock()) < until:
+        while (now := site.clock()) < until and (site.clients or (site.arrivals and now - began < quiet)):
             if now - began >= quiet:
                 for client in [each for each in site.clients if each.quiet]:
                     client.shut()
             await asyncio.sleep(_LOOK)
         left = [client for client in site.clients if client.exchange is not None]
-        for client in list(site.clients):
-            client.cut()
+        site.cut()
         return not left
 
     def _client_left(self) -> None:
@@ -248,6 +255,18 @@ class Gateway:
     def __repr__(self) -> str:
         where = ", ".join(map(str, self.addresses)) or "not running"
         return f"<Gateway {where}>"
+
+
+async def _certificates(config: Config) -> Certificates | None:
+    return await asyncio.to_thread(Certificates, config.gateway) if config.gateway.tls else None
+
+
+def _certify(site: Site, certificates: Certificates | None) -> None:
+    """Put certificates into force, and look after their files from the first ones on."""
+    site.keyring.replace(certificates)
+    if certificates is not None and not site.keyring.watched:
+        site.keyring.watched = True
+        site.tasks.spawn(site.keyring.watch(_LOOK_AT_FILES), name="certificates")
 
 
 def _store(config: Config) -> tuple[object, ...] | None:

@@ -10,7 +10,7 @@ import stat
 from typing import Any, Final
 
 from tenfold.gateway.config import Address
-from tenfold.gateway.engine.client_side import Client
+from tenfold.gateway.engine.accepting import first_protocol
 from tenfold.gateway.engine.site import Site
 
 _log: Final = logging.getLogger("tenfold.gateway")
@@ -48,7 +48,7 @@ class Listener:
         for _ in range(_AT_ONCE):
             if self._socket is None:
                 return
-            if len(site.clients) >= site.plan.gateway.connections:
+            if len(site.clients) + len(site.arrivals) >= site.plan.gateway.connections:
                 self._pause()
                 return
             try:
@@ -68,7 +68,8 @@ class Listener:
             site.tasks.spawn(self._serve(connection), name="accept")
 
     async def _serve(self, connection: socket.socket) -> None:
-        await self._site.loop.connect_accepted_socket(lambda: Client(self._site), connection)
+        site, local = self._site, bool(self.address.path)
+        await site.loop.connect_accepted_socket(lambda: first_protocol(site, local=local), connection)
 
     def close(self) -> None:
         """Accept no more."""

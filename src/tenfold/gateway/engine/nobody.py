@@ -15,15 +15,17 @@ if TYPE_CHECKING:
 class Nobody:
     """Stands for a client that has gone, or never was, so that an answer can be stored all the same."""
 
-    __slots__ = ("_client", "peer")
+    __slots__ = ("_client", "peer", "scheme")
 
     peer: str
+    scheme: str
 
     full = closing = False
 
     def __init__(self, client: Client | Nobody) -> None:
         self._client: Client = client._client if isinstance(client, Nobody) else client
         self.peer = client.peer
+        self.scheme = client.scheme
 
     def link(self, host: bool) -> Link:
         """As its own."""

@@ -14,6 +14,7 @@ from tenfold.balance import ANY, Balancer, Endpoint, Request
 from tenfold.gateway.config import Canary, Config, HeaderChanges, Pool, Route, Router
 from tenfold.gateway.engine.tally import Tally, Times, answers
 from tenfold.gateway.engine.upstream import Upstream
+from tenfold.gateway.engine.upstream_tls import checked, context_of
 from tenfold.gateway.framing import UNIX, Forwarder, Forwarding, Limits, RequestHead
 from tenfold.resilience.budget import Purse
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from tenfold.gateway.engine.site import Site
 
 PRIORITIES: Final = ("critical", "normal", "batch", "sheddable")
-BALANCING: Final = ("pick", "check", "ejection", "slow_start", "breaker", "max_in_flight", "discovery")
+BALANCING: Final = ("pick", "check", "ejection", "slow_start", "breaker", "max_in_flight", "discovery", "tls")
 """Settings of a pool that belong to its balancer; a change of one of them asks for another balancer."""
 _HASHED: Final = ("ring_hash", "maglev", "rendezvous")
 _DOTS: Final = re.compile(rb"/(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
@@ -31,18 +32,19 @@ _DOTS: Final = re.compile(rb"/(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
 class PoolPlan:
     """A pool that is alive: its balancer, the connections to its endpoints, and who waits for a place."""
 
-    __slots__ = ("balancer", "gone", "keyed", "options", "selector", "site", "tallies", "times", "upstreams",
+    __slots__ = ("balancer", "context", "gone", "keyed", "options", "selector", "site", "tallies", "times", "upstreams",
                  "version", "waiting")  # fmt: skip
 
     def __init__(self, site: Site, options: Pool, old: PoolPlan | None = None) -> None:
         self.site = site
         self.options = options
+        self.context = None if options.tls is None else context_of(options.tls, f"pool {options.name} tls")
         source: Any = options.endpoints if options.discovery is None else options.discovery.make()
         self.balancer = Balancer(
             source,
             name=options.name,
             pick=options.pick.make(),
-            check=options.check,
+            check=checked(options.check, self.context, options.tls),
             eject=options.ejection,
             slow_start=options.slow_start,
             max_in_flight=options.max_in_flight,
@@ -70,7 +72,7 @@ class PoolPlan:
             if found is not None:
                 found.retire()
             tally = self.tallies.setdefault(endpoint.id, Tally())
-            found = self.upstreams[endpoint.id] = Upstream(self.site, self.options, endpoint, tally)
+            found = self.upstreams[endpoint.id] = Upstream(self.site, self.options, endpoint, tally, self.context)
             found.gone = self.gone
         return found
 
@@ -224,7 +226,9 @@ class Plan:
         self.forwarders = {
             (trusted, host): Forwarder(
                 Forwarding(
-                    trusted=[*map(str, gateway.trusted)],
+                    trusted=[*map(str, gateway.trusted)] if gateway.trusted_hops else [],
+                    hops=gateway.trusted_hops or None,
+                    request_id_name=gateway.request_id,
                     x_forwarded=gateway.forwarded in ("both", "x-forwarded"),
                     forwarded=gateway.forwarded in ("both", "forwarded"),
                     request_id="pass" if trusted else "new",

@@ -40,6 +40,7 @@ DEADLINE: Final = Fault(504, "deadline", "no answer before the deadline", "route
 CONNECT: Final = Fault(502, "connect", "no connection to the endpoint came about")
 CONNECT_TIMEOUT: Final = Fault(504, "connect_timeout", "the endpoint could not be reached in time",
                                "pool.connect_timeout")  # fmt: skip
+PLAIN_HTTP: Final = Fault(400, "plain_http", "this port speaks TLS, and plain HTTP came; ask by https")
 BROKEN: Final = Fault(502, "upstream_broken", "the endpoint closed the connection without an answer")
 FIRST_BYTE: Final = Fault(504, "first_byte_timeout", "the endpoint did not answer in time", "pool.first_byte_timeout")
 STALLED: Final = Fault(504, "upstream_stalled", "the endpoint took the request too slowly", "pool.body_timeout")

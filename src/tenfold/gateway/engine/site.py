@@ -16,6 +16,7 @@ from tenfold._core.tasks import Tasks
 from tenfold.gateway.config import Config, Respond, Route
 from tenfold.gateway.edge import Edge, EdgeOptions
 from tenfold.gateway.engine.cached import CachedExchange
+from tenfold.gateway.engine.certificates import Keyring
 from tenfold.gateway.engine.counters import Counters
 from tenfold.gateway.engine.ending import Ending
 from tenfold.gateway.engine.forward import Exchange
@@ -26,6 +27,7 @@ from tenfold.gateway.engine.sending import Sending
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tenfold.gateway.engine.accepting import Arrival
     from tenfold.gateway.engine.client_side import Client
     from tenfold.gateway.engine.problem import Fault
     from tenfold.gateway.framing import RequestHead
@@ -39,8 +41,8 @@ _MOST_TASKS: Final = 200_000
 class Site:
     """One gateway process. Belongs to one event loop."""
 
-    __slots__ = ("clients", "clock", "counters", "dated", "draining", "edge", "left", "log", "loop", "now", "nowhere",
-                 "plan", "random", "retired", "tasks", "wall")  # fmt: skip
+    __slots__ = ("arrivals", "clients", "clock", "counters", "dated", "draining", "edge", "keyring", "left",
+                 "log", "loop", "now", "nowhere", "plan", "random", "retired", "tasks", "wall")  # fmt: skip
 
     def __init__(self, config: Config) -> None:
         self.loop = asyncio.get_running_loop()
@@ -50,6 +52,8 @@ class Site:
         self.random: Final = random.Random()
         self.tasks: Final = Tasks("gateway", limit=_MOST_TASKS)
         self.clients: set[Client] = set()
+        self.arrivals: set[Arrival] = set()
+        """Connections that are not clients yet."""
         self.dated: set[Sending] = set()
         """Exchanges with a deadline."""
         self.retired: list[PoolPlan] = []
@@ -63,6 +67,7 @@ class Site:
         self.nowhere: Final = RoutePlan(Route(name="none", respond=Respond(status=404)), {}, None, None)
         """For requests that no route is for."""
         self.plan = Plan(self, config)
+        self.keyring: Final = Keyring(None, self.counters)
 
     def exchange(self, client: Client, head: RequestHead, route: RoutePlan) -> Exchange:
         """A new exchange; it counts as under way until it is `over`."""
@@ -105,6 +110,13 @@ class Site:
         self.clients.discard(client)
         self.left()
 
+    def cut(self) -> None:
+        """Close all client connections at once."""
+        for arrival in list(self.arrivals):
+            arrival.cut()
+        for client in list(self.clients):
+            client.cut()
+
     async def sweep_for_ever(self) -> None:
         """Call time."""
         while True:
@@ -117,6 +129,9 @@ class Site:
         self.now = now + TICK
         for client in [each for each in self.clients if each.due < now]:
             client.late()
+        if self.arrivals:
+            for arrival in [each for each in self.arrivals if each.due < now]:
+                arrival.late()
         for exchange in [each for each in self.dated if each.until < now]:
             exchange.past_deadline()
         for pool in self.plan.pools.values():

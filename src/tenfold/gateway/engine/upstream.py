@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import unquote, urlsplit
 
 from tenfold.gateway.engine.problem import CONNECT, CONNECT_TIMEOUT, Fault
+from tenfold.gateway.engine.tls import Tls
+from tenfold.gateway.engine.upstream_tls import fault_of_handshake, system_context
 from tenfold.gateway.framing import Limits, ResponseEvent, ResponseReader
 
 if TYPE_CHECKING:
@@ -27,6 +30,14 @@ _log: Final = logging.getLogger("tenfold.gateway")
 
 LIMITS: Final = Limits(head=64 * 1024, fields=200)
 """What responses may have; twice what is taken from clients, because nobody else is to blame here."""
+
+
+class HandshakeError(Exception):
+    """A handshake with an endpoint failed; ``cause`` says why."""
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__(str(cause))
+        self.cause: Final = cause
 
 
 class Taker(Protocol):
@@ -111,10 +122,12 @@ class UpstreamConnection(asyncio.Protocol):
 class Upstream:
     """The connections to one endpoint."""
 
-    __slots__ = ("_where", "authority", "connections", "endpoint", "gone", "idle", "opening", "options", "site",
-                 "tally")  # fmt: skip
+    __slots__ = ("_context", "_name", "_where", "authority", "connections", "endpoint", "gone", "idle", "opening",
+                 "options", "site", "tally")  # fmt: skip
 
-    def __init__(self, site: Site, options: Pool, endpoint: Endpoint, tally: Tally) -> None:
+    def __init__(
+        self, site: Site, options: Pool, endpoint: Endpoint, tally: Tally, context: ssl.SSLContext | None = None
+    ) -> None:
         self.site = site
         self.options = options
         self.endpoint = endpoint
@@ -124,15 +137,23 @@ class Upstream:
         self.opening = 0
         self.gone = False
         """The endpoint has left: what is under way ends, and nothing is kept."""
+        self._context: ssl.SSLContext | None = None
+        """For the handshake; None: it is spoken to in clear."""
+        self._name = ""
         parts = urlsplit(endpoint.url)
         if parts.scheme == "unix":
             self._where: tuple[str, int] | str | None = unquote(parts.path)
             self.authority = b"localhost"
-        elif parts.scheme != "http":  # a discovery's word: what a file declares was refused when it was read
-            _log.error("endpoint %s: expected http or unix, got %s; it gets no requests", endpoint.id, endpoint.url)
+        elif parts.scheme not in ("http", "https"):  # a discovery's word: a file's is refused when it is read
+            _log.error("endpoint %s: expected http, https or unix, got %s; it gets no requests", endpoint.id,
+                       endpoint.url)  # fmt: skip
             self._where, self.authority = None, b""
         else:
-            port = parts.port or 80
+            if parts.scheme == "https":
+                self._context = system_context() if context is None else context
+                said = None if options.tls is None else options.tls.name
+                self._name = said or parts.hostname or ""
+            port = parts.port or (443 if self._context is not None else 80)
             self._where = (parts.hostname or "", port)
             self.authority = parts.netloc.rpartition("@")[2].encode()
 
@@ -170,17 +191,21 @@ class Upstream:
         connection: UpstreamConnection | None = None
         try:
             async with asyncio.timeout(self.options.connect_timeout):
-                made: tuple[Any, UpstreamConnection]
+                made: tuple[Any, Any]
                 if self._where is None:
                     raise OSError("not a place that this engine can go to")
                 if isinstance(self._where, str):
                     made = await loop.create_unix_connection(lambda: UpstreamConnection(self), self._where)
+                elif self._context is not None:
+                    made = None, await self._connect_tls(self._context, self._where)
                 else:
                     made = await loop.create_connection(lambda: UpstreamConnection(self), *self._where)
                 connection = made[1]
                 counters.connects += 1
         except TimeoutError:
             fault = CONNECT_TIMEOUT
+        except HandshakeError as error:
+            fault = fault_of_handshake(error.cause)
         except OSError:
             fault = CONNECT
         finally:
@@ -190,6 +215,26 @@ class Upstream:
             taker.unconnected(fault or CONNECT)
         else:
             taker.connected(connection)
+
+    async def _connect_tls(self, context: ssl.SSLContext, where: tuple[str, int]) -> UpstreamConnection:
+        loop = self.site.loop
+        connection = UpstreamConnection(self)
+        ready: asyncio.Future[BaseException | None] = loop.create_future()
+
+        def done(error: BaseException | None) -> None:
+            if not ready.done():
+                ready.set_result(error)
+
+        tls = Tls(context, connection, self._name, done)
+        await loop.create_connection(lambda: tls, *where)
+        try:
+            error = await ready
+        except asyncio.CancelledError:
+            tls.abort()
+            raise
+        if error is not None:
+            raise HandshakeError(error)
+        return connection
 
     def forget(self, connection: UpstreamConnection) -> None:
         """It is closed or closing."""

@@ -41,7 +41,8 @@ class Identity(NamedTuple):
 class Forwarder:
     """`Forwarding` in the form that is needed for every request. One for each route or gateway, shared by all."""
 
-    __slots__ = ("_networks", "_unix", "names_all", "options", "upgrades", "via_1_0", "via_1_1")
+    __slots__ = ("_networks", "_unix", "id_name", "id_start", "names_all", "new_lines", "options", "upgrades",
+                 "via_1_0", "via_1_1")  # fmt: skip
 
     def __init__(self, options: Forwarding) -> None:
         self.options: Final = options
@@ -50,6 +51,11 @@ class Forwarder:
         self.upgrades: Final = frozenset(name.lower().encode() for name in options.upgrades)
         self.names_all: Final = options.request_id != "off" and options.trace != "off"
         """Whether a request that came without an id and a trace gets both."""
+        self.id_start: Final = options.request_id_name.encode() + b": "
+        self.new_lines: Final = b"traceparent: 00-%b-%b-01\r\n" + self.id_start + b"%b"
+        low = options.request_id_name.lower().encode()
+        self.id_name: Final = None if f.KINDS.get(low) == f.REQUEST_ID else low
+        """The name of the id's header, where it is not the usual one."""
         name = options.via
         self.via_1_1: Final = None if name is None else b"Via: 1.1 " + name.encode()
         self.via_1_0: Final = None if name is None else b"Via: 1.0 " + name.encode()
@@ -92,7 +98,8 @@ class Link:
             return self.peer
         found = self.peer
         chain = b",".join(value for kind, value, _ in head.claims if kind == f.X_FOR)
-        for part in reversed(chain.decode("latin-1").split(",")):
+        parts = chain.decode("latin-1").split(",")
+        for part in parts[: -1 - (self.forwarder.options.hops or len(parts)) : -1]:
             try:
                 found = str(ipaddress.ip_address(part.strip()))
             except ValueError:
@@ -111,10 +118,12 @@ class Link:
     def identify(self, head: RequestHead, draw: Draw) -> Identity:
         """The request's id and trace. Once for each request, however often it is sent upstream."""
         options = self.forwarder.options
+        if self.forwarder.id_name is not None:
+            self._name_id(head, self.forwarder.id_name)
         if not head.claims and self.forwarder.names_all:
             text = (draw(192) | _NOT_ZERO).to_bytes(24, "big").hex().encode()
             trace = text[:32]
-            return Identity(trace, b"traceparent: 00-%b-%b-01\r\nX-Request-Id: %b" % (trace, text[32:], trace))
+            return Identity(trace, self.forwarder.new_lines % (trace, text[32:], trace))
         came = parent = None
         lines = []
         for kind, value, line in head.claims:
@@ -140,8 +149,21 @@ class Link:
         elif options.request_id != "off":
             new_id = new_trace or b"%032x" % draw(128)
         if new_id:
-            lines.append(b"X-Request-Id: " + new_id)
+            lines.append(self.forwarder.id_start + new_id)
         return Identity(new_id, b"\r\n".join(lines))
+
+    def _name_id(self, head: RequestHead, name: bytes) -> None:
+        """The header of that name has the id, and X-Request-Id is a header like others."""
+        plain = []
+        claims = [claim for claim in head.claims if claim[0] != f.REQUEST_ID]
+        for line in head.plain:
+            found, _, value = line.partition(b":")
+            if found.lower() == name:
+                claims.append((f.REQUEST_ID, value.strip(b" \t"), line))
+            else:
+                plain.append(line)
+        plain += [line for kind, _, line in head.claims if kind == f.REQUEST_ID]
+        head.plain, head.claims = plain, claims
 
     def request(self, head: RequestHead, identity: Identity, authority: bytes = b"") -> bytes:
         """The bytes of the head for the upstream whose host and port are ``authority``."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tenfold._core.errors import MisuseError
-from tenfold.gateway.framing.fields import TOKEN
+from tenfold.gateway.framing.fields import KINDS, REQUEST_ID, TOKEN
 from tenfold.gateway.framing.start_line import is_host
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -26,20 +26,24 @@ class Forwarding:
     """What is added to heads.
 
     ``trusted`` (none) are the networks of hops that may say who the client is, such as ``"10.0.0.0/8"``, and
-    ``"unix"`` for unix sockets. ``x_forwarded`` (on) writes X-Forwarded-For, -Proto and -Host, ``forwarded`` (off) the
-    Forwarded of RFC 7239. ``via`` (off) is our name in Via. ``request_id`` and ``trace`` say what becomes of
-    X-Request-Id and traceparent: ``"pass"`` good ones that came and make others, always ``"new"``, or ``"off"``: let
-    them alone. ``host`` is ``"client"`` (the Host that came), ``"endpoint"`` or a name. ``upgrades`` (websocket) are
-    the protocols whose Upgrade is passed on; any other is removed, and the server answers in HTTP/1.1.
+    ``"unix"`` for unix sockets; ``hops`` (None: any number) is how many of them one after another are believed, the
+    peer being the first. ``x_forwarded`` (on) writes X-Forwarded-For, -Proto and -Host, ``forwarded`` (off) the
+    Forwarded of RFC 7239. ``via`` (off) is our name in Via. ``request_id`` and ``trace`` say what becomes of the
+    request's id, which is in the header ``request_id_name`` (X-Request-Id), and of traceparent: ``"pass"`` good ones
+    that came and make others, always ``"new"``, or ``"off"``: let them alone. ``host`` is ``"client"`` (the Host that
+    came), ``"endpoint"`` or a name. ``upgrades`` (websocket) are the protocols whose Upgrade is passed on; any other is
+    removed, and the server answers in HTTP/1.1.
 
     Raises `MisuseError` for what makes no sense.
     """
 
     trusted: Sequence[str] = ()
+    hops: int | None = None
     x_forwarded: bool = True
     forwarded: bool = False
     via: str | None = None
     request_id: str = "pass"
+    request_id_name: str = "X-Request-Id"
     trace: str = "pass"
     host: str = "client"
     upgrades: Sequence[str] = ("websocket",)
@@ -54,6 +58,14 @@ class Forwarding:
         for name in ("request_id", "trace"):
             if getattr(self, name) not in _MODES:
                 raise MisuseError(f'forwarding {name}: expected "pass", "new" or "off", got {getattr(self, name)!r}')
+        if self.hops is not None and (type(self.hops) is not int or self.hops < 1):
+            raise MisuseError(f"forwarding hops: expected None or a whole number of 1 or more, got {self.hops!r}")
+        header = self.request_id_name.encode()
+        if TOKEN.fullmatch(header) is None or KINDS.get(header.lower(), REQUEST_ID) != REQUEST_ID:
+            raise MisuseError(
+                "forwarding request_id_name: expected a header that has no other meaning, such as "
+                f'"X-Request-Id", got {self.request_id_name!r}'
+            )
         if self.via is not None and _PSEUDONYM.fullmatch(self.via) is None:
             raise MisuseError(f'forwarding via: expected a name such as "edge-1", got {self.via!r}')
         if not self.host.isascii() or not is_host(self.host.encode()):
