@@ -124,7 +124,7 @@ wanted AS MATERIALIZED (
 sold AS (
     UPDATE product p SET stock = p.stock - w.quantity FROM wanted w
     WHERE p.id = w.id AND p.stock >= w.quantity
-    RETURNING p.id, w.quantity, p.price_cents),
+    RETURNING p.id, w.quantity, p.price_cents, p.stock),
 placed AS (
     INSERT INTO orders (customer_id, idempotency_key, status, total_cents)
     SELECT $1, $2, 'payment_pending', sum(quantity * price_cents) FROM sold HAVING count(*) > 0
@@ -134,7 +134,8 @@ lines AS (
     SELECT placed.id, sold.id, sold.quantity, sold.price_cents FROM placed, sold ORDER BY sold.id)
 SELECT (SELECT id FROM placed) AS order_id, (SELECT total_cents FROM placed) AS total_cents,
     (SELECT array_agg(id ORDER BY id) FROM wanted) AS wanted,
-    (SELECT array_agg(id ORDER BY id) FROM sold) AS sold"""
+    (SELECT array_agg(id ORDER BY id) FROM sold) AS sold,
+    (SELECT array_agg(id) FROM sold WHERE stock = 0 OR (stock <= 5 AND stock + quantity > 5)) AS reworded"""
 
 # Once, whoever comes first.
 PAID = """
