@@ -113,14 +113,14 @@ class Gate:
             self._folder.cleanup()
 
     async def stats(self) -> dict[str, int]:
-        """The edge's counters, as `tenfold.gateway.edge.EdgeStats` has them."""
+        """The edge's counters, as `tenfold.gateway.edge.EdgeStats` has them, and the gateway's ``requests``."""
         import httpx2
 
         async with httpx2.AsyncClient(base_url=self.admin, timeout=10, trust_env=False) as client:
             answer = await client.get("/v1/state", headers={"Authorization": f"Bearer {self.token}"})
             answer.raise_for_status()
-        edge: dict[str, int] = answer.json()["edge"]
-        return edge
+        state = answer.json()
+        return {**state["edge"], "requests": state["counters"]["requests"]}
 
 
 # -- the process ------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from blackfriday.processes import cpu_seconds
 from blackfriday.shop import Shop
 from blackfriday.story import Cost
 
-_EDGE: Final = ("hits", "misses", "collapsed")
+_COUNTED: Final = ("hits", "misses", "collapsed", "requests")
 
 
 @dataclass(slots=True)
@@ -24,7 +24,7 @@ class Meter:
 
     shop: Shop
     edge: dict[str, int] = field(default_factory=dict)
-    """What the edge counted meanwhile; zeros without one."""
+    """What the gateway and its edge counted meanwhile; zeros without one."""
     workers: float = 0.0
     gateway: float = 0.0
     reads: int = 0
@@ -45,7 +45,7 @@ class Meter:
     async def _edge(self) -> dict[str, int]:
         gate = self.shop.gate
         counted = {} if gate is None else await gate.stats()
-        return {name: counted.get(name, 0) for name in _EDGE}
+        return {name: counted.get(name, 0) for name in _COUNTED}
 
     def _add(self, sign: int, edge: dict[str, int], stats: dict[str, int]) -> None:
         gate = self.shop.gate
@@ -56,6 +56,6 @@ class Meter:
         self.loads += sign * (stats["document_loads"] + stats["stock_loads"])
 
     def told(self, requests: int, p95: float) -> Cost:
-        """The times of one request of a run that made ``requests``, warming up included."""
+        """The times of one of ``requests``: all that there were meanwhile, those of warming up included."""
         each = max(1, requests)
         return Cost(requests=requests, p95=p95, workers=self.workers / each, gateway=self.gateway / each)

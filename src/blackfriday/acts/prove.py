@@ -90,7 +90,7 @@ async def workers_alone(stage: Stage, tuned: Shop, breakpoint: float, plan: Plan
         result = await hold(
             stage.scenario(tuned, direct=True), TEN * breakpoint, plan.direct_seconds, 1.0, seed, view, "workers alone"
         )
-    return meter.told(_requests(result), result.totals.latency(0.95))
+    return meter.told(result.totals.attempts + result.warmup_totals.attempts, result.totals.latency(0.95))
 
 
 async def ten_times(
@@ -135,10 +135,5 @@ async def ten_times(
         result,
         reads,
         await outage.told(result),
-        EdgeOutcome(rate, alone, meter.told(_requests(result), totals.latency(0.95)), asked, hits, prices.told()),
+        EdgeOutcome(rate, alone, meter.told(meter.edge["requests"], totals.latency(0.95)), asked, hits, prices.told()),
     )
-
-
-def _requests(result: RunResult) -> int:
-    """All requests of a run, those of its warming up included."""
-    return result.totals.attempts + result.warmup_totals.attempts
