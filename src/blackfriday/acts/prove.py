@@ -88,7 +88,7 @@ async def workers_alone(stage: Stage, tuned: Shop, breakpoint: float, plan: Plan
     """Ten times the breakpoint past the gateway, for a few seconds: what a request costs without one."""
     async with Meter(tuned) as meter:
         result = await hold(
-            stage.scenario(tuned, direct=True), TEN * breakpoint, plan.direct_seconds, 1.0, seed, view, "workers alone"
+            stage.scenario(tuned, direct=True), TEN * breakpoint, plan.direct_seconds, 0.5, seed, view, "workers alone"
         )
     return meter.told(result.totals.attempts + result.warmup_totals.attempts, result.totals.latency(0.95))
 

@@ -35,16 +35,16 @@ class CachedCatalogue(Catalogue):
         super().__init__(origin, counters)
         self.cache = cache = Cache("shop", redis=valkey or None, max_items=100_000, ttl=DOCUMENT_TTL, timeout=PATIENCE)
 
-        @cache(tags=["catalog", "lists"])
+        @cache(tags=["catalog", "listings"])
         async def listing(sort: str, key: int, number: int, limit: int) -> Shelf:
             return (await self.load_listing("price" if sort == "price" else "newest", key, number, limit))[0]
 
-        @cache(tags=["catalog", "lists", "category:{category}"])
+        @cache(tags=["catalog", "category:{category}"])
         async def category_page(category: int, key: int, number: int, limit: int) -> Shelf | None:
             loaded = await self.load_category(category, key, number, limit)
             return loaded[0] if loaded else None
 
-        @cache(tags=["catalog", "lists"])
+        @cache(tags=["catalog", "searches"])
         async def search(words: str) -> Shelf:
             return (await self.load_search(words))[0]
 
@@ -119,8 +119,9 @@ class CachedCatalogue(Catalogue):
         return {"products": len(numbers), "pages": pages}
 
     async def edited(self, number: int) -> None:
-        """Forget the product's sheet, and all lists, which may show it."""
-        await self.cache.invalidate_tags(f"product:{number}", "lists")
+        """Forget the product's sheet, and the lists that may show it."""
+        categories = [f"category:{row['id']}" for row in await self.origin.fetch(sql.SHOWN_IN, number)]
+        await self.cache.invalidate_tags(f"product:{number}", "listings", "searches", *categories)
 
     async def clear(self) -> None:
         """Forget every document and figure, in all workers."""

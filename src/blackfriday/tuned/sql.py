@@ -79,6 +79,13 @@ STOCKS = "SELECT id, stock FROM product WHERE id = ANY($1::integer[])"
 POPULAR = "SELECT id FROM product ORDER BY weekly_views DESC, id LIMIT $1"
 CATEGORIES = "SELECT id FROM category ORDER BY id"
 
+# The categories that show a product: its own, and all above.
+SHOWN_IN = """
+WITH RECURSIVE above AS (
+    SELECT c.id, c.parent_id FROM category c JOIN product p ON p.category_id = c.id WHERE p.id = $1
+    UNION ALL SELECT c.id, c.parent_id FROM category c JOIN above a ON c.id = a.parent_id)
+SELECT id FROM above"""
+
 # A statement sees the table as it was when it began, so the line just added is joined in by hand.
 CART_ADD = """
 WITH buyer AS (SELECT id FROM customer WHERE id = $1),
