@@ -245,12 +245,10 @@ class Shop:
     async def _stop_child(self) -> None:
         child, self._child = self._child, None
         gate, self._gate = self._gate, None
-        try:
-            if gate is not None:
-                await gate.stop()
-        finally:
-            if child is not None:
-                await child.stop()
+        async with asyncio.TaskGroup() as stopping:
+            for each in (gate, child):
+                if each is not None:
+                    stopping.create_task(each.stop())
 
     async def _close(self) -> None:
         try:

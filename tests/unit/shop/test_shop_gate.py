@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from blackfriday.counters import Counters
-from blackfriday.gate import configuration
+from blackfriday.gate import TOKEN, configuration
 from blackfriday.processes import cpu_seconds
 from blackfriday.settings import Settings
 from blackfriday.tuned.edge import Edge
@@ -37,7 +37,7 @@ from tenfold.gateway.config import Router
     ],
 )
 def test_public_pages_have_the_edge_and_nothing_else(method: str, path: str, kept: bool) -> None:
-    config = read_config(configuration(8000, 9000), environ={})
+    config = read_config(configuration(8000, 8001, 9000), environ={TOKEN: "x" * 32})
     route = Router(config.routes).match(method, "shop.example", path, {})
     assert route is not None
     assert (route.edge is not None) is kept
