@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
 import pytest
+
+from blackfriday.acts import prices
+from blackfriday.acts.edge import Meter
+from blackfriday.acts.prices import PriceChanges
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -140,3 +145,44 @@ async def test_the_counters_of_the_edge_are_told_and_the_token_is_asked_for(worl
     assert (after["misses"] - before["misses"], after["hits"] - before["hits"]) == (1, 2)
     async with httpx2.AsyncClient(base_url=gate.admin, trust_env=False) as stranger:
         assert (await stranger.post("/v1/purge", json={"all": True})).status_code == 401
+
+
+@pytest.mark.parametrize("told_of", [True, False])
+async def test_the_watcher_of_prices_sees_what_the_edge_was_not_told(
+    world: Any, monkeypatch: pytest.MonkeyPatch, told_of: bool
+) -> None:
+    monkeypatch.setattr(prices, "WATCHED", 0.2)
+    monkeypatch.setattr(prices, "BETWEEN", 0.0)
+    shop = world.shops["edge"]
+    if not told_of:
+        monkeypatch.setattr(shop, "edited", lambda product: asyncio.sleep(0))
+    async with world.client("edge") as client:
+        for product in prices.PRODUCTS:
+            await client.get(f"/products/{product}")
+    stage = SimpleNamespace(connection=world.connection, servers=world.topology)
+    try:
+        async with PriceChanges(stage, shop, begin=0.0) as watched:  # type: ignore[arg-type] # all that it uses
+            pass
+    finally:
+        await world.connection.execute("UPDATE product SET price_cents = price_cents - 1 WHERE id <= 3")
+        await world.caught_up()
+    found = watched.told()
+    assert found.changes == 3
+    assert found.reads > 0
+    if told_of:
+        assert found.late < found.reads  # one worker may hear late, for one of the products
+    else:
+        assert found.late == found.reads
+    assert found.kept  # late or not, it was not later than promised
+
+
+async def test_the_meter_counts_what_the_edge_answered_and_what_the_workers_did(world: Any) -> None:
+    shop = world.shops["edge"]
+    async with Meter(shop) as meter, world.client("edge") as client:
+        for _ in range(4):
+            await client.get("/products/17")
+        await client.get("/products/18")
+        await client.get("/cart", headers={"X-Customer": "3"})
+    assert (meter.edge["hits"], meter.edge["misses"], meter.edge["requests"]) == (3, 2, 6)
+    assert meter.reads == 2
+    assert meter.told(6, 0.001).requests == 6
