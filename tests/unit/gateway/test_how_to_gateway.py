@@ -103,7 +103,8 @@ def test_the_file_for_haproxy_is_without_a_warning():
 def test_what_the_check_for_haproxy_prints_is_what_the_page_shows(folder, capsys):
     shown = blocks("how-to/move-to-haproxy", "")
     assert check(Path("site.toml"), engine="haproxy") == 0
-    assert capsys.readouterr().err == shown[0]
+    cut = re.escape(shown[0]).replace("…", ".+")
+    assert re.fullmatch(cut, capsys.readouterr().err)
     assert check(Path("refused.toml"), engine="haproxy") == 2
     assert capsys.readouterr().err == shown[1]
     assert check(Path("site.toml"), engine="embedded") == 0
