@@ -69,7 +69,6 @@ def test_what_haproxy_cannot_do_is_refused_and_the_embedded_engine_does_it(where
 NOT_EMBEDDED = [
     ("gateway", "tls = { certificate = 'a', key = 'b' }", "speaks plain HTTP with clients"),
     ("gateway", "proxy_protocol = true", "reads no PROXY header"),
-    ("gateway", "processes = 2", "is one process"),
     ("gateway", "request_id = 'X-Trace'", "calls it X-Request-Id"),
     ("gateway", "trusted_hops = 2", "goes by their addresses"),
     ("gateway", "[admin]\ntoken = '0123456789abcdef0123'", "has no admin API"),

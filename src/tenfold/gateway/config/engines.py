@@ -190,13 +190,7 @@ CAPABILITIES: Final = (
         why="reads no PROXY header; let what stands before it say X-Forwarded-For, and trust it",
     ),
     Capability("several addresses, unix sockets", "gateway", _always),
-    Capability(
-        "several processes",
-        "gateway",
-        _unlike("processes", 1),
-        embedded="later",
-        why="is one process; say processes = 1",
-    ),
+    Capability("several processes", "gateway", _unlike("processes", 1)),
     Capability(
         "another name for the request's id",
         "gateway",
