@@ -26,8 +26,13 @@ app.command("tenfold.cli._gateway_admin:drain", name="drain", help="Drain a runn
 def run(file: Path) -> int:
     """Run a gateway until it gets SIGTERM or SIGINT, which drain it.
 
-    The file is read again when it changes, and at SIGHUP; one that is wrong is told and changes nothing. Exit code 0:
-    all requests were answered; 1: some were cut at the end of the drain; 2: the configuration cannot be run.
+    The file is read again when it changes, and at SIGHUP; one that is wrong is told and changes nothing. SIGUSR1 begins
+    the access log's file anew, for logrotate. SIGUSR2 starts another gateway by the same command, for new code or
+    settings that need a restart: it gets the sockets, and once it serves this one drains; if it does not, this one goes
+    on. Sockets that systemd listens on are taken over in the same way.
+
+    Exit code 0: all requests were answered; 1: some were cut at the end of the drain, or it could not start; 2: the
+    configuration cannot be run.
 
     Parameters
     ----------

@@ -67,7 +67,6 @@ def test_what_haproxy_cannot_do_is_refused_and_the_embedded_engine_does_it(where
 
 
 NOT_EMBEDDED = [
-    ("gateway", "processes = 2", "is one process"),
     ("pool", "pick = { name = 'sticky', secret = '0123456789abcdef' }", "sets no sticky cookie"),
     (
         "pool",

@@ -11,13 +11,14 @@ import asyncio
 import json
 import logging
 import os
+import socket
 import stat
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote
 
-from tenfold._core.errors import MisuseError
+from tenfold._core.errors import MisuseError, TenfoldError
 from tenfold._core.tasks import Tasks
 from tenfold.gateway.admin.guard import Denied
 from tenfold.gateway.config import Address
@@ -95,9 +96,14 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 class HttpServer:
-    """Serves ``handler`` at ``address`` for those whom ``guard`` lets in, within its block."""
+    """Serves ``handler`` at ``address`` for those whom ``guard`` lets in, within its block; or on the socket ``bound``,
+    which listens already, and stays the caller's.
+    """
 
-    def __init__(self, address: Address, guard: Guard, handler: Handler) -> None:
+    def __init__(
+        self, address: Address, guard: Guard, handler: Handler, bound: tuple[Address, socket.socket] | None = None
+    ) -> None:
+        self._bound = bound
         self._guard = guard
         self._handler = handler
         self._server: asyncio.Server | None = None
@@ -108,7 +114,11 @@ class HttpServer:
         """Listen. Raises `OSError` where that is not possible."""
         address = self.address
         try:
-            if address.path:
+            if self._bound is not None:
+                self.address, made = self._bound
+                start = asyncio.start_unix_server if self.address.path else asyncio.start_server
+                self._server = await start(self._accept, sock=made.dup())
+            elif address.path:
                 with suppress(FileNotFoundError):
                     if stat.S_ISSOCK(os.stat(address.path).st_mode):
                         os.unlink(address.path)
@@ -128,7 +138,7 @@ class HttpServer:
         if server is None:
             return
         server.close()
-        if self.address.path:
+        if self.address.path and self._bound is None:
             with suppress(FileNotFoundError):
                 os.unlink(self.address.path)
         await self._tasks.close()
@@ -186,6 +196,8 @@ class HttpServer:
             return problem(400, str(error), problems=list(getattr(error, "problems", ())))
         except TimeoutError:
             return problem(504, "the workers did not answer in time")
+        except TenfoldError as error:
+            return problem(503, str(error))
         except Exception:  # noqa: BLE001 - one request must not end the connections of others
             _log.exception("admin: %s %s failed", request.method, request.path)
             return problem(500, "an error of the gateway's own; its log has it")

@@ -13,6 +13,8 @@ from tenfold.gateway.admin.live import Live
 from tenfold.gateway.admin.workers import Workers
 
 if TYPE_CHECKING:
+    import socket
+
     from tenfold.gateway.config import Address, Admin
 
 
@@ -23,13 +25,21 @@ class AdminServer:
             print(server.address)
 
     ``options`` may be replaced while it runs (another token); ``listen`` counts at the start alone. Raises `OSError`
-    where it cannot listen. ``interval`` (1 s) is how often live metrics are asked for. Belongs to one event loop.
+    where it cannot listen. ``bound`` is a socket that listens already, and its address; it stays the caller's.
+    ``interval`` (1 s) is how often live metrics are asked for. Belongs to one event loop.
     """
 
-    def __init__(self, options: Admin, workers: Workers, *, interval: float = 1.0) -> None:
+    def __init__(
+        self,
+        options: Admin,
+        workers: Workers,
+        *,
+        bound: tuple[Address, socket.socket] | None = None,
+        interval: float = 1.0,
+    ) -> None:
         self.options = options
         self._live = Live(workers, time.time, interval=interval)
-        self._http = HttpServer(options.listen, self._guard, Api(workers, self._live).handle)
+        self._http = HttpServer(options.listen, self._guard, Api(workers, self._live).handle, bound)
 
     @property
     def address(self) -> Address:

@@ -178,13 +178,7 @@ CAPABILITIES: Final = (
     Capability("TLS to clients, several names", "gateway", _given("tls")),
     Capability("the PROXY protocol", "gateway", _given("proxy_protocol")),
     Capability("several addresses, unix sockets", "gateway", _always),
-    Capability(
-        "several processes",
-        "gateway",
-        _unlike("processes", 1),
-        embedded="later",
-        why="is one process; say processes = 1",
-    ),
+    Capability("several processes", "gateway", _unlike("processes", 1)),
     Capability("another name for the request's id", "gateway", _unlike("request_id", "X-Request-Id")),
     Capability("a number of trusted proxies", "gateway", _unlike("trusted_hops", 1)),
     Capability(

@@ -60,7 +60,10 @@ class Gateway(Options):
         restart=True,
     )
     processes: int = option(
-        Whole(1, 256), "How many processes share the addresses (SO_REUSEPORT).", default=1, restart=True
+        Whole(1, 256),
+        "How many processes share the addresses (SO_REUSEPORT). Each has its own connections, limits and edge.",
+        default=1,
+        restart=True,
     )
     tls: tuple[Certificate, ...] = option(
         Many(Table(Certificate), single=True, what="a table or a list of tables"),

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from tenfold.gateway.engine.overrides import Overrides
 
 if TYPE_CHECKING:
+    import socket
+
     from tenfold.gateway.admin import AdminServer, Control
     from tenfold.gateway.config import Address, Config
     from tenfold.gateway.edge import Edge
@@ -20,10 +22,11 @@ if TYPE_CHECKING:
 class Beside:
     """Starts and stops it. Imports what is asked for alone, so that a gateway without it pays nothing."""
 
-    __slots__ = ("_control", "_heard", "_invalidation", "_server", "overrides")
+    __slots__ = ("_control", "_given", "_heard", "_invalidation", "_server", "overrides")
 
-    def __init__(self) -> None:
+    def __init__(self, admin: tuple[Address, socket.socket] | None) -> None:
         self.overrides = Overrides()
+        self._given = admin
         self._control: Control | None = None
         self._server: AdminServer | None = None
         self._invalidation: Invalidation | None = None
@@ -43,7 +46,7 @@ class Beside:
             from tenfold.gateway.admin import AdminServer, Control, Here
 
             self._control = Control(gateway)
-            server = AdminServer(config.admin, Here(self._control))
+            server = AdminServer(config.admin, Here(self._control), bound=self._given)
             await server.__aenter__()
             self._server = server
 

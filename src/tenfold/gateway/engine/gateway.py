@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Final
 
@@ -15,6 +17,7 @@ from tenfold.gateway.edge import Edge
 from tenfold.gateway.engine.beside import Beside
 from tenfold.gateway.engine.certificates import Certificates
 from tenfold.gateway.engine.listener import Listener
+from tenfold.gateway.engine.log import AccessLog
 from tenfold.gateway.engine.plan import Plan
 from tenfold.gateway.engine.site import Site, edge_of
 
@@ -38,17 +41,35 @@ class Gateway:
     Leaving the block closes everything at once; `drain` first lets requests under way end. Runs on uvloop where the
     loop is one, and on asyncio's else; HTTP/1.1 over TCP, TLS and unix sockets.
 
+    ``sockets`` are some that listen already, each with its address; they are closed as its own would be. ``accept`` is
+    on which of them, by index, clients are accepted (default: all); see `accept_on`. ``admin`` is one for the admin
+    API; it stays the caller's.
+
     Raises `MisuseError` for a configuration of another engine, with what this engine does not do, or with certificates
     that cannot be read; and `OSError` where it cannot listen.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        sockets: Sequence[tuple[Address, socket.socket]] | None = None,
+        accept: Iterable[int] | None = None,
+        admin: tuple[Address, socket.socket] | None = None,
+    ) -> None:
         _expect_ours(config)
+        if sockets is None and config.gateway.processes != 1:
+            raise MisuseError(
+                f"gateway: expected processes = 1 for the engine embedded in one event loop, got "
+                f"{config.gateway.processes}; `tenfold gateway run` starts several"
+            )
         self.config = config
+        self._sockets = sockets
+        self._accept = accept
         self._site: Site | None = None
         self._listeners: list[Listener] = []
         self._lock = asyncio.Lock()
-        self._beside = Beside()
+        self._beside = Beside(admin)
         self.file: ConfigFile | None = None
         """Where the configuration is from, for the admin API's reload; whoever watches a file says so."""
         self.overrides: Final = self._beside.overrides
@@ -69,8 +90,13 @@ class Gateway:
             for pool in site.plan.pools.values():
                 await pool.balancer.__aenter__()
                 entered.append(pool)
-            for address in self.config.gateway.listen:
-                self._listeners.append(Listener(site, address))
+            if self._sockets is None:
+                for address in self.config.gateway.listen:
+                    self._listeners.append(Listener(site, address))
+            else:
+                self._listeners += [Listener(site, address, made) for address, made in self._sockets]
+                if self._accept is not None:
+                    self.accept_on(self._accept)
             site.left = self._client_left
             site.tasks.spawn(site.sweep_for_ever(), name="sweep")
             await self._beside.start(self, site)
@@ -127,7 +153,7 @@ class Gateway:
     @property
     def addresses(self) -> tuple[Address, ...]:
         """Where it listens, with the ports that the system chose."""
-        return tuple(listener.address for listener in self._listeners)
+        return tuple(dict.fromkeys(listener.address for listener in self._listeners))
 
     @property
     def admin(self) -> Address | None:
@@ -185,14 +211,12 @@ class Gateway:
             if changes.restart:
                 told = "; ".join(map(str, changes.restart))
                 raise MisuseError(f"reload: expected changes that a running gateway can make, got {told}; restart it")
-            log_changed = [each for each in changes.settings if each.key == "gateway.access_log"]
-            if log_changed:
-                raise MisuseError("reload: expected the same access_log, got another one; restart the gateway")
             certificates = site.keyring.certificates
             if any(each.key.startswith("gateway.tls") for each in changes.settings):
                 certificates = await _certificates(config)
             old = site.plan
             new = Plan(site, config, old)
+            new_log = self._log_of(config, changes)
             fresh = [pool for name, pool in new.pools.items() if old.pools.get(name) is not pool]
             entered = []
             try:
@@ -202,6 +226,8 @@ class Gateway:
             except BaseException:
                 for pool in entered:
                     await pool.balancer.__aexit__(None, None, None)
+                if new_log is not site.log and new_log is not None:
+                    new_log.close()
                 raise
             self.overrides.forget(changes)
             for options in config.pools:
@@ -214,6 +240,10 @@ class Gateway:
             site.counters.reloads += 1
             if _store(config) != (None if site.edge is None else _store_of(site.edge)):
                 site.edge = edge_of(config)
+            if new_log is not site.log:
+                old_log, site.log = site.log, new_log
+                if old_log is not None:
+                    await asyncio.to_thread(old_log.close)
             kept = set(map(id, new.pools.values()))
             for pool in [each for each in old.pools.values() if id(each) not in kept]:
                 pool.retire()
@@ -221,6 +251,35 @@ class Gateway:
                 await pool.balancer.__aexit__(None, None, None)
             await self._beside.renew(config, site)
             return changes
+
+    def _log_of(self, config: Config, changes: Changes) -> AccessLog | None:
+        """The access log under that configuration: the same one where nothing is new about it."""
+        site = self._running()
+        if all(each.key != "gateway.access_log" for each in changes.settings):
+            return site.log
+        options = config.gateway.access_log
+        if options is None:
+            return None
+        try:
+            return AccessLog(site, options)
+        except OSError as error:
+            raise MisuseError(f"reload: cannot write the access log {options.path}: {error.strerror}") from error
+
+    def reopen_log(self) -> None:
+        """Begin the access log's file anew, under the same name: for who has moved it away (logrotate)."""
+        site = self._running()
+        if site.log is not None:
+            site.log.reopen()
+
+    def accept_on(self, sockets: Iterable[int]) -> None:
+        """Accept clients on these of the sockets that it was given, by index, and leave the others to other processes
+        that hold them too.
+        """
+        chosen = set(sockets)
+        for number, listener in enumerate(self._listeners):
+            if self._running().draining:
+                return
+            listener.deal(number in chosen)
 
     async def drain(self, deadline: Duration | None = None) -> bool:
         """Take no more connections, and let requests under way end, for ``deadline`` (the configuration's
