@@ -139,12 +139,12 @@ def haproxy_binary():
 @contextlib.asynccontextmanager
 async def process(command, ports):
     """A server, ready at these ports, and gone afterwards."""
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    child = await asyncio.create_subprocess_exec(*command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         async with asyncio.timeout(10):
             for port in ports:
                 while True:
-                    assert child.poll() is None, f"{command[0]} ended with {child.returncode}"
+                    assert child.returncode is None, f"{command[0]} ended with {child.returncode}"
                     try:
                         _, writer = await asyncio.open_connection("127.0.0.1", port)
                     except OSError:
@@ -154,8 +154,9 @@ async def process(command, ports):
                         break
         yield
     finally:
-        child.kill()
-        child.wait()
+        with contextlib.suppress(ProcessLookupError):
+            child.kill()
+        await child.wait()
 
 
 def version(command):
@@ -196,9 +197,12 @@ class Recorder:
         self.taken.append(taken)
         self.writers.add(writer)
         answered = 0
+        timer = None
         try:
             while data := await reader.read(65536):
                 taken += data
+                if timer is not None:
+                    timer.cancel()
                 got = reference.read(bytes(taken))
                 for line, _, _ in got.messages[answered:]:
                     answered += 1
@@ -206,7 +210,7 @@ class Recorder:
                     if self.raw is not None and not target.startswith(b"/guest"):
                         writer.write(self.raw)
                         # A body that lasts until the end needs one; a guest on the same connection comes first.
-                        asyncio.get_running_loop().call_later(0.1, self.end, writer, answered, lambda: answered)
+                        timer = asyncio.get_running_loop().call_later(0.1, writer.close)
                     else:
                         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(target), target))
                 if got.rest == "a fault":
@@ -214,12 +218,9 @@ class Recorder:
         except ConnectionError:
             pass
         finally:
+            if timer is not None:
+                timer.cancel()
             self.writers.discard(writer)
-            writer.close()
-
-    @staticmethod
-    def end(writer, then, now):
-        if now() == then and not writer.is_closing():
             writer.close()
 
 
