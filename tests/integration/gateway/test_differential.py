@@ -24,13 +24,12 @@ import uvloop
 
 from tenfold.gateway.config import read_config
 from tenfold.gateway.engine import Gateway
-from tenfold.testing import free_port
 
 CORPORA = Path(__file__).parents[2] / "unit" / "gateway"
 TABLE = Path(__file__).with_name("differences.toml")
 LANES = 16
 SERVERS = ("ours", "nginx", "haproxy")
-WAIT = "200ms"  # for what does not come: more of a head or a body, another request
+WAIT = "300ms"  # for what does not come: more of a head or a body, another request
 _SPEC = spec_from_file_location("gateway_reference_reader", CORPORA / "reference_reader.py")
 reference = module_from_spec(_SPEC)
 _SPEC.loader.exec_module(reference)
@@ -79,7 +78,7 @@ pool = "app"
 def nginx_lane(front, back):
     return f"""
 upstream up{back} {{ server 127.0.0.1:{back}; keepalive 4; }}
-server {{ listen 127.0.0.1:{front}; location / {{
+server {{ listen unix:{front}; location / {{
   proxy_pass http://up{back}; proxy_http_version 1.1; proxy_request_buffering off; proxy_buffering off;
   proxy_set_header Connection ""; proxy_set_header Host $http_host; proxy_next_upstream off; }} }}"""
 
@@ -87,7 +86,7 @@ server {{ listen 127.0.0.1:{front}; location / {{
 @contextlib.asynccontextmanager
 async def nginx(ports, folder):
     """One nginx, a server for each backend. Without its own ways of being lenient, nor stricter than it comes."""
-    fronts = [free_port() for _ in ports]
+    fronts = [f"{folder}/{port}.sock" for port in ports]  # no port that somebody else could take meanwhile
     lanes = "".join(map(nginx_lane, fronts, ports))
     temps = "".join(f"{name}_temp_path {folder}/{name};\n" for name in
                     ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))  # fmt: skip
@@ -106,9 +105,9 @@ client_header_timeout {WAIT}; client_body_timeout {WAIT}; keepalive_timeout {WAI
 @contextlib.asynccontextmanager
 async def haproxy(ports, folder):
     """One HAProxy, a frontend for each backend."""
-    fronts = [free_port() for _ in ports]
+    fronts = [f"{folder}/{port}.sock" for port in ports]
     lanes = "".join(
-        f"listen lane{front}\n  bind 127.0.0.1:{front}\n  server app 127.0.0.1:{back}\n"
+        f"listen lane{back}\n  bind unix@{front}\n  server app 127.0.0.1:{back}\n"
         for front, back in zip(fronts, ports, strict=True)
     )
     (folder / "haproxy.cfg").write_text(f"""
@@ -146,7 +145,7 @@ async def process(command, ports):
                 while True:
                     assert child.returncode is None, f"{command[0]} ended with {child.returncode}"
                     try:
-                        _, writer = await asyncio.open_connection("127.0.0.1", port)
+                        _, writer = await connect(port)
                     except OSError:
                         await asyncio.sleep(0.02)
                     else:
@@ -224,9 +223,16 @@ class Recorder:
             writer.close()
 
 
+async def connect(front):
+    """To a port, or to the path of a socket."""
+    if isinstance(front, str):
+        return await asyncio.open_unix_connection(front)
+    return await asyncio.open_connection("127.0.0.1", front)
+
+
 async def exchange(port, raw):
     """All that a client gets for these bytes until the server closes the connection."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    reader, writer = await connect(port)
     got = b""
     try:
         writer.write(raw)
