@@ -138,6 +138,8 @@ class CachedExchange(Exchange):
             return
         decision.follower.wake = self._woken
         self.timer = self.site.loop.call_later(self.pool.options.first_byte_timeout, self._resume)
+        if decision.follower.turn is not Turn.WAIT:
+            self._woken()  # it joined when a part had come already, and the next part may be long in coming
 
     def _woken(self) -> None:
         """Called from within another exchange, so that nothing may be done here and now."""
