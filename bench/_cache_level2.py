@@ -6,7 +6,9 @@ Concurrent: 64 tasks, a key each, time a key. Sequential: one after another. Bot
 minima count. Client and server share one core, so that what is timed is work and nothing else. The same on two cores
 stands beside it (``…_two_cores``): there most of a round trip is waking a core that has gone to sleep, and who is done
 sooner sleeps sooner. `round_trip` is that of a bare socket, which takes as long as redis-py's whole get.
-``asyncio_floor_us`` is what 64 tasks cost that await a future each and do nothing else.
+The same on uvloop's loop is beside it as well (``…_uvloop``). ``bare_concurrent_get_us`` is what `Bare` takes, which
+answers 64 tasks by one ``MGET`` and is no cache; so ``l2_concurrent_ceiling`` is as far as any client can get ahead of
+redis-py in this test.
 
 `stampede`: four processes of 50 tasks each ask for one cold key at an appointed moment; its loader takes 50 ms and
 counts itself in Valkey. `frozen`: 50 calls on cached keys and 50 on cold ones while Valkey is stopped.
@@ -28,8 +30,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import redis.asyncio
+import uvloop
 
-from bench._timing import no_collector
 from tenfold.cache import Cache
 from tenfold.servers import Valkey
 
@@ -80,11 +82,12 @@ async def _measure(quick: bool) -> dict[str, Any]:
         rounds = 60 if quick else 400
         with placed(server.pid, together=True):
             found = await gets(server.url, rounds=rounds)
-            found["asyncio_floor_us"] = await floor(rounds=rounds)
+            there = await asyncio.to_thread(uvloop.run, gets(server.url, rounds=rounds))
         with placed(server.pid, together=False):
             apart = await gets(server.url, rounds=rounds)
             raw = round_trip(server.url)
         found |= {f"{name}_two_cores": number for name, number in apart.items()}
+        found |= {f"{name}_uvloop": number for name, number in there.items()}
         found |= raw
         found |= await stampede(server.url, rounds=2 if quick else 7)
         found |= await frozen(server)
@@ -104,29 +107,42 @@ def placed(pid: int, *, together: bool) -> Iterator[None]:
         os.sched_setaffinity(pid, its)
 
 
-async def floor(*, rounds: int) -> float:
-    """Microseconds a task that awaits one future, 64 at a time."""
-    loop = asyncio.get_running_loop()
-    futures: list[asyncio.Future[None]] = []
+class Bare(asyncio.Protocol):
+    """The least that can answer many gets at once: a future each, one ``MGET``, hiredis. No cache: no key to make, no
+    tags, leases, time-outs or statistics, and nothing to decode.
+    """
 
-    async def one() -> None:
-        future = loop.create_future()
-        futures.append(future)
-        await future
+    def __init__(self) -> None:
+        import hiredis
 
-    def go() -> None:
-        for future in futures:
-            future.set_result(None)
-        futures.clear()
+        self._loop = asyncio.get_running_loop()
+        self._reader, self._pack = hiredis.Reader(), hiredis.pack_command
+        self._waiting: list[asyncio.Future[Any]] = []
+        self._keys: list[str] = []
+        self._sent: list[list[asyncio.Future[Any]]] = []
 
-    best = float("inf")
-    with no_collector():
-        for _ in range(rounds):
-            began = time.perf_counter()
-            loop.call_soon(loop.call_soon, go)
-            await asyncio.gather(*[one() for _ in range(TASKS)])
-            best = min(best, (time.perf_counter() - began) / TASKS * 1e6)
-    return best
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport: Any = transport
+
+    async def get(self, key: str) -> Any:
+        future = self._loop.create_future()
+        if not self._waiting:
+            self._loop.call_soon(self._flush)
+        self._waiting.append(future)
+        self._keys.append(key)
+        return await future
+
+    def _flush(self) -> None:
+        self._sent.append(self._waiting)
+        data = self._pack(("MGET", *self._keys))
+        self._waiting, self._keys = [], []
+        self.transport.write(data)
+
+    def data_received(self, data: bytes) -> None:
+        self._reader.feed(data)
+        while (answer := self._reader.gets()) is not False:
+            for future, value in zip(self._sent.pop(0), answer, strict=True):
+                future.set_result(value)
 
 
 def round_trip(url: str) -> dict[str, dict[str, float]]:
@@ -153,6 +169,8 @@ async def gets(url: str, *, rounds: int) -> dict[str, float]:
     keys = [f"plain:{number}" for number in range(TASKS)]
     for key in keys:
         await client.set(key, VALUE)
+    parts = urlsplit(url)
+    _, bare = await asyncio.get_running_loop().create_connection(Bare, parts.hostname, parts.port)
     async with Cache("gets", redis=url, timeout="2s") as cache:
 
         @cache("1h", memory=False, name="value")
@@ -162,6 +180,7 @@ async def gets(url: str, *, rounds: int) -> dict[str, float]:
         async def verify() -> None:
             assert await asyncio.gather(*[value(number) for number in range(TASKS)]) == [VALUE] * TASKS
             assert await asyncio.gather(*[client.get(key) for key in keys]) == [VALUE] * TASKS
+            assert await asyncio.gather(*[bare.get(key) for key in keys]) == [VALUE] * TASKS
 
         await verify()
         loads = cache.stats().loads
@@ -179,13 +198,19 @@ async def gets(url: str, *, rounds: int) -> dict[str, float]:
                 await get(name)
 
         numbers: list[Any] = list(range(TASKS))
-        best = dict.fromkeys(("ours together", "theirs together", "ours in turn", "theirs in turn"), float("inf"))
+        best = dict.fromkeys(
+            (f"{whose} {how}" for whose in ("theirs", "ours", "bare") for how in ("together", "in turn")), float("inf")
+        )
         gc.collect()
         gc.disable()
         try:
             for _ in range(rounds):
                 for how, run in (("together", together), ("in turn", in_turn)):
-                    for whose, get, names in (("theirs", client.get, keys), ("ours", value, numbers)):
+                    for whose, get, names in (
+                        ("theirs", client.get, keys),
+                        ("ours", value, numbers),
+                        ("bare", bare.get, keys),
+                    ):
                         await warm(get, names)
                         few = names if run is together else names[:IN_TURN]
                         began = time.perf_counter()
@@ -196,10 +221,13 @@ async def gets(url: str, *, rounds: int) -> dict[str, float]:
             gc.enable()
         await verify()
         assert cache.stats().loads == loads, "a get was answered by the loader"
+    bare.transport.close()
     await client.aclose()
     return {
         "l2_concurrent_gets_vs_redis_py": best["theirs together"] / best["ours together"],
         "l2_sequential_get_vs_redis_py": best["ours in turn"] / best["theirs in turn"],
+        "l2_concurrent_ceiling": best["theirs together"] / best["bare together"],
+        "bare_concurrent_get_us": best["bare together"],
         "l2_concurrent_get_us": best["ours together"],
         "l2_sequential_get_us": best["ours in turn"],
         "redis_py_concurrent_get_us": best["theirs together"],

@@ -1,11 +1,13 @@
 """All that is asked for in one turn of the event loop travels in one packet.
 
 Look-ups become one ``MGET``, each key once; scripts and other commands of that turn ride along. At most four packets
-are under way, what comes meanwhile waits for the next; a packet looks up at most 512 names, and what waits is bounded.
-Scripts are called by their digest, and sent in full to a server that does not know them.
+are under way, what comes meanwhile waits for the next; a packet has at most 512 gets, and looks up at most 512 names
+for others. What waits is bounded. Scripts are called by their digest, and sent in full to a server that does not know
+them.
 
-A look-up of a single entry that is there, good and readable is answered here, with its value, because most are: it then
-costs its caller one future and no further step.
+A *get* is the look-up of a single entry. One that is there, good and readable is answered here, with its value, because
+most are: it then costs its caller one future and no further step. Gets are tuples in a list of their own, because there
+are many, and what happens to each of them happens in a comprehension where it can.
 """
 
 from __future__ import annotations
@@ -16,9 +18,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
-from tenfold.cache.codec import Codec, mark_of, payload_at
+from tenfold.cache.codec import Codec, mark_of
 from tenfold.cache.counters import Counters
 from tenfold.cache.errors import LevelTwoDown
+from tenfold.cache.flight import ABSENT
 from tenfold.cache.lane import Command
 from tenfold.cache.request import DOWN, Get, Raw, Request
 from tenfold.cache.route import Route
@@ -52,22 +55,31 @@ class Batcher:
         self._spawn = spawn
         self._on_failure = on_failure
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[Request | Get] = deque()
+        self._waiting: deque[Request] = deque()
+        self._gets: list[Get] = []
         self._under_way = 0
         self._flush_scheduled = False
         self._server_ahead: int | None = None  # of this loop's clock, in ms
         self.down = False
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._waiting) + len(self._gets)
 
     def read(self, names: Sequence[str]) -> asyncio.Future[Any]:
         """The records of ``names`` and the server's time in ms; or `DOWN`."""
         return self._ask(Request(self._loop.create_future(), names))
 
-    def get(self, names: Sequence[str], codec: Codec) -> asyncio.Future[Any]:
-        """The value of ``names[0]``, whose tags are the others; or `Raw`, or `DOWN`."""
-        return self._ask(Get(self._loop.create_future(), names, codec))
+    def get(self, record: str, tags: tuple[str, ...], codec: Codec) -> asyncio.Future[Any]:
+        """The value of ``record``; or `Raw`, or `DOWN`."""
+        answer = self._loop.create_future()
+        if self.down or len(self._gets) >= MAX_WAITING:
+            self._counters.l2_skipped += 1
+            answer.set_result(DOWN)
+            return answer
+        self._gets.append((answer, record, tags, codec))
+        if not self._flush_scheduled:
+            self._schedule()
+        return answer
 
     def run(self, script: Script, names: Sequence[str], arguments: Sequence[Any]) -> asyncio.Future[Any]:
         """The script's answer; or `DOWN`."""
@@ -88,87 +100,85 @@ class Batcher:
     def drop(self) -> None:
         """Whoever waits for a packet is answered with `DOWN`."""
         while self._waiting:
-            _resolve(self._waiting.popleft(), DOWN)
+            _resolve(self._waiting.popleft().answer)
+        gets, self._gets = self._gets, []
+        for answer, *_ in gets:
+            _resolve(answer)
 
-    def _ask(self, request: Request | Get) -> asyncio.Future[Any]:
+    def _ask(self, request: Request) -> asyncio.Future[Any]:
         if self.down or len(self._waiting) >= MAX_WAITING:
             self._counters.l2_skipped += 1
             request.answer.set_result(DOWN)
             return request.answer
         self._waiting.append(request)
+        self._schedule()
+        return request.answer
+
+    def _schedule(self) -> None:
         if not self._flush_scheduled and self._under_way < MAX_BATCHES:
             self._flush_scheduled = True
             self._loop.call_soon(self._flush)
-        return request.answer
 
     def _flush(self) -> None:
         self._flush_scheduled = False
-        waiting = self._waiting
-        while waiting and self._under_way < MAX_BATCHES:
-            batch: list[Request | Get] = []
-            room = MAX_KEYS_A_BATCH
-            while waiting and (room > 0 or not batch):
-                request = waiting.popleft()
-                if request.answer.done():  # its caller was cancelled
-                    continue
-                room -= len(request.keys) or 1
-                batch.append(request)
-            if batch:
+        while (self._waiting or self._gets) and self._under_way < MAX_BATCHES:
+            packet = _Packet(self._next_gets(), self._next_others())
+            if packet.gets or packet.others:
                 self._under_way += 1
-                self._send(batch)
+                self._send(packet)
 
-    def _send(self, batch: list[Request | Get]) -> None:
+    def _next_gets(self) -> list[Get]:
+        gets, self._gets = self._gets[:MAX_KEYS_A_BATCH], self._gets[MAX_KEYS_A_BATCH:]
+        return [get for get in gets if not get[0].done()]  # else its caller was cancelled
+
+    def _next_others(self) -> list[Request]:
+        others: list[Request] = []
+        room = MAX_KEYS_A_BATCH
+        while self._waiting and (room > 0 or not others):
+            request = self._waiting.popleft()
+            if not request.answer.done():
+                room -= len(request.keys) or 1
+                others.append(request)
+        return others
+
+    def _send(self, packet: _Packet) -> None:
         lane = self._link.lane()
         if lane is None:
-            self._spawn(self._connect(batch))
+            self._spawn(self._connect(packet))
             return
-        places: dict[str, int] = {}
-        others: list[Request] = []
-        for request in batch:
-            if isinstance(request, Request) and request.command is not None:
-                others.append(request)
-            else:
-                for name in request.keys:
-                    places.setdefault(name, len(places))
+        names = packet.names
         commands: list[Command] = []
-        if places:
+        if names:
             prefix = self._prefix
-            commands = [("MGET", *[prefix + name for name in places]), ("TIME",)]
-        commands += [request.command for request in others if request.command is not None]
+            commands = [("MGET", *[prefix + name for name in names]), ("TIME",)]
+        commands += [request.command for request in packet.others if request.command is not None]
         try:
-            lane.send(commands, self._soft, partial(self._answered, batch, others, places, self._loop.time()))
+            lane.send(commands, self._soft, partial(self._answered, packet, self._loop.time()))
         except UnicodeEncodeError:  # half a character in somebody's key: the others travel without it
-            if len(batch) == 1:
+            parts = packet.parts()
+            if len(parts) == 1:
                 self._counters.l2_failures += 1
-            else:
-                for request in batch:
-                    self._under_way += 1
-                    self._send([request])
-                batch = []
-            self._landed(batch)
+                self._landed(packet.answers())
+                return
+            self._under_way += len(parts) - 1
+            for part in parts:
+                self._send(part)
 
-    async def _connect(self, batch: list[Request | Get]) -> None:
+    async def _connect(self, packet: _Packet) -> None:
         try:
             await self._link.opened(self._soft)
         except LevelTwoDown:
             self._fail()
         except BaseException:
-            self._landed(batch)
+            self._landed(packet.answers())
             raise
         if self.down or self._link.lane() is None:
-            self._landed(batch)
+            self._landed(packet.answers())
         else:
-            self._send(batch)
+            self._send(packet)
 
-    def _answered(
-        self,
-        batch: list[Request | Get],
-        others: list[Request],
-        places: dict[str, int],
-        sent: float,
-        answers: list[Any] | LevelTwoDown,
-    ) -> None:
-        left: Sequence[Request | Get] = batch
+    def _answered(self, packet: _Packet, sent: float, answers: list[Any] | LevelTwoDown) -> None:
+        left = True
         again: list[Request] = []
         try:
             if isinstance(answers, LevelTwoDown):
@@ -177,51 +187,30 @@ class Batcher:
             self._counters.l2_packets += 1
             self._counters.l2_seconds += self._loop.time() - sent
             own = 0
-            if places:
-                found, now = answers[0], milliseconds(answers[1])
+            if packet.names:
                 own = 2
-                records = type(found) is list and len(found) == len(places) and _RECORDS.issuperset(map(type, found))
-                if now is None or not records:
+                records, now = answers[0], milliseconds(answers[1])
+                if (
+                    now is None
+                    or type(records) is not list
+                    or len(records) != len(packet.names)
+                    or not _RECORDS.issuperset(map(type, records))
+                ):
                     self._fail()  # refused, or garbage
                 else:
-                    self._spread(batch, places, found, now)
-                    left = ()
+                    self._server_ahead = now - int(self._loop.time() * 1000)
+                    self._counters.l2_hits += packet.spread(records, now)
+                    left = False
             else:
-                left = ()
+                left = False
+            commands = [request for request in packet.others if request.command is not None]
             again = [
                 request
-                for request, answer in zip(others, answers[own:], strict=True)
+                for request, answer in zip(commands, answers[own:], strict=True)
                 if not self._hand_over(request, answer)
             ]
         finally:
-            self._landed(left, again)
-
-    def _spread(self, batch: list[Request | Get], places: dict[str, int], found: list[Any], now: int) -> None:
-        self._server_ahead = now - int(self._loop.time() * 1000)
-        marks: dict[Any, bytes | None] = {}
-        hits = 0
-        for request in batch:
-            answer = request.answer
-            if answer.done():
-                continue
-            if isinstance(request, Get):
-                keys = request.keys
-                label = keys[1] if len(keys) == 2 else tuple(keys[1:])
-                if label not in marks:
-                    marks[label] = mark_of([found[places[tag]] for tag in keys[1:]])
-                record = found[places[keys[0]]]
-                start = payload_at(record, marks[label])
-                if start:
-                    try:
-                        answer.set_result(request.codec.bare(record, start))
-                        hits += 1
-                        continue
-                    except Exception:  # noqa: BLE001, S110 - raised again, or counted, where its caller looks at it
-                        pass
-                answer.set_result(Raw([found[places[name]] for name in request.keys], now))
-            elif request.command is None:
-                answer.set_result(([found[places[name]] for name in request.keys], now))
-        self._counters.l2_hits += hits
+            self._landed(packet.answers() if left else [], again)
 
     def _hand_over(self, request: Request, answer: Any) -> bool:
         """False if the request has to be sent again."""
@@ -235,21 +224,21 @@ class Batcher:
             if self._link.displaced(answer):
                 self._on_failure()
             answer = DOWN
-        _resolve(request, answer)
+        _resolve(request.answer, answer)
         return True
 
-    def _landed(self, left: Sequence[Request | Get], again: Sequence[Request] = ()) -> None:
+    def _landed(self, left: Sequence[asyncio.Future[Any]], again: Sequence[Request] = ()) -> None:
         """A packet is through. Who is ``left`` gets no answer; ``again`` is sent once more."""
         self._under_way -= 1
+        unfinished = {request.answer for request in again}
         if again and not self.down:
-            unfinished = set(map(id, again))
-            left = [request for request in left if id(request) not in unfinished]
             self._waiting.extendleft(reversed(again))
+            left = [answer for answer in left if answer not in unfinished]
         else:
-            left = [*left, *again]
-        for request in left:
-            _resolve(request, DOWN)
-        if self._waiting:
+            left = [*left, *unfinished]
+        for answer in left:
+            _resolve(answer)
+        if self._waiting or self._gets:
             self._flush()
 
     def _fail(self) -> None:
@@ -265,6 +254,48 @@ def milliseconds(answer: Any) -> int | None:
     return None
 
 
-def _resolve(request: Request | Get, answer: Any) -> None:
-    if not request.answer.done():
-        request.answer.set_result(answer)
+def _resolve(answer: asyncio.Future[Any], value: Any = DOWN) -> None:
+    if not answer.done():
+        answer.set_result(value)
+
+
+class _Packet:
+    """What travels together: gets, others, and the ``names`` that both look up, each once."""
+
+    __slots__ = ("gets", "names", "others")
+
+    def __init__(self, gets: list[Get], others: list[Request]) -> None:
+        self.gets = gets
+        self.others = others
+        self.names = dict.fromkeys([get[1] for get in gets])
+        for tags in {get[2] for get in gets}:
+            self.names.update(dict.fromkeys(tags))
+        for request in others:
+            self.names.update(dict.fromkeys(request.keys))
+
+    def answers(self) -> list[asyncio.Future[Any]]:
+        """Of all who wait for this packet."""
+        return [*[get[0] for get in self.gets], *[request.answer for request in self.others]]
+
+    def parts(self) -> list[_Packet]:
+        """Each for itself."""
+        return [*[_Packet([get], []) for get in self.gets], *[_Packet([], [request]) for request in self.others]]
+
+    def spread(self, records: list[bytes | None], now: int) -> int:
+        """Answer all look-ups with what was found under ``names`` at ``now``; how many gets found their value."""
+        found = dict(zip(self.names, records, strict=True))
+        marks = {tags: mark_of([found[tag] for tag in tags]) for tags in {get[2] for get in self.gets}}
+        hits = 0
+        for answer, record, tags, codec in self.gets:
+            if answer.done():
+                continue
+            value = codec.good(found[record], marks[tags])
+            if value is ABSENT:
+                answer.set_result(Raw([found[record], *[found[tag] for tag in tags]], now))
+            else:
+                answer.set_result(value)
+                hits += 1
+        for request in self.others:
+            if request.command is None:
+                _resolve(request.answer, ([found[name] for name in request.keys], now))
+        return hits

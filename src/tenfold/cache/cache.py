@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from random import Random
 from types import TracebackType
 from typing import Any, TypeVar, Unpack, cast
@@ -22,7 +22,7 @@ from tenfold.cache.freshness import Freshness, FreshnessOptions, declared, life_
 from tenfold.cache.function import Decorator, cached
 from tenfold.cache.homes import Homes
 from tenfold.cache.keys import check_tags
-from tenfold.cache.level_two import Level2
+from tenfold.cache.level_two import Getter, Level2
 from tenfold.cache.lookup import Wanted
 from tenfold.cache.many import CachedMany
 from tenfold.cache.memory import Memory
@@ -283,6 +283,11 @@ class Cache(Around):
         level2 = self._homes.engine().level2
         assert level2 is not None
         return level2
+
+    @property
+    def getters(self) -> Mapping[asyncio.AbstractEventLoop, Getter]:
+        """How to ask level 2, for each loop that has settled."""
+        return self._homes.getters
 
     @property
     def memory(self) -> Memory:

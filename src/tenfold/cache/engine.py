@@ -52,7 +52,8 @@ class Engine:
         """
         if not spec.memory:
             if asked is None and self.level2 is not None and len(wanted) == 1:
-                asked = await self.level2.get(names(wanted[0]), spec.codec)
+                record, *tags = names(wanted[0])
+                asked = await self.level2.get(record, tuple(tags), spec.codec)
                 if type(asked) is not Raw and asked is not DOWN:
                     return [asked]
             return await self._fetch_shared_only(spec, wanted, load, asked)

@@ -102,16 +102,17 @@ def cached(
         own_key=key is not None,
     )
     namespace: dict[str, Any] = {}
+    remote = {"ask": way.ask, "known": way.known_names, "names": way.names} if isinstance(way, Remote) else {}
     way.made = made = compile_wrapper(
         parameters,
         namespace,
         name=spec.name,
         path=cache.near.hit_path(namespace),
         miss=way.miss,
-        ask=way.ask if isinstance(way, Remote) else None,
         memory=spec.memory,
         key=key,
         wait=wait,
+        **remote,
     )
     wrapper = made.wrapper
     functools.update_wrapper(wrapper, function)

@@ -56,8 +56,8 @@ _LOOK: Final = """
 {indent}    pass
 """
 _ASK: Final = """
-    _tf_raw, _tf_arguments = {raw}, {arguments}
-    _tf_value = await _tf_ask(_tf_raw, _tf_arguments)
+    _tf_raw = {raw}
+    _tf_value = await _tf_ask(_tf_known(_tf_raw) or _tf_names(_tf_raw, {arguments}))
     if _tf_type(_tf_value) is not _tf_Raw and _tf_value is not _tf_DOWN:
         return _tf_value
 """
@@ -91,14 +91,17 @@ def compile_wrapper(
     name: str,
     path: HitPath,
     miss: Any,
-    ask: Any,
     memory: bool,
     key: Callable[..., object] | None,
     wait: bool,
+    ask: Any = None,
+    known: Any = None,
+    names: Any = None,
 ) -> Compiled:
     """Write and compile the wrapper. ``miss(raw key, arguments)`` is asked when the hit path has no answer; ``wait``
     makes an ``async def``; ``key`` is the user's own way from arguments to key. Without ``memory`` level 1 is left out;
-    with ``ask(raw key, arguments)``, which returns a future, ``miss`` gets as a third argument what level 2 said.
+    with ``ask(names)``, which returns a future, ``miss`` gets as a third argument what level 2 said; the names are
+    ``known(raw key)``, or ``names(raw key, arguments)`` where that knows none.
     """
     touch, home = path.memory.touch, dict[Any, Entry]()
 
@@ -118,6 +121,8 @@ def compile_wrapper(
         "_tf_touch": touch,
         "_tf_miss": miss,
         "_tf_ask": ask,
+        "_tf_known": known,
+        "_tf_names": names,
         "_tf_Raw": Raw,
         "_tf_DOWN": DOWN,
     }
@@ -132,7 +137,7 @@ def compile_wrapper(
     raw = f"{direct} if {condition} else {coded}" if condition else coded
     if ask is not None:
         look = _ASK.format(raw=raw, arguments=arguments)
-        passed_on = "_tf_raw, _tf_arguments, _tf_value"
+        passed_on = f"_tf_raw, {arguments}, _tf_value"
     elif not memory:
         look, passed_on = "", f"{raw}, {arguments}"
     else:

@@ -19,7 +19,7 @@ from typing import Any, Final
 from tenfold.cache.assemble import assemble, check_url
 from tenfold.cache.backplane import Backplane
 from tenfold.cache.engine import Engine
-from tenfold.cache.level_two import Level2, Source
+from tenfold.cache.level_two import Getter, Level2, Source
 from tenfold.cache.route import CONNECT_PATIENCE
 from tenfold.cache.shared import Shared
 
@@ -42,6 +42,8 @@ class Homes:
         self._soft = soft
         self._sender = os.urandom(8)
         self._engines: dict[asyncio.AbstractEventLoop, tuple[Engine, Source | None]] = {}
+        self.getters: dict[asyncio.AbstractEventLoop, Getter] = {}
+        """How to ask level 2, by loop, as far as they have settled."""
         self._on_message: Callable[[list[str]], None]
         self._on_gap: Callable[[], None]
         _all.add(self)
@@ -58,8 +60,10 @@ class Homes:
         home = self._engines.get(loop)
         if home is None:
             for old in [one for one in self._engines if one.is_closed()]:
-                del self._engines[old]
+                self._leave(old)
             home = self._engines[loop] = self._settle()
+            if home[0].level2 is not None:
+                self.getters[loop] = home[0].level2.get
         return home[0]
 
     @property
@@ -86,7 +90,7 @@ class Homes:
 
     async def aclose(self) -> None:
         """Wait for the loads of the running loop, and close its connections."""
-        home = self._engines.pop(asyncio.get_running_loop(), None)
+        home = self._leave(asyncio.get_running_loop())
         if home is None:
             return
         engine, source = home
@@ -101,6 +105,10 @@ class Homes:
         """Nobody joins the loads of these keys any more, in no loop, and their values are not kept in level 1."""
         for engine, _ in list(self._engines.values()):
             engine.detach(keys)
+
+    def _leave(self, loop: asyncio.AbstractEventLoop) -> tuple[Engine, Source | None] | None:
+        self.getters.pop(loop, None)
+        return self._engines.pop(loop, None)
 
     def _levels(self) -> list[Level2]:
         return [engine.level2 for engine, _ in list(self._engines.values()) if engine.level2 is not None]
@@ -140,6 +148,7 @@ class Homes:
         self._sender = os.urandom(8)  # another process to all others
         _inherited.append(self._engines)
         self._engines = {}
+        self.getters.clear()
         if self._url is not None:
             self._shared.barriers.invalidate_all()
 

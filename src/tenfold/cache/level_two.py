@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from tenfold.cache.codec import Codec
@@ -29,6 +29,12 @@ class Leased(Protocol):
     def abandon(self, names: Sequence[str]) -> None: ...
 
 
+Getter = Callable[[str, tuple[str, ...], Codec], asyncio.Future[Any]]
+"""Asks for the entry whose record and tags have these names. Answers, in time, with its value, counted as a hit; with
+`Raw` if it is not there, good and bare; with `DOWN` without level 2.
+"""
+
+
 class Source(Protocol):
     """Where level 2's connections come from, the subscription's among them."""
 
@@ -46,6 +52,7 @@ class Level2(ABC):
     channel: str
     leases: Leased
     settlements: Settlements
+    get: Getter
 
     @property
     @abstractmethod
@@ -64,12 +71,6 @@ class Level2(ABC):
     @abstractmethod
     async def read(self, names: Sequence[str]) -> tuple[list[bytes | None], int] | None:
         """The record and tag nonces of ``names``, and the server's time in ms. None while level 2 is down."""
-
-    @abstractmethod
-    def get(self, names: Sequence[str], codec: Codec) -> asyncio.Future[Any]:
-        """The value of the entry with these `lookup.names`, to come, counted as a hit: or `Raw` if it is not there,
-        good and bare, `DOWN` without level 2.
-        """
 
     @abstractmethod
     async def open(self, names: Sequence[str], nonce: bytes, ttl_ms: int, mode: str) -> list[bytes] | None:

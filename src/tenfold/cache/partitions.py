@@ -43,6 +43,7 @@ class Partitions(Level2):
         self.settlements = Settlements()
         self._parts = [make(namespace_of(name, at, count), self.channel, self.settlements) for at in range(count)]
         self.leases = _Leases(self._parts, self._of)
+        self.get = self._get
 
     def __repr__(self) -> str:
         down = sum(part.down for part in self._parts)
@@ -78,8 +79,8 @@ class Partitions(Level2):
                 found[place] = one_found
         return found
 
-    def get(self, names: Sequence[str], codec: Codec) -> asyncio.Future[Any]:
-        return self._of(names[0]).get(names, codec)
+    def _get(self, record: str, tags: tuple[str, ...], codec: Codec) -> asyncio.Future[Any]:
+        return self._of(record).get(record, tags, codec)
 
     async def open(self, names: Sequence[str], nonce: bytes, ttl_ms: int, mode: str) -> list[bytes] | None:
         return await self._of(names[0]).open(names, nonce, ttl_ms, mode)

@@ -11,7 +11,6 @@ replayed before level 2 is switched on again; if too many pile up, everything is
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -19,7 +18,7 @@ import msgspec
 
 from tenfold._core.clock import Clock
 from tenfold.cache.batch import MAX_KEYS_A_BATCH, Batcher
-from tenfold.cache.codec import Codec, lease_of
+from tenfold.cache.codec import lease_of
 from tenfold.cache.counters import Counters
 from tenfold.cache.errors import LevelTwoDown
 from tenfold.cache.leases import Leases, settled
@@ -67,6 +66,7 @@ class OneServer(Level2):
         self._batcher = Batcher(
             link, self._prefix, soft=soft, counters=counters, spawn=spawn, on_failure=self._switch_off
         )
+        self.get = self._batcher.get
         self._pending: dict[str, None] = {}
         self.leases: Leases = Leases(self._batcher, self.channel, clock=clock, spawn=spawn)
         self.settlements = settlements or Settlements()
@@ -98,12 +98,6 @@ class OneServer(Level2):
         """The record and tag nonces of ``names``, and the server's time in ms. None while level 2 is down."""
         answer = await self._batcher.read(names)
         return None if answer is DOWN else answer
-
-    def get(self, names: Sequence[str], codec: Codec) -> asyncio.Future[Any]:
-        """The value of the entry with these `names_of`, to come, counted as a hit: or `Raw` if it is not there, good
-        and bare, `DOWN` without level 2.
-        """
-        return self._batcher.get(names, codec)
 
     async def open(self, names: Sequence[str], nonce: bytes, ttl_ms: int, mode: str) -> list[bytes] | None:
         """The record and the tag nonces as `scripts.OPEN` leaves them. None while level 2 is down."""

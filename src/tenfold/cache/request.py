@@ -47,12 +47,5 @@ class Request:
         self.script = script
 
 
-class Get:
-    """A look-up of one entry: of the record ``keys[0]``, whose tags are the other ``keys``."""
-
-    __slots__ = ("answer", "codec", "keys")
-
-    def __init__(self, answer: asyncio.Future[Any], keys: Sequence[str], codec: Codec) -> None:
-        self.answer = answer
-        self.keys = keys
-        self.codec = codec
+Get = tuple[asyncio.Future[Any], str, tuple[str, ...], Codec]
+"""A look-up of one entry: who waits for it, the names of its record and of its tags, and who reads it."""

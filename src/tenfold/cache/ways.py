@@ -113,22 +113,29 @@ class Remote(Awaited):
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
-        self._names: dict[Any, tuple[str, ...]] = {}
+        self._names: dict[Any, tuple[str, tuple[str, ...]]] = {}
+        self.known_names = self._names.get
+        self._getters = self.cache.getters
 
-    def ask(self, raw: Any, arguments: dict[str, Any]) -> asyncio.Future[Any]:
+    def ask(self, asked: tuple[str, tuple[str, ...]]) -> asyncio.Future[Any]:
         """Level 2's answer, to come."""
+        loop = asyncio.get_running_loop()
         if self.cache.is_disabled():
-            past = asyncio.get_running_loop().create_future()
+            past = loop.create_future()
             past.set_result(DOWN)
             return past
-        asked = self._names.get(raw)
-        if asked is None:
-            asked = names(self.wanted(raw, arguments))
-            if not self.own_key:  # else the tags may differ from call to call
-                if len(self._names) >= _KNOWN_NAMES:
-                    self._names.clear()
-                self._names[raw] = asked
-        return self.cache.level2().get(asked, self.spec.codec)
+        get = self._getters.get(loop) or self.cache.level2().get
+        return get(*asked, self.spec.codec)
+
+    def names(self, raw: Any, arguments: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+        """What level 2 calls the record of this call, and its tags."""
+        record, *tags = names(self.wanted(raw, arguments))
+        asked = record, tuple(tags)
+        if not self.own_key:  # else the tags may differ from call to call
+            if len(self._names) >= _KNOWN_NAMES:
+                self._names.clear()
+            self._names[raw] = asked
+        return asked
 
     async def miss(self, raw: Any, arguments: dict[str, Any], asked: Any = None) -> Any:
         if self.cache.is_disabled():
