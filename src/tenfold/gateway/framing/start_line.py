@@ -41,6 +41,14 @@ def request_line(line: bytes) -> tuple[bytes, bytes, bytes]:
     return _unusual_line(line, line.split(b" "))
 
 
+def usual_line(line: bytes) -> tuple[bytes, bytes] | None:
+    """Method and target of a line of HTTP/1.1 with a path; None for what `request_line` must look at."""
+    match = _USUAL_LINE(line)
+    if match is None or match[1] not in METHODS:
+        return None
+    return match.groups()  # type: ignore[return-value] # both groups are there
+
+
 def _unusual_line(line: bytes, parts: list[bytes]) -> tuple[bytes, bytes, bytes]:
     """HTTP/1.0, the other forms of a target, and all that is refused."""
     if len(parts) != 3:
