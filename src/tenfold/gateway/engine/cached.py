@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tenfold.gateway.edge import Action, Decision, Filling, Response, Turn, url_key
 from tenfold.gateway.edge import Request as EdgeRequest
 from tenfold.gateway.engine import problem
+from tenfold.gateway.engine.ending import JOINED
 from tenfold.gateway.engine.forward import Exchange
 from tenfold.gateway.engine.nobody import Nobody
 from tenfold.gateway.engine.problem import Fault
@@ -25,7 +26,34 @@ if TYPE_CHECKING:
 
 _FAILURES: Final = (500, 502, 503, 504)
 _OURS: Final = (b"surrogate-key", b"tenfold-cache-control")
-_JOINED: Final = 64 * 1024
+
+
+def served(client: Client, head: RequestHead) -> bool:
+    """Answer with what is stored and fresh, where that is all there is to it; such a request never becomes an exchange.
+
+    False, and nothing done: the long way, `CachedExchange`, finds the same and more. The caller has seen that the
+    route is `RoutePlan.quick`.
+    """
+    site = client.site
+    edge = site.edge
+    if edge is None or head.method != b"GET" or not head.keep_alive or head.http10 or head.length or head.upgrade:
+        return False
+    answer = edge.plain_hit(_url(head, head.target), head.fields, site.clock())
+    if answer is None:
+        return False
+    site.answered(answer.status)
+    body = answer.body
+    if len(body) == 1 and len(body[0]) <= JOINED:
+        client.write(answer.head + body[0])
+    else:
+        client.write(answer.head)
+        for piece in body:
+            client.write(piece)
+    return True
+
+
+def _url(head: RequestHead, target: bytes) -> bytes:
+    return url_key(b"http", head.host or b"", target)
 
 
 class CachedExchange(Exchange):
@@ -54,7 +82,7 @@ class CachedExchange(Exchange):
             self.forward()
             return
         fields = {name: values[0] if len(values) == 1 else b", ".join(values) for name, values in head.fields.items()}
-        request = EdgeRequest(head.method, url_key(b"http", head.host or b"", self._target()), fields)
+        request = EdgeRequest(head.method, _url(head, self._target()), fields)
         self._go(edge.lookup(request, self.site.clock()))
 
     def _target(self) -> bytes:
@@ -122,12 +150,8 @@ class CachedExchange(Exchange):
         body = answer.body
         if not body:
             self._write([answer.head])
-        elif len(body) == 1 and len(body[0]) <= _JOINED:
-            self._write([answer.head, body[0]])
         else:
-            self._write([answer.head])
-            for piece in body:
-                self._write([piece])
+            self._write([answer.head, *body])
         follower = decision.follower
         if follower is None:
             self.finish()

@@ -16,6 +16,7 @@ from math import inf
 from typing import TYPE_CHECKING, Final
 
 from tenfold.gateway.engine import problem
+from tenfold.gateway.engine.cached import served
 from tenfold.gateway.engine.canned import canned
 from tenfold.gateway.engine.ending import Ending
 from tenfold.gateway.engine.forward import Exchange
@@ -117,7 +118,7 @@ class Client(asyncio.Protocol):
         if events:
             self._take(events)
         if self.exchange is None:
-            self._next()
+            self._onward()
         elif self.reader.held:
             self.pause_reading()
 
@@ -205,6 +206,9 @@ class Client(asyncio.Protocol):
         if route is None:
             self._answer(problem.NO_ROUTE, head)
             return
+        if route.quick and site.log is None and not self.closing and served(self, head):
+            self._idle()
+            return
         most = self._most = route.body_max
         length = head.length
         self._chunked = length < 0
@@ -285,17 +289,20 @@ class Client(asyncio.Protocol):
         else:
             self._idle()
             if not self._busy:
-                reader = self.reader
-                if self._reading and not self.full and not self.eof and reader.ended and not reader.held:
-                    reader.next()  # as nearly always: there is no other request yet
-                else:
-                    self._next()
+                self._onward()
 
     def _idle(self) -> None:
         self._heading = False
         self.quiet_since = self.site.now
         if not self.full:
             self.due = self.site.now + self.site.plan.gateway.idle_timeout
+
+    def _onward(self) -> None:
+        reader = self.reader
+        if reader.ended and self._reading and not (self.full or self.eof or self._lingers or reader.held):
+            reader.next()  # as nearly always: there is no other request yet
+        else:
+            self._next()
 
     def _next(self) -> None:
         """Go on to the next request, if the answers are taken."""

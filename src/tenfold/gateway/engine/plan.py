@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Final
 
 from tenfold.balance import ANY, Balancer, Endpoint, Request
@@ -137,7 +138,7 @@ class RoutePlan:
     """A route with what its requests share."""
 
     __slots__ = ("attempts", "body_max", "canary", "canary_pool", "deadline", "pool", "priority", "purse",
-                 "request_changes", "response_changes", "route", "strip")  # fmt: skip
+                 "quick", "request_changes", "response_changes", "route", "strip")  # fmt: skip
 
     def __init__(self, route: Route, pools: dict[str, PoolPlan], body_max: int | None, purse: Purse | None) -> None:
         self.route = route
@@ -151,7 +152,22 @@ class RoutePlan:
         self.priority = PRIORITIES.index(route.priority)
         self.request_changes = None if route.request_headers is None else Changer(route.request_headers)
         self.response_changes = None if route.response_headers is None else Changer(route.response_headers)
+        self.quick = route.edge is not None and route.edge.query is None and _as_usual(route)
+        """Whether a stored answer needs no more than the route's look-up and the edge's."""
         self.strip = len(route.path.rstrip("/").encode()) if route.strip_prefix else 0
+
+
+_NOT_IN_THE_WAY: Final = frozenset(
+    ("name", "host", "path", "exact", "methods", "headers", "pool", "edge", "retries", "deadline", "response_headers")
+)
+"""Settings of a route that an answer from the store has done with, or has no use for."""
+
+
+def _as_usual(route: Route) -> bool:
+    """Whether a route has no other settings than those."""
+    return all(
+        getattr(route, each.name) == each.default for each in fields(route) if each.name not in _NOT_IN_THE_WAY
+    )
 
 
 class Changer:

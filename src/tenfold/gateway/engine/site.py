@@ -74,9 +74,14 @@ class Site:
 
     def over(self, exchange: Ending) -> None:
         """The exchange has ended."""
+        self.counters.in_flight -= 1
+        self.answered(exchange.status)
+        if self.log is not None:
+            self.log.exchange(exchange)
+
+    def answered(self, status: int) -> None:
+        """Count an answer; 0 is none."""
         counters = self.counters
-        counters.in_flight -= 1
-        status = exchange.status
         if status < 300:
             if status >= 200:
                 counters.answered_2xx += 1
@@ -88,8 +93,6 @@ class Site:
             counters.answered_4xx += 1
         else:
             counters.answered_5xx += 1
-        if self.log is not None:
-            self.log.exchange(exchange)
 
     def refused(self, client: Client, fault: Fault) -> None:
         """What came was no request."""
