@@ -45,6 +45,7 @@ class Client(asyncio.Protocol):
         "_most",
         "_open",
         "_reading",
+        "_unsent",
         "due",
         "eof",
         "exchange",
@@ -81,6 +82,8 @@ class Client(asyncio.Protocol):
         self._lingers = False
         self._left = _LINGER_BYTES
         self._most: int | None = None
+        self._unsent: Exchange | None = None
+        """One that begins once it has what came of its body together with its head."""
         self._chunked = False
 
     # -- the socket ---------------------------------------------------------------------------------------------------
@@ -193,6 +196,11 @@ class Client(asyncio.Protocol):
                 if not self.full:
                     self.due = inf
                 exchange.body_end()
+        unsent = self._unsent
+        if unsent is not None:
+            self._unsent = None
+            if not unsent.finished:
+                unsent.start()
         self._busy = False
 
     def _begin(self, head: RequestHead) -> None:
@@ -224,8 +232,10 @@ class Client(asyncio.Protocol):
             status, data = canned(route.route, head, close=self._closes(head))
             exchange.close = self._closes(head)
             exchange.respond(status, data)
-        else:
+        elif length == 0:
             exchange.start()
+        else:
+            self._unsent = exchange
 
     def _closes(self, head: RequestHead) -> bool:
         return not head.keep_alive or head.length != 0 or self.closing

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tenfold.gateway.engine.client_side import Client
     from tenfold.gateway.engine.site import Site
 
-JOINED: Final = 32 * 1024
+JOINED: Final = 128 * 1024
 """Bytes up to which pieces are put together to be written at once: a copy costs less than another system call then."""
 
 
