@@ -16,7 +16,17 @@ from aiohttp import ClientConnectionError, ClientSession, ClientTimeout, DummyCo
 from multidict import CIMultiDict
 
 _HOPS = frozenset(
-    "connection keep-alive proxy-connection te trailer transfer-encoding upgrade proxy-authorization host".split()
+    [
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "proxy-authorization",
+        "host",
+    ]
 )
 _SMALL = 65536
 

@@ -1,8 +1,8 @@
 """CPU a request of each proxy, by kind of request, in turns.
 
 A round gives each proxy a second or two of wrk with 64 connections that are kept alive; a proxy's figure is the least
-of the rounds, because what comes on top is somebody else's (cold caches, neighbours on the machine). The proxy is on one
-core, wrk and the backend on the other. Ratios are peer ÷ ours: above 1 we are the cheaper one.
+of the rounds, because what comes on top is somebody else's (cold caches, neighbours on the machine). The proxy is on
+one core, wrk and the backend on the other. Ratios are peer ÷ ours: above 1 we are the cheaper one.
 """
 
 from __future__ import annotations

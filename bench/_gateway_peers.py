@@ -1,4 +1,4 @@
-"""The proxies of the gateway's bench, each as somebody who knows it would set it up, and the backend behind all of them.
+"""The proxies of the gateway's bench, each as somebody who knows it would set it up, and the backend behind them.
 
 All do the same work: keep-alive to both sides, two endpoints with a pick that is told apart by load, time-outs of every
 kind, another try where nothing came of the first, counters that a scraper could read, a request id and who the client
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -51,7 +51,9 @@ http {{
   client_body_temp_path {root}/b; proxy_temp_path {root}/p; fastcgi_temp_path {root}/f;
   uwsgi_temp_path {root}/u; scgi_temp_path {root}/s;
 """
-_BACKEND: Final = _NGINX_START + """
+_BACKEND: Final = (
+    _NGINX_START
+    + """
   server {{
     listen 127.0.0.1:{port}; root {root}/www; default_type text/plain;
     location / {{ return 200 "{body}"; }}
@@ -61,7 +63,10 @@ _BACKEND: Final = _NGINX_START + """
   }}
 }}
 """
-_NGINX: Final = _NGINX_START + """
+)
+_NGINX: Final = (
+    _NGINX_START
+    + """
   proxy_cache_path {root}/cache keys_zone=edge:16m;
   upstream app {{ least_conn; server 127.0.0.1:{backend}; server localhost:{backend}; keepalive 128; }}
   server {{
@@ -76,6 +81,7 @@ _NGINX: Final = _NGINX_START + """
   }}
 }}
 """
+)
 _HAPROXY: Final = """
 global
   nbthread 1
@@ -253,9 +259,7 @@ class Bench:
         """The gateway as the command line runs it."""
         port = free_port()
         file = self.root / f"{name}.toml"
-        file.write_text(
-            OURS.format(port=port, backend=self.backend, route=route, processes=processes, engine=engine)
-        )
+        file.write_text(OURS.format(port=port, backend=self.backend, route=route, processes=processes, engine=engine))
         return self._start(name, [sys.executable, "-m", "tenfold", "gateway", "run", str(file)], port, each=processes)
 
     def peer(self, name: str) -> Proxy | None:
@@ -263,7 +267,8 @@ class Bench:
         port, other = free_port(), free_port()
         own = self.root / name
         own.mkdir()
-        values = {"port": port, "other": other, "backend": self.backend, "root": own, "user": _user(), "sendfile": "off"}
+        values: dict[str, object] = {"port": port, "other": other, "backend": self.backend, "root": own}
+        values |= {"user": _user(), "sendfile": "off"}
         if name == "aiohttp":
             if importlib.util.find_spec("aiohttp") is None:
                 self.notes.append("aiohttp is not installed")
@@ -342,6 +347,3 @@ def _environment(more: dict[str, str]) -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ |= before
-
-
-Measured = Callable[[Bench, bool], dict[str, object]]

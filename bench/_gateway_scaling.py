@@ -1,7 +1,7 @@
-"""What a request costs with two processes, beside one: seconds of CPU, so that it says the same on any number of cores.
+"""What a request costs with two processes, beside one: in CPU, so that it says the same on any number of cores.
 
-``two_processes_scaling`` is the cost with one process over the cost with two, times two: 2 would be perfect, 1.8 is 11 %
-dearer. On the bench's machine wrk and the backend share the cores with both, so requests a second would say less.
+``two_processes_scaling`` is the cost with one process over the cost with two, times two: 2 would be perfect, 1.8 is
+11 % dearer. On the bench's machine wrk and the backend share the cores with both, so requests a second would say less.
 """
 
 from __future__ import annotations

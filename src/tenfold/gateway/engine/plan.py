@@ -165,9 +165,7 @@ _NOT_IN_THE_WAY: Final = frozenset(
 
 def _as_usual(route: Route) -> bool:
     """Whether a route has no other settings than those."""
-    return all(
-        getattr(route, each.name) == each.default for each in fields(route) if each.name not in _NOT_IN_THE_WAY
-    )
+    return all(getattr(route, each.name) == each.default for each in fields(route) if each.name not in _NOT_IN_THE_WAY)
 
 
 class Changer:
