@@ -16,17 +16,7 @@ from aiohttp import ClientConnectionError, ClientSession, ClientTimeout, DummyCo
 from multidict import CIMultiDict
 
 _HOPS = frozenset(
-    [
-        "connection",
-        "keep-alive",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "proxy-authorization",
-        "host",
-    ]
+    ("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "host")
 )
 _SMALL = 65536
 

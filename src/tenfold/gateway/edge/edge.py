@@ -23,12 +23,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from tenfold.gateway.edge.answer import age, answer, status_line
 from tenfold.gateway.edge.arriving import Arriving
 from tenfold.gateway.edge.asking import ASKS
 from tenfold.gateway.edge.decision import Answer, Decision
-from tenfold.gateway.edge.stored import Stored
+
+_SMALL: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +65,7 @@ class Edge(Arriving):
 
     def plain_hit(self, url: bytes, names: Iterable[bytes], now: float) -> Answer | None:
         """The answer to a GET whose fields have these lower-case names, where neither they nor what is stored under
-        ``url`` leave anything to decide. None: ask `lookup`, which finds the same and more.
+        ``url`` leave anything to decide; a small body stands in ``head``. None: ask `lookup`, which finds more.
         """
         resource = self._resources.get(url)
         if resource is None or not ASKS.isdisjoint(names):
@@ -73,13 +75,14 @@ class Edge(Arriving):
             return None
         self.hits += 1
         stored.entry.n += 1.0  # type: ignore[union-attr] # what is in the index has an entry
-        return self._plain(stored, now, b"")
-
-    def _plain(self, stored: Stored, now: float, extra: bytes) -> Answer:
-        head = b"%bAge: %d\r\n%b%d\r\n%b\r\n" % (
-            stored.head, now - stored.born, self._line_hit, stored.fresh_until - now, extra
+        chunks = stored.chunks
+        body = b""
+        if len(chunks) == 1 and stored.length <= _SMALL:
+            body, chunks = chunks[0], ()
+        head = b"%bAge: %d\r\n%b%d\r\n\r\n%b" % (
+            stored.head, now - stored.born, self._line_hit, stored.fresh_until - now, body
         )  # fmt: skip
-        return Answer(stored.status, head, stored.chunks)
+        return Answer(stored.status, head, chunks)
 
     def answer(self, decision: Decision, now: float, extra: bytes = b"") -> Answer | None:
         """The response to a SERVE out of the store; None where the decision has none.
@@ -91,7 +94,12 @@ class Edge(Arriving):
         if stored is None:
             return None
         if decision.plain:
-            return self._plain(stored, now, extra)
+            return Answer(
+                stored.status,
+                b"%bAge: %d\r\n%b%d\r\n%b\r\n"
+                % (stored.head, now - stored.born, self._line_hit, stored.fresh_until - now, extra),
+                stored.chunks,
+            )
         tail = b"Age: %d\r\n%b%b\r\n" % (age(stored, now), status_line(decision, self._line, now), extra)
         follower = decision.follower
         return answer(decision, stored, tail, None if follower is None else follower.flight.length)

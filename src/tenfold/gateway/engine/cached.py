@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Final
 from tenfold.gateway.edge import Action, Decision, Filling, Response, Turn, url_key
 from tenfold.gateway.edge import Request as EdgeRequest
 from tenfold.gateway.engine import problem
-from tenfold.gateway.engine.ending import JOINED
 from tenfold.gateway.engine.forward import Exchange
 from tenfold.gateway.engine.nobody import Nobody
 from tenfold.gateway.engine.problem import Fault
@@ -42,13 +41,9 @@ def served(client: Client, head: RequestHead) -> bool:
     if answer is None:
         return False
     site.answered(answer.status)
-    body = answer.body
-    if len(body) == 1 and len(body[0]) <= JOINED:
-        client.write(answer.head + body[0])
-    else:
-        client.write(answer.head)
-        for piece in body:
-            client.write(piece)
+    client.write(answer.head)
+    for piece in answer.body:
+        client.write(piece)
     return True
 
 

@@ -207,13 +207,15 @@ class Client(asyncio.Protocol):
         site = self.site
         plan = site.plan
         site.counters.requests += 1
-        if plan.dotted(head):
-            self._answer(problem.DOTS, head)
-            return
-        route = plan.match(head)
+        route = plan.only
         if route is None:
-            self._answer(problem.NO_ROUTE, head)
-            return
+            if plan.dotted(head):
+                self._answer(problem.DOTS, head)
+                return
+            route = plan.match(head)
+            if route is None:
+                self._answer(problem.NO_ROUTE, head)
+                return
         if route.quick and site.log is None and not self.closing and served(self, head):
             self._idle()
             return
@@ -308,11 +310,10 @@ class Client(asyncio.Protocol):
             self.due = self.site.now + self.site.plan.gateway.idle_timeout
 
     def _onward(self) -> None:
-        reader = self.reader
-        if reader.ended and self._reading and not (self.full or self.eof or self._lingers or reader.held):
-            reader.next()  # as nearly always: there is no other request yet
-        else:
-            self._next()
+        # As nearly always: there is no other request yet.
+        if self._reading and not (self.full or self.eof or self._lingers) and self.reader.rest():
+            return
+        self._next()
 
     def _next(self) -> None:
         """Go on to the next request, if the answers are taken."""

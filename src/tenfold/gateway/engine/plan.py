@@ -240,17 +240,14 @@ class Plan:
         first = config.routes[0]
         all_of_it = first.path == "/" and not (first.exact or first.host or first.methods or first.headers)
         self.only = self.routes[first.name] if len(config.routes) == 1 and all_of_it else None
-        """The route that all requests take, where there is but one."""
+        """The route that all requests take, where there is but one: nothing needs to be looked up then."""
 
     def trusts(self, address: str) -> bool:
         """Whether the peer with that address may say who the client is."""
         return address != UNIX and self.forwarders[True, True].trusts(address)
 
     def match(self, head: RequestHead) -> RoutePlan | None:
-        """The route of a request."""
-        only = self.only
-        if only is not None:
-            return only
+        """The route of a request, where there are several."""
         headers: dict[str, str] = {}
         if self._headers:
             headers = {
@@ -262,8 +259,6 @@ class Plan:
 
     def dotted(self, head: RequestHead) -> bool:
         """Whether routes could be told apart by a path that a backend would read as another one."""
-        if self.only is not None:
-            return False
         target = head.target
         if b"/." not in target and b"/%" not in target:
             return False

@@ -29,7 +29,7 @@ from tenfold.gateway.framing.gather import Gather
 from tenfold.gateway.framing.head import CHUNKED, RequestHead, parse_request
 from tenfold.gateway.framing.limits import Limits
 from tenfold.gateway.framing.refusal import Reason, Refusal, Refused
-from tenfold.gateway.framing.start_line import request_line, usual_line
+from tenfold.gateway.framing.start_line import METHODS, request_line, usual_line
 
 RequestEvent = RequestHead | bytes | End | Refusal
 
@@ -145,6 +145,15 @@ class RequestReader:
         self._lead = b""
         return self.feed(data) if data else []
 
+    def rest(self) -> bool:
+        """The same, but only where no byte of it has come yet; False, and nothing done, where that is not so."""
+        if self._state != _DONE or self._surplus:
+            return False
+        self._state = _HEAD
+        self._size = 0
+        self._lead = b""
+        return True
+
     def surplus(self) -> bytes:
         """What came after a request that switches protocols: the first bytes for the tunnel. They are handed out
         once.
@@ -236,9 +245,11 @@ class RequestReader:
         """The head of a request whose fields are the last one's."""
         model = self._model
         if model is not None and cut <= self._limits.line:  # type: ignore[operator]
-            line = usual_line(data[:cut])
+            line = usual_line(data, 0, cut)
             if line is not None:
-                return model.again(*line)
+                method, target = line.groups()
+                if method in METHODS:
+                    return model.again(method, target)
         head = parse_request(data[: size - 4], self._limits)
         if model is None and not head.http10:
             # A copy, because what is done to the head on its way must not be done to the next one.
