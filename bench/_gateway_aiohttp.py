@@ -81,7 +81,7 @@ class Proxy:
 
 def main() -> None:
     port, backend = sys.argv[1:]
-    proxy = Proxy([f"http://127.0.0.1:{backend}", f"http://localhost:{backend}"])
+    proxy = Proxy([f"http://127.0.0.1:{backend}", f"http://127.0.0.2:{backend}"])
     app = web.Application(client_max_size=0)
     app.cleanup_ctx.append(proxy.life)
     app.router.add_route("*", "/{path:.*}", proxy.handle)

