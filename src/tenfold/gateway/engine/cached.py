@@ -26,7 +26,26 @@ if TYPE_CHECKING:
 
 _FAILURES: Final = (500, 502, 503, 504)
 _OURS: Final = (b"surrogate-key", b"tenfold-cache-control")
-_JOINED: Final = 64 * 1024
+
+
+def served(client: Client, head: RequestHead, route: RoutePlan) -> bool:
+    """Answer with what is stored and fresh, where that is all there is to it; such a request never becomes an exchange.
+
+    False, and nothing done: the long way, `CachedExchange`, finds the same and more. The caller has seen that the
+    route is `RoutePlan.quick`.
+    """
+    site = client.site
+    edge = site.edge
+    if edge is None or head.method != b"GET" or not head.keep_alive or head.http10 or head.length or head.upgrade:
+        return False
+    answer = edge.plain_hit(key_of(client.scheme.encode(), head, None), head.fields, site.clock())
+    if answer is None:
+        return False
+    site.answered(answer.status, route.answers)
+    client.write(answer.head)
+    for piece in answer.body:
+        client.write(piece)
+    return True
 
 
 class CachedExchange(Exchange):
@@ -113,12 +132,8 @@ class CachedExchange(Exchange):
         body = answer.body
         if not body:
             self._write([answer.head])
-        elif len(body) == 1 and len(body[0]) <= _JOINED:
-            self._write([answer.head, body[0]])
         else:
-            self._write([answer.head])
-            for piece in body:
-                self._write([piece])
+            self._write([answer.head, *body])
         follower = decision.follower
         if follower is None:
             self.finish()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from asyncio import TimerHandle
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tenfold.balance import Ticket
 from tenfold.gateway.engine import problem
@@ -21,6 +21,9 @@ from tenfold.gateway.framing import Identity, RequestHead
 if TYPE_CHECKING:
     from tenfold.gateway.engine.client_side import Client
     from tenfold.gateway.engine.site import Site
+
+JOINED: Final = 128 * 1024
+"""Bytes up to which pieces are put together to be written at once: a copy costs less than another system call then."""
 
 
 class Ending:
@@ -75,9 +78,12 @@ class Ending:
         """The deadline for the answer's head."""
 
     def _write(self, out: list[bytes]) -> None:
-        data = out[0] if len(out) == 1 else b"".join(out)
-        self.bytes_out += len(data)
-        self.client.write(data)
+        size = sum(map(len, out))
+        self.bytes_out += size
+        if size <= JOINED and len(out) > 1:
+            out = [b"".join(out)]
+        for data in out:
+            self.client.write(data)
 
     def _cut(self) -> None:
         """An answer broke off, and only a closed connection can say so."""

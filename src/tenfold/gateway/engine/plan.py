@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Final
 
 from tenfold.balance import ANY, Balancer, Endpoint, Request
@@ -147,7 +148,7 @@ class RoutePlan:
     """A route with what its requests share."""
 
     __slots__ = ("answers", "attempts", "body_max", "canary", "canary_answers", "canary_pool", "deadline", "pool",
-                 "priority", "purse", "request_changes", "response_changes", "route", "strip")  # fmt: skip
+                 "priority", "purse", "quick", "request_changes", "response_changes", "route", "strip")  # fmt: skip
 
     def __init__(self, route: Route, pools: dict[str, PoolPlan], body_max: int | None, purse: Purse | None) -> None:
         self.route = route
@@ -164,6 +165,8 @@ class RoutePlan:
         self.priority = PRIORITIES.index(route.priority)
         self.request_changes = None if route.request_headers is None else Changer(route.request_headers)
         self.response_changes = None if route.response_headers is None else Changer(route.response_headers)
+        self.quick = route.edge is not None and route.edge.query is None and _as_usual(route)
+        """Whether a stored answer needs no more than the route's look-up and the edge's."""
         self.strip = len(route.path.rstrip("/").encode()) if route.strip_prefix else 0
 
     def change(self, head: RequestHead) -> None:
@@ -185,6 +188,17 @@ class RoutePlan:
             self.answers = old.answers
         if old.canary is not None and self.canary is not None and old.canary.pool == self.canary.pool:
             self.canary_answers = old.canary_answers
+
+
+_NOT_IN_THE_WAY: Final = frozenset(
+    ("name", "host", "path", "exact", "methods", "headers", "pool", "edge", "retries", "deadline", "response_headers")
+)
+"""Settings of a route that an answer from the store has done with, or has no use for."""
+
+
+def _as_usual(route: Route) -> bool:
+    """Whether a route has no other settings than those."""
+    return all(getattr(route, each.name) == each.default for each in fields(route) if each.name not in _NOT_IN_THE_WAY)
 
 
 class Changer:
@@ -263,17 +277,14 @@ class Plan:
         first = config.routes[0]
         all_of_it = first.path == "/" and not (first.exact or first.host or first.methods or first.headers)
         self.only = self.routes[first.name] if len(config.routes) == 1 and all_of_it else None
-        """The route that all requests take, where there is but one."""
+        """The route that all requests take, where there is but one: nothing needs to be looked up then."""
 
     def trusts(self, address: str) -> bool:
         """Whether the peer with that address may say who the client is."""
         return address != UNIX and self.forwarders[True, True].trusts(address)
 
     def match(self, head: RequestHead) -> RoutePlan | None:
-        """The route of a request."""
-        only = self.only
-        if only is not None:
-            return only
+        """The route of a request, where there are several."""
         headers: dict[str, str] = {}
         if self._headers:
             headers = {
@@ -285,8 +296,6 @@ class Plan:
 
     def dotted(self, head: RequestHead) -> bool:
         """Whether routes could be told apart by a path that a backend would read as another one."""
-        if self.only is not None:
-            return False
         target = head.target
         if b"/." not in target and b"/%" not in target:
             return False

@@ -79,11 +79,16 @@ class Site:
 
     def over(self, exchange: Ending) -> None:
         """The exchange has ended."""
-        counters = self.counters
-        counters.in_flight -= 1
-        status = exchange.status
+        self.counters.in_flight -= 1
         route = exchange.route
-        (route.canary_answers if exchange.canary else route.answers)[status // 100] += 1
+        self.answered(exchange.status, route.canary_answers if exchange.canary else route.answers)
+        if self.log is not None:
+            self.log.exchange(exchange)
+
+    def answered(self, status: int, answers: list[int]) -> None:
+        """Count an answer, also among those of its route; 0 is none."""
+        answers[status // 100] += 1
+        counters = self.counters
         if status < 300:
             if status >= 200:
                 counters.answered_2xx += 1
@@ -95,8 +100,6 @@ class Site:
             counters.answered_4xx += 1
         else:
             counters.answered_5xx += 1
-        if self.log is not None:
-            self.log.exchange(exchange)
 
     def refused(self, client: Client, fault: Fault) -> None:
         """What came was no request."""
