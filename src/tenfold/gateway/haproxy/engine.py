@@ -23,8 +23,9 @@ from tenfold._core.units import Duration, duration
 from tenfold.balance.endpoint import Endpoint
 from tenfold.gateway.config import Address, Changes, Config, Pool, Router, diff, read_config
 from tenfold.gateway.haproxy import runtime
-from tenfold.gateway.haproxy.process import HAProxyError, Process, check_file, check_version, find_binary
+from tenfold.gateway.haproxy.process import HAProxyError, Leaving, Process, check_file, check_version, find_binary
 from tenfold.gateway.haproxy.render import Place, render
+from tenfold.gateway.haproxy.secrets import secret, write_certificates
 from tenfold.gateway.haproxy.servers import Override, Server, servers
 
 _log: Final = logging.getLogger("tenfold.gateway")
@@ -32,6 +33,8 @@ _SAFE: Final = re.compile(r"/[A-Za-z0-9._/-]{1,90}")
 _QUIET: Final = 0.5
 _DISCOVERED: Final = 10.0
 _BACKLOG: Final = 4096
+_LEAVING: Final = 16
+"""Workers that end, whose last numbers are waited for."""
 
 
 class HAProxyGateway:
@@ -58,6 +61,7 @@ class HAProxyGateway:
         self._totals = runtime.Totals()
         self._rows: list[dict[str, str]] = []
         self._output = -1
+        self._leaving: list[Leaving] = []
         self._own_directory = config.engine.directory is None
         self._process: Process | None = None
         self._draining = False
@@ -104,6 +108,8 @@ class HAProxyGateway:
         return directory
 
     def _remove(self, directory: str) -> None:
+        for leaving in self._leaving:
+            leaving.close()
         for address, each in zip(self.config.gateway.listen, self._sockets, strict=False):
             each.close()
             if address.path:
@@ -204,13 +210,20 @@ class HAProxyGateway:
         pid = next(int(line.split()[1]) for line in info.splitlines() if line.startswith("Pid:"))
         self._rows = runtime.table(rows)
         self._totals.feed(pid, self._rows)
-        present, old = await process.workers()
-        for other in old:
+        for leaving in list(self._leaving):
+            if leaving.pid == pid:
+                continue
             try:
-                self._totals.feed(other, runtime.table(await process.master(f"@!{other} show stat")))
+                last = runtime.table(await leaving.ask("show stat"))
             except HAProxyError:
-                continue  # it has ended meanwhile
-        self._totals.keep([pid, *present, *old])
+                over = True  # cut at the end of its time
+            else:
+                self._totals.feed(leaving.pid, last)
+                over = all(row["scur"] == "0" for row in last if (row["pxname"], row["svname"]) == ("in", "FRONTEND"))
+            if over:
+                leaving.close()
+                self._leaving.remove(leaving)
+        self._totals.keep([pid, *(each.pid for each in self._leaving)])
 
     # -- discovery ----------------------------------------------------------------------------------------------------
 
@@ -255,20 +268,10 @@ class HAProxyGateway:
         return await asyncio.to_thread(self._put, config, text, process)
 
     def _put(self, config: Config, text: str, process: Process) -> str:
-        lines = []
-        for number, each in enumerate(config.gateway.tls):
-            pem = f"{process.directory}/listen-{number}.pem"
-            _secret(pem, Path(each.certificate).read_text() + "\n" + Path(each.key).read_text())
-            lines.append(" ".join([pem, *each.names]))
-        if lines:
-            _secret(f"{process.directory}/certificates", "\n".join(lines) + "\n")
-        for pool in config.pools:
-            if pool.tls is not None and pool.tls.certificate is not None and pool.tls.key is not None:
-                both = Path(pool.tls.certificate).read_text() + "\n" + Path(pool.tls.key).read_text()
-                _secret(f"{process.directory}/pool-{pool.name}.pem", both)
+        write_certificates(config, process.directory)
         new = f"{process.file}.new"
         before = Path(process.file).read_text() if os.path.exists(process.file) else ""
-        _secret(new, text)
+        secret(new, text)
         check_file(self.binary, new, [each.fileno() for each in self._sockets])
         os.replace(new, process.file)
         return before
@@ -287,15 +290,14 @@ class HAProxyGateway:
             if fixed:
                 told = "; ".join(map(str, fixed))
                 raise MisuseError(f"reload: expected changes that a running gateway can make, got {told}; restart it")
-            await self._collect()
             had = dict(self._endpoints)
             try:
                 await self._discover(config)
                 before = await self._write(config)
                 try:
-                    await process.reload()
+                    await self._again()
                 except HAProxyError:
-                    _secret(process.file, before)
+                    secret(process.file, before)
                     raise
             except BaseException:
                 self._endpoints = had
@@ -339,8 +341,17 @@ class HAProxyGateway:
                     return
 
     async def _again(self) -> None:
-        await self._collect()
-        await self._running().reload()
+        """Another worker."""
+        process = self._running()
+        leaving = await Leaving.of(process.directory)
+        try:
+            await process.reload()
+        except BaseException:
+            leaving.close()
+            raise
+        self._leaving.append(leaving)
+        while len(self._leaving) > _LEAVING:
+            self._leaving.pop(0).close()
 
     async def _reconcile_for_ever(self) -> None:
         while True:
@@ -376,6 +387,9 @@ class HAProxyGateway:
             self._draining = True
         with contextlib.suppress(HAProxyError):  # its last numbers; it may be gone
             await self._collect()
+        for leaving in self._leaving:
+            leaving.close()
+        self._leaving.clear()
         loop = asyncio.get_running_loop()
         until = loop.time() + given
         quiet = loop.time() + min(_QUIET, given / 2)
@@ -524,14 +538,6 @@ def _listening(address: Address) -> socket.socket:
         found.close()
         raise
     return found
-
-
-def _secret(path: str, text: str) -> None:
-    """Write a file that nobody else may read, as a whole."""
-    Path(f"{path}.part").unlink(missing_ok=True)
-    with open(os.open(f"{path}.part", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-    os.replace(f"{path}.part", path)
 
 
 def _expect_ours(config: Config) -> None:

@@ -54,7 +54,7 @@ def find_binary(given: str | None = None) -> str:
 def check_file(binary: str, path: str, sockets: Sequence[int] = ()) -> None:
     """Let HAProxy judge a file. Raises `HAProxyError` with what it says. Blocks."""
     done = subprocess.run(
-        [binary, "-c", "-q", "-f", path], capture_output=True, text=True, timeout=_WITHIN, pass_fds=tuple(sockets)
+        [binary, "-c", "-f", path], capture_output=True, text=True, timeout=_WITHIN, pass_fds=tuple(sockets)
     )
     if done.returncode != 0:
         raise HAProxyError(f"haproxy refuses the configuration: {' '.join((done.stderr or done.stdout).split())}")
@@ -98,6 +98,51 @@ async def ask(path: str, command: str, *, timeout: float = _WITHIN, patient: boo
     except (OSError, TimeoutError) as exc:
         raise HAProxyError(f"haproxy does not answer {command!r}: {exc or type(exc).__name__}") from exc
     return found.decode("utf-8", "replace").strip("\n")
+
+
+class Leaving:
+    """A worker that is about to be replaced. The open session keeps it alive when its last request has ended, so that
+    what it has counted at the end can be read; without it the last numbers would be lost with each reload.
+    """
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        self.pid = 0
+
+    @classmethod
+    async def of(cls, directory: str) -> Leaving:
+        """The present worker. Raises `HAProxyError`."""
+        try:
+            found = cls(*await _connected(f"{directory}/stats.sock", False))
+        except OSError as exc:
+            raise HAProxyError(f"haproxy does not answer: {exc}") from exc
+        try:
+            await found.ask("prompt")
+            info = await found.ask("show info")
+            found.pid = next(int(line.split()[1]) for line in info.splitlines() if line.startswith("Pid:"))
+        except BaseException:
+            found.close()
+            raise
+        return found
+
+    async def ask(self, command: str) -> str:
+        """The answer to a command. Raises `HAProxyError`."""
+        try:
+            async with asyncio.timeout(_WITHIN):
+                self._writer.write(command.encode() + b"\n")
+                found = bytearray()
+                while not found.endswith(b"\n> "):
+                    data = await self._reader.read(256 * 1024)
+                    if not data or len(found) > _MOST:
+                        raise HAProxyError(f"haproxy: worker {self.pid} has ended")
+                    found += data
+        except (OSError, TimeoutError) as exc:
+            raise HAProxyError(f"haproxy: worker {self.pid} does not answer {command!r}") from exc
+        return found[:-3].decode("utf-8", "replace").strip("\n")
+
+    def close(self) -> None:
+        """Let it go."""
+        self._writer.close()
 
 
 class Process:
