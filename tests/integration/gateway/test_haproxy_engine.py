@@ -29,8 +29,12 @@ async def haproxy(text):
     async with gateway:
         directory, pids = gateway._process.directory, await processes(gateway)
         yield gateway
-    assert not Path(directory).exists()
-    assert not [pid for pid in pids if Path(f"/proc/{pid}/exe").exists()]
+    assert left_of(directory, pids) == []
+
+
+def left_of(directory, pids):
+    """What is still there of a folder and of processes."""
+    return [each for each in (directory, *(f"/proc/{pid}/exe" for pid in pids)) if os.path.exists(each)]
 
 
 async def processes(gateway):
@@ -106,7 +110,7 @@ path = "/kept"
 pool = "app"
 edge = {{ ttl = "1m" }}
 """
-    async with wire.Backend(named("old")) as old, wire.Backend(named("new")) as new:
+    async with wire.Backend(named("old")) as old, wire.Backend(named("new")) as new:  # noqa: SIM117 - it needs them
         async with haproxy(wire.toml(old.url, more=more.format(url=new.url))) as gateway:
             answer = await ask(wire, gateway, wire.get("/answer"))
             assert (answer.status, answer.body, answer.get("x-own")) == (418, b"tea", "a  b")
@@ -145,7 +149,7 @@ edge = {{ ttl = "1m" }}
                 await call(gateway, "purge", all=True)
 
 
-async def test_what_strangers_say_of_the_client_is_dropped_and_what_trusted_hops_say_is_kept(wire):
+async def test_what_strangers_say_of_the_client_is_dropped_and_what_trusted_hops_say_is_kept(wire, tmp_path):
     claims = ("X-Forwarded-For: 203.0.113.9", "Forwarded: for=203.0.113.9", "X-Request-Id: mine", "X-Real-IP: 1.1.1.1")
     trace = "traceparent: 00-" + "a" * 32 + "-" + "b" * 16 + "-01"
     async with wire.Backend() as backend:
@@ -157,19 +161,16 @@ async def test_what_strangers_say_of_the_client_is_dropped_and_what_trusted_hops
             assert (seen.get("x-real-ip"), seen.get("traceparent")) == (None, trace.partition(": ")[2])
             assert seen.get("x-request-id") not in (None, "mine")
         trusting = 'trusted = ["127.0.0.0/8"]\nrequest_id = "X-Id"\naccess_log = "{log}"\nforwarded = "x-forwarded"'
-        log = Path(os.environ.get("TMPDIR", "/tmp"), f"tenfold-haproxy-{os.getpid()}.log")
-        try:
-            async with haproxy(wire.toml(backend.url, gateway=trusting.format(log=log))) as gateway:
-                await ask(wire, gateway, wire.get('/"x', claims[0], "X-Id: mine"))
-                seen = backend.seen[-1]
-                assert [v for v in seen.fields[b"x-forwarded-for"]] == [b"203.0.113.9", b"127.0.0.1"]
-                assert (seen.get("x-id"), seen.get("forwarded")) == ("mine", None)
-            line = json.loads(log.read_text())
-            told = {name: line[name] for name in ("client", "method", "target", "host", "status", "route")}
-            assert told == {"client": "203.0.113.9", "method": "GET", "target": '/"x', "host": "shop.example",
-                            "status": 200, "route": "all"}  # fmt: skip
-        finally:
-            log.unlink(missing_ok=True)
+        log = tmp_path / "access.log"
+        async with haproxy(wire.toml(backend.url, gateway=trusting.format(log=log))) as gateway:
+            await ask(wire, gateway, wire.get('/"x', claims[0], "X-Id: mine"))
+            seen = backend.seen[-1]
+            assert seen.fields[b"x-forwarded-for"] == [b"203.0.113.9", b"127.0.0.1"]
+            assert (seen.get("x-id"), seen.get("forwarded")) == ("mine", None)
+        line = json.loads(log.read_text())
+        told = {name: line[name] for name in ("client", "method", "target", "host", "status", "route")}
+        assert told == {"client": "203.0.113.9", "method": "GET", "target": '/"x', "host": "shop.example",
+                        "status": 200, "route": "all"}  # fmt: skip
 
 
 async def test_a_get_is_tried_elsewhere_and_a_post_is_never_sent_twice(wire):
@@ -180,10 +181,10 @@ async def test_a_get_is_tried_elsewhere_and_a_post_is_never_sent_twice(wire):
         text = wire.toml(broken.url, well.url, pool='pick = "round_robin"', route="retries = 3")
         async with haproxy(text) as gateway:
             assert [(await ask(wire, gateway, wire.get())).status for _ in range(4)] == [200] * 4
-            before = len(broken.seen) + len(well.seen)
-            found = [(await ask(wire, gateway, wire.post(b"x"))).status for _ in range(4)]
-            assert sorted(found) == [200, 200, 502, 502]
-            assert len(broken.seen) + len(well.seen) == before + 4
+            before = len(broken.seen), len(well.seen)
+            found = [(await ask(wire, gateway, wire.post(b"x"))).status for _ in range(6)]
+            assert set(found) == {200, 502}
+            assert (len(broken.seen) - before[0], len(well.seen) - before[1]) == (found.count(502), found.count(200))
 
 
 async def test_full_endpoints_queue_and_then_refuse(wire):
@@ -286,6 +287,11 @@ async def test_drains_and_weights_outlive_a_reload_and_are_put_right(wire):
                 await call(gateway, "endpoint", pool="app", id="c", drain=True)
 
 
+def spoil(path):
+    """Make it a file that HAProxy refuses."""
+    Path(path).write_text("global\n  no such thing\n")
+
+
 async def test_a_bad_file_leaves_the_old_worker_serving(wire):
     async with wire.Backend() as backend:
         text = wire.toml(backend.url)
@@ -294,7 +300,7 @@ async def test_a_bad_file_leaves_the_old_worker_serving(wire):
             certificate = 'tls = { certificate = "/nowhere.pem", key = "/nowhere.key" }'
             with pytest.raises(OSError, match="nowhere"):
                 await gateway.reload(read_config(wire.toml(backend.url, gateway=certificate), engine="haproxy"))
-            Path(gateway._process.file).write_text("global\n  no such thing\n")
+            spoil(gateway._process.file)
             with pytest.raises(HAProxyError, match="did not reload"):
                 await gateway._process.reload()
             assert (await ask(wire, gateway, wire.get())).status == 200
@@ -337,7 +343,7 @@ async def test_draining_lets_requests_end_and_cuts_them_at_the_deadline(wire):
             free.set()
             assert (await request).status == 200
             assert await draining is True
-            with pytest.raises(OSError):
+            with pytest.raises(ConnectionRefusedError):
                 await asyncio.open_connection("127.0.0.1", gateway.addresses[0].port)
         free.clear()
         backend.arrived.clear()
@@ -385,6 +391,7 @@ async def test_tls_http2_proxy_protocol_and_unix_sockets(wire, tmp_path):
             reader, writer = await asyncio.open_unix_connection(f"{tmp_path}/s")
             writer.write(wire.get())
             assert (await asyncio.wait_for(wire.read(reader), WITHIN)).status == 200
-            assert (backend.seen[-1].get("x-forwarded-for"), backend.seen[-1].get("x-forwarded-proto")) == (None, "http")
+            seen = backend.seen[-1]
+            assert (seen.get("x-forwarded-for"), seen.get("x-forwarded-proto")) == (None, "http")
             writer.transport.abort()
         assert not (tmp_path / "s").exists()

@@ -4,7 +4,6 @@ import json
 import socket
 import subprocess
 import tempfile
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 
 from tenfold._core.errors import MisuseError
 from tenfold.gateway.config import Config, Gateway, HeaderChanges, Respond, Route, Router
-from tenfold.gateway.haproxy.process import check_file, find_binary
+from tenfold.gateway.haproxy.process import HAProxyError, check_file, find_binary
 from tenfold.gateway.haproxy.render import Place, render
 
 try:
@@ -70,7 +69,7 @@ def ask(peer, data):
     while b"\r\n\r\n" not in got:
         got += peer.recv(65536)
     head, _, body = got.partition(b"\r\n\r\n")
-    length = int(next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")).split(b":")[1])
+    length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
     while len(body) < length:
         body += peer.recv(65536)
     return int(head.split(b" ")[1]), head, body
@@ -105,7 +104,9 @@ def test_haproxy_takes_the_route_that_the_router_takes(rows, requests):
 TOKENS = st.text("abcXYZ019!#$%&'*+.^_`|~-", min_size=1, max_size=12)
 VALUES = st.one_of(
     st.from_regex(r"[!-~]([ \t!-~]{0,20}[!-~])?", fullmatch=True),
-    st.sampled_from(["}", "{", "%[src]", "a  b", "%%", "\\", "'", '"', "#", "$HOME", "a\\", "-f", "if", "a  ']\"b\\ ,)"]),
+    st.sampled_from(
+        ["}", "{", "%[src]", "a  b", "%%", "\\", "'", '"', "#", "$HOME", "a\\", "-f", "if", "a  ']\"b\\ ,)"]
+    ),
 )
 
 
@@ -118,8 +119,8 @@ def test_any_text_is_text_to_haproxy(name, wanted, value, body, path):
         return
     routes = [
         Route(name="rest", respond=404),
-        Route(name="it", path=path, exact=True, headers={name: wanted}, response_headers=HeaderChanges(set={name: value}),
-              respond=Respond(body=body)),
+        Route(name="it", path=path, exact=True, headers={name: wanted},
+              response_headers=HeaderChanges(set={name: value}), respond=Respond(body=body)),
     ]  # fmt: skip
     with serving(config_of(routes)) as address, socket.create_connection(address, 5) as peer:
         status, head, got = ask(peer, f"GET {path} HTTP/1.1\r\nHost: a\r\n{name}: {wanted}\r\n\r\n".encode())
@@ -129,10 +130,8 @@ def test_any_text_is_text_to_haproxy(name, wanted, value, body, path):
         assert ask(peer, f"GET {path} HTTP/1.1\r\nHost: a\r\n{name}: {wanted}x\r\n\r\n".encode())[0] == 404
 
 
-def test_haproxy_finds_the_way_it_is_checked_by(tmp_path):
-    began = time.monotonic()
+def test_haproxy_says_what_it_does_not_understand(tmp_path):
     file = tmp_path / "haproxy.cfg"
-    file.write_text("global\n  no such thing\n")
-    with pytest.raises(Exception, match="unknown keyword 'no'"):
+    file.write_text("global\n  unheard of\n")
+    with pytest.raises(HAProxyError, match="unknown keyword 'unheard'"):
         check_file(BINARY, str(file))
-    assert time.monotonic() - began < 5

@@ -101,7 +101,8 @@ class HAProxyGateway:
         directory = tempfile.mkdtemp(prefix="tenfold-haproxy-") if given is None else os.path.abspath(given)
         if _SAFE.fullmatch(directory) is None:
             raise MisuseError(
-                f"engine.directory: expected a path of up to 90 letters, digits, '.', '_', '-' and '/', got {directory!r}"
+                f"engine.directory: expected a path of up to 90 letters, digits, '.', '_', '-' and '/', "
+                f"got {directory!r}"
             )
         os.makedirs(directory, mode=0o700, exist_ok=True)
         os.chmod(directory, 0o700)
@@ -161,7 +162,7 @@ class HAProxyGateway:
         now = {(row["pxname"], row["svname"]): row for row in self._rows}
         pools: dict[str, Any] = {}
         for pool in self.config.pools:
-            endpoints = {}
+            endpoints: dict[str, dict[str, Any]] = {}
             for server in self._wanted(pool):
                 row = now.get((f"pool.{pool.name}", server.name), {})
                 backend, name = f"pool.{pool.name}", server.name
@@ -542,6 +543,4 @@ def _listening(address: Address) -> socket.socket:
 
 def _expect_ours(config: Config) -> None:
     if config.engine.name != "haproxy":
-        raise MisuseError(
-            f'gateway: expected a configuration for the engine "haproxy", got {config.engine.name!r}'
-        )
+        raise MisuseError(f'gateway: expected a configuration for the engine "haproxy", got {config.engine.name!r}')

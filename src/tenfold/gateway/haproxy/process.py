@@ -65,7 +65,8 @@ def check_version(binary: str) -> None:
     said = subprocess.run([binary, "-v"], capture_output=True, text=True, timeout=_WITHIN).stdout
     match = _VERSION.search(said)
     if match is None or (int(match[1]), int(match[2])) < OLDEST:
-        raise MisuseError(f"engine haproxy: expected HAProxy 2.8 or later, got {said.partition(chr(10))[0] or 'silence'}")
+        got = said.partition("\n")[0] or "silence"
+        raise MisuseError(f"engine haproxy: expected HAProxy 2.8 or later, got {got}")
 
 
 async def _connected(path: str, patient: bool) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -96,7 +97,7 @@ async def ask(path: str, command: str, *, timeout: float = _WITHIN, patient: boo
             finally:
                 writer.close()
     except (OSError, TimeoutError) as exc:
-        raise HAProxyError(f"haproxy does not answer {command!r}: {exc or type(exc).__name__}") from exc
+        raise HAProxyError(f"haproxy does not answer {command!r}: {str(exc) or type(exc).__name__}") from exc
     return found.decode("utf-8", "replace").strip("\n")
 
 
@@ -172,15 +173,7 @@ class Process:
 
     async def start(self) -> None:
         """Start, and wait until it serves. Raises `HAProxyError`."""
-        master = f"{self.directory}/master.sock"
-        for stale in (master, f"{self.directory}/stats.sock"):
-            Path(stale).unlink(missing_ok=True)
-        with open(f"{self.directory}/messages", "ab") as messages:
-            self._process = subprocess.Popen(  # noqa: ASYNC220 - it forks and is back
-                [self.binary, "-W", "-S", f"unix@{master},mode,600", "-f", self.file],
-                stdin=subprocess.DEVNULL, stdout=self._output, stderr=messages, pass_fds=self._sockets,
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
-            )  # fmt: skip
+        self._process = self._begin()
         async with asyncio.timeout(_WITHIN):
             while True:
                 if not self.running:
@@ -190,6 +183,20 @@ class Process:
                     return
                 except HAProxyError:
                     await asyncio.sleep(0.01)
+
+    def _begin(self) -> subprocess.Popen[bytes]:
+        master = f"{self.directory}/master.sock"
+        for stale in (master, f"{self.directory}/stats.sock"):
+            Path(stale).unlink(missing_ok=True)
+        with open(f"{self.directory}/messages", "ab") as messages:
+            return subprocess.Popen(
+                [self.binary, "-W", "-S", f"unix@{master},mode,600", "-f", self.file],
+                stdin=subprocess.DEVNULL,
+                stdout=self._output,
+                stderr=messages,
+                pass_fds=self._sockets,
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            )
 
     def messages(self) -> str:
         """The last of what it has said of itself."""

@@ -92,10 +92,8 @@ def servers(pool: Pool, endpoints: Sequence[Endpoint], overrides: Overrides, dir
 def scaled(weights: Mapping[str, float]) -> dict[str, int]:
     """Weights as whole numbers up to 256, in proportion; who has some keeps at least 1."""
     most = max(weights.values(), default=0.0)
-    if all(value == int(value) <= WEIGHT_MAX for value in weights.values()):
-        factor = 1.0
-    else:
-        factor = WEIGHT_MAX / most
+    whole = all(value == int(value) <= WEIGHT_MAX for value in weights.values())
+    factor = 1.0 if whole else WEIGHT_MAX / most
     return {id: max(1, round(value * factor)) if value else 0 for id, value in weights.items()}
 
 
