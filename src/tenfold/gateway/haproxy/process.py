@@ -180,6 +180,7 @@ class Process:
                     raise HAProxyError(f"haproxy did not start: {self.messages()}")
                 try:
                     await ask(f"{self.directory}/stats.sock", "show info", timeout=1.0)
+                    await self.workers()
                     return
                 except HAProxyError:
                     await asyncio.sleep(0.01)
@@ -208,8 +209,20 @@ class Process:
         return await ask(f"{self.directory}/stats.sock", command)
 
     async def master(self, command: str) -> str:
-        """Ask the master."""
-        return await ask(f"{self.directory}/master.sock", command, patient=True)
+        """Ask the master; again where it executed itself anew meanwhile, which cuts its connections."""
+        until = asyncio.get_running_loop().time() + _WITHIN
+        while True:
+            try:
+                said = await ask(f"{self.directory}/master.sock", command, patient=True)
+            except HAProxyError:
+                if command == "reload" or not self.running or asyncio.get_running_loop().time() > until:
+                    raise
+            else:
+                if said or command != "show proc":
+                    return said
+                if asyncio.get_running_loop().time() > until:
+                    raise HAProxyError(f"haproxy: expected an answer of the master to {command!r}, got none")
+            await asyncio.sleep(0.01)
 
     async def workers(self) -> tuple[list[int], list[int]]:
         """The processes of the present workers and of the old ones, as ``show proc`` has them."""

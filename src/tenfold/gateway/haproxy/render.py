@@ -222,7 +222,7 @@ def _backend(
     yield "option redispatch 1"
     if attempts > 1:
         yield "retry-on conn-failure empty-response"
-    yield f"http-reuse {'never' if not pool.idle_max else 'aggressive' if attempts > 1 else 'safe'}"
+    yield f"http-reuse {'safe' if pool.idle_max else 'never'}"
     for route in mine:
         if route.deadline is not None:
             name = f" if {{ var(txn.route) -m str {route.name} }}" if Rules(config, "src").all is None else ""
