@@ -7,12 +7,14 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tenfold._core.errors import MisuseError, TenfoldError
 from tenfold._core.events import EVENTS, Event
 from tenfold._core.tasks import Tasks
 from tenfold.gateway.config import Changes, Config, ConfigFile, GatewayConfigError, Problem
 from tenfold.gateway.config.engines import unfinished
+from tenfold.gateway.config.read import EngineName
 from tenfold.gateway.engine import Gateway
 from tenfold.gateway.processes import (
     HandedOver,
@@ -29,8 +31,11 @@ from tenfold.gateway.processes import (
 )  # fmt: skip
 from tenfold.resilience.config_watch import ConfigRejected, ConfigReloaded
 
+if TYPE_CHECKING:
+    from tenfold.gateway.haproxy import HAProxyGateway
 
-def run(path: Path) -> int:
+
+def run(path: Path, engine: EngineName | None = None) -> int:
     """Serve until SIGTERM or SIGINT, or until another has taken over at SIGUSR2. 0: nothing was lost; 1: requests were
     cut at the end of the drain, or it could not start.
 
@@ -42,12 +47,14 @@ def run(path: Path) -> int:
         print(f"tenfold: {error}", file=sys.stderr, flush=True)
         return 1
     try:
-        file = ConfigFile(path)
+        file = ConfigFile(path, engine=engine)
         missing = unfinished(file.config)
         if missing:
             raise GatewayConfigError([Problem(str(path), 1, *each.split(": ", 1)) for each in missing])
         for warning in file.config.warnings:
             print(f"{warning} (warning)", file=sys.stderr)
+        if file.config.engine.name == "haproxy":
+            return asyncio.run(_serve(file, None, inherited))
         options = file.config.gateway
         admin = file.config.admin
         sockets = Sockets(
@@ -79,13 +86,17 @@ def _run(file: ConfigFile, sockets: Sockets, inherited: Inherited) -> int:
     return int(uvloop.run(serve))
 
 
-async def _serve(file: ConfigFile, sockets: Sockets, inherited: Inherited) -> int:
+async def _serve(file: ConfigFile, sockets: Sockets | None, inherited: Inherited) -> int:
     config = file.config
-    several = config.gateway.processes > 1
     stop = asyncio.Event()
     with _Telling():
-        running: Gateway | Supervisor
-        if several:
+        running: Gateway | Supervisor | HAProxyGateway
+        if sockets is None:
+            from tenfold.gateway.haproxy import HAProxyGateway
+
+            running = haproxy = HAProxyGateway(config)
+            haproxy.asked_to_drain = stop.set
+        elif config.gateway.processes > 1:
             running = supervisor = Supervisor(config, sockets, file=str(file.path))
             supervisor.asked_to_drain = stop.set
         else:
@@ -105,10 +116,13 @@ async def _serve(file: ConfigFile, sockets: Sockets, inherited: Inherited) -> in
             async def reopen() -> None:
                 if isinstance(running, Supervisor):
                     await running.reopen_log()
-                else:
+                elif isinstance(running, Gateway):
                     running.reopen_log()
 
             async def restart() -> None:
+                if sockets is None:  # HAProxy's sockets are its own
+                    await reload()
+                    return
                 try:
                     pid = await hand_over(sockets.held)
                 except HandOverError as error:

@@ -23,7 +23,7 @@ app.command("tenfold.cli._gateway_admin:drain", name="drain", help="Drain a runn
 
 @app.default
 @app.command
-def run(file: Path) -> int:
+def run(file: Path, *, engine: Literal["embedded", "haproxy"] | None = None) -> int:
     """Run a gateway until it gets SIGTERM or SIGINT, which drain it.
 
     The file is read again when it changes, and at SIGHUP; one that is wrong is told and changes nothing. SIGUSR1 begins
@@ -38,12 +38,14 @@ def run(file: Path) -> int:
     ----------
     file
         The TOML file.
+    engine
+        Run it on this engine, whatever the file says.
     """
     from tenfold.cli._gateway_run import run as serve
     from tenfold.gateway.config import GatewayConfigError
 
     try:
-        return serve(file)
+        return serve(file, engine)
     except GatewayConfigError as error:
         print("\n".join(error.problems), file=sys.stderr)
         return 2
@@ -82,6 +84,12 @@ def check(
         missing = unfinished(config)
         if missing:
             raise GatewayConfigError([Problem(str(file), 1, *each.split(": ", 1)) for each in missing])
+        if config.engine.name == "haproxy":
+            from tenfold.gateway.haproxy.judge import judge
+
+            refused = judge(config)
+            if refused:
+                raise GatewayConfigError([Problem(str(file), 1, "", refused)])
     except GatewayConfigError as error:
         if json:
             print(msgspec.json.encode({"ok": False, "problems": error.found, "warnings": []}).decode())

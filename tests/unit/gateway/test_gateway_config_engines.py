@@ -66,6 +66,18 @@ def test_what_haproxy_cannot_do_is_refused_and_the_embedded_engine_does_it(where
     assert read(where, line, engine="embedded").engine.name == "embedded"
 
 
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [("", "say initial"), ("preserve_host = false", "the same Host")],
+)
+def test_what_haproxy_has_one_of_is_refused_where_several_are_asked_for(line, sentence):
+    text = TEXT.format(gateway="", pool=line, route="").replace('["http', '["http://127.0.0.1:9009", "http')
+    if not line:
+        text = text.replace("tcp = true", "tcp = true, initial = 'down'")
+    with pytest.raises(GatewayConfigError, match=sentence):
+        read_config(text, "g.toml", environ={}, engine="haproxy")
+
+
 NOT_EMBEDDED = [
     ("pool", "pick = { name = 'sticky', secret = '0123456789abcdef' }", "sets no sticky cookie"),
     (
@@ -120,10 +132,8 @@ def test_what_the_embedded_engine_cannot_do_is_refused_and_haproxy_does_it():
     ("where", "line"),
     [
         ("pool", "pick = { name = 'ring_hash', key = 'client' }"),
-        ("pool", "ejection = { deviations = 'off' }"),
         ("pool", "slow_start = '10s'"),
-        ("route", "retries = { budget = false }"),
-        ("route", "canary = { pool = 'next', weight = 0.1, by = 'client' }"),
+        ("route", "canary = { pool = 'next', weight = 0.1 }"),
     ],
 )
 def test_what_haproxy_does_is_taken(where, line):
@@ -134,6 +144,10 @@ def test_what_haproxy_does_is_taken(where, line):
     ("line", "sentence"),
     [
         ("retries = 2", "without a budget"),
+        ("retries = { budget = false }", "without a pause"),
+        ("canary = { pool = 'next', weight = 0.1, by = 'client' }", "in its own way"),
+        ("rate_limit = '1/s'", "sliding window"),
+        ("body_max = 1", "411"),
         ("deadline = '1s'", "gives every try the whole of it"),
         ("edge = true", "small responses"),
     ],
@@ -142,6 +156,18 @@ def test_what_haproxy_does_in_another_way_is_warned_of(line, sentence):
     (warning,) = read("route", line).warnings
     assert warning.line == 15
     assert sentence in warning.text
+
+
+@pytest.mark.parametrize(
+    ("where", "line", "sentence"),
+    [
+        ("gateway", "header_max = '64KiB'", "answers 400"),
+        ("pool", "ejection = { deviations = 'off' }", "until the check has said yes"),
+        ("pool", "first_byte_timeout = '5s'", "the longer of the two"),
+    ],
+)
+def test_what_haproxy_does_in_another_way_for_all_is_warned_of(where, line, sentence):
+    assert any(sentence in warning.text for warning in read(where, line).warnings)
 
 
 def test_the_table_says_why_wherever_an_engine_does_not_do_all():

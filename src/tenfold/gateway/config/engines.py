@@ -168,6 +168,37 @@ def _edge_keys(route: Route) -> Iterator[tuple[str, ...]]:
             yield "edge", "tag_header"
 
 
+def _initial(pool: Pool) -> Iterator[tuple[str, ...]]:
+    if pool.check is not None and pool.check.initial != "up":
+        yield "check", "initial"
+
+
+def _ejected(pool: Pool) -> Iterator[tuple[str, ...]]:
+    if pool.ejection is not None and pool.check is not None:
+        yield ("ejection",)
+
+
+def _hosts(pool: Pool) -> Iterator[tuple[str, ...]]:
+    hosts = {endpoint.url.partition("://")[2] for endpoint in pool.endpoints}
+    if not pool.preserve_host and (len(hosts) > 1 or pool.discovery is not None):
+        yield ("preserve_host",)
+
+
+def _two_timeouts(pool: Pool) -> Iterator[tuple[str, ...]]:
+    if pool.first_byte_timeout != pool.body_timeout:
+        yield ("first_byte_timeout",)
+
+
+def _by(route: Route) -> Iterator[tuple[str, ...]]:
+    if route.canary is not None and route.canary.by is not None:
+        yield "canary", "by"
+
+
+def _bodies(route: Route) -> Iterator[tuple[str, ...]]:
+    if route.body_max is not None:
+        yield ("body_max",)
+
+
 def _always(_: Any) -> Iterator[tuple[str, ...]]:
     return iter(())
 
@@ -177,6 +208,13 @@ CAPABILITIES: Final = (
     Capability("HTTP/2 to clients", "gateway", _given("http2"), embedded="no", why="speaks HTTP/1.1 with clients"),
     Capability("TLS to clients, several names", "gateway", _given("tls")),
     Capability("the PROXY protocol", "gateway", _given("proxy_protocol")),
+    Capability(
+        "the size of a request's head",
+        "gateway",
+        _unlike("header_max", 32 * 1024),
+        haproxy="differs",
+        why="holds heads in buffers of that size, answers 400 to larger ones, and takes 15 KiB where nothing is said",
+    ),
     Capability("several addresses, unix sockets", "gateway", _always),
     Capability("several processes", "gateway", _unlike("processes", 1)),
     Capability("another name for the request's id", "gateway", _unlike("request_id", "X-Request-Id")),
@@ -226,6 +264,34 @@ CAPABILITIES: Final = (
     Capability(
         "ejection against peers", "pool", _statistics, haproxy="no", why='does not compare endpoints; say "off"'
     ),
+    Capability(
+        "how long and how many are ejected",
+        "pool",
+        _ejected,
+        haproxy="differs",
+        why="ejects after so many failures in a row, until the check has said yes, and knows no share",
+    ),
+    Capability(
+        "a check's `initial` other than up",
+        "pool",
+        _initial,
+        haproxy="no",
+        why='takes endpoints for well until their check says no; say initial = "up"',
+    ),
+    Capability(
+        "`preserve_host = false` with endpoints of several hosts",
+        "pool",
+        _hosts,
+        haproxy="no",
+        why="tells all endpoints of a pool the same Host; give each a pool, or preserve_host = true",
+    ),
+    Capability(
+        "`first_byte_timeout` and `body_timeout` apart",
+        "pool",
+        _two_timeouts,
+        haproxy="differs",
+        why="has one time for both, the longer of the two",
+    ),
     Capability("slow start in a straight line", "pool", _always),
     Capability("slow start along a curve", "pool", _bent, haproxy="no", why="raises weights in a straight line; say 1"),
     Capability(
@@ -241,7 +307,21 @@ CAPABILITIES: Final = (
         haproxy="no",
         why='sets no such cookie; say by = "client"',
     ),
-    Capability("retries on another endpoint", "route", _given("retries")),
+    Capability(
+        "canary by user, alike in both engines",
+        "route",
+        _by,
+        haproxy="differs",
+        why="hashes users in its own way, so that a change of the engine may move them to the other side",
+    ),
+    Capability(
+        "retries on another endpoint",
+        "route",
+        _given("retries"),
+        haproxy="differs",
+        why="retries without a budget, so that an outage is multiplied by the attempts, and without a pause; goes by "
+        "the most attempts of all routes to a pool; under a hash it may ask the same endpoint again",
+    ),
     Capability(
         "retry budgets",
         "route",
@@ -261,7 +341,9 @@ CAPABILITIES: Final = (
         "route",
         _given("rate_limit"),
         embedded="later",
-        why="does not limit rates; leave rate_limit out, or limit in the app (tenfold.resilience)",
+        haproxy="differs",
+        why="counts in a sliding window of burst ÷ rate, which admits the same in any such window",
+        embedded_why="does not limit rates; leave rate_limit out, or limit in the app (tenfold.resilience)",
     ),
     Capability(
         "rate limits shared by a store", "route", _shared, haproxy="no", why="counts in its own memory; leave store out"
@@ -276,13 +358,20 @@ CAPABILITIES: Final = (
         why="has fixed limits; say max_in_flight",
     ),
     Capability("header changes, redirects, answers, `strip_prefix`", "route", _always),
-    Capability("body limits", "route", _given("body_max")),
+    Capability(
+        "body limits",
+        "route",
+        _bodies,
+        haproxy="differs",
+        why="asks for the length of a body there, and answers 411 where it is not said",
+    ),
     Capability(
         "the edge: an HTTP cache",
         "route",
         _given("edge"),
         haproxy="differs",
-        why="keeps small responses for a fixed time in its own cache, without revalidation and purge by tag",
+        why="keeps small responses for a fixed time in its own cache, without revalidation and purge, and begins "
+        "empty after a reload",
     ),
     Capability(
         "the edge: request headers and cookies in the key, another header of tags",
