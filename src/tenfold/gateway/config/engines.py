@@ -234,10 +234,8 @@ CAPABILITIES: Final = (
         "the pick `sticky`, within others too",
         "pool",
         _sticky,
-        embedded="later",
         haproxy="no",
         why="has no such pick; it has " + ", ".join(HAPROXY_PICKS),
-        embedded_why="sets no sticky cookie; say ring_hash or maglev with a key",
     ),
     Capability("checks over HTTP and TCP", "pool", _always),
     Capability(
@@ -281,6 +279,13 @@ CAPABILITIES: Final = (
     ),
     Capability("retries on another endpoint", "route", _given("retries")),
     Capability(
+        "retries of answers with some statuses",
+        "route",
+        _given("retry_statuses"),
+        haproxy="no",
+        why="tries again only what got no answer, and waits for no Retry-After; leave it out",
+    ),
+    Capability(
         "retry budgets",
         "route",
         _budget,
@@ -294,13 +299,7 @@ CAPABILITIES: Final = (
         haproxy="differs",
         why="gives every try the whole of it, not all of them",
     ),
-    Capability(
-        "rate limits in one process",
-        "route",
-        _given("rate_limit"),
-        embedded="later",
-        why="does not limit rates; leave rate_limit out, or limit in the app (tenfold.resilience)",
-    ),
+    Capability("rate limits in one process", "route", _given("rate_limit")),
     Capability(
         "rate limits shared by a store", "route", _shared, haproxy="no", why="counts in its own memory; leave store out"
     ),
@@ -309,7 +308,6 @@ CAPABILITIES: Final = (
         "adaptive concurrency",
         "route",
         _given("adaptive"),
-        embedded="later",
         haproxy="no",
         why="has fixed limits; say max_in_flight",
     ),
@@ -326,10 +324,8 @@ CAPABILITIES: Final = (
         "the edge: request headers and cookies in the key, another header of tags",
         "route",
         _edge_keys,
-        embedded="later",
         haproxy="no",
         why="has no such setting in its cache",
-        embedded_why="goes by the url and by Vary, and by Surrogate-Key; let the backend send these",
     ),
     Capability(
         "the edge: keys of its own, stale responses",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tenfold.gateway.edge import Action, Decision, Filling, Response, Turn, url_key
 from tenfold.gateway.edge import Request as EdgeRequest
 from tenfold.gateway.engine import problem
+from tenfold.gateway.engine.edge_keys import OURS
 from tenfold.gateway.engine.forward import Exchange
 from tenfold.gateway.engine.nobody import Nobody
 from tenfold.gateway.engine.problem import Fault
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from tenfold.gateway.engine.upstream import UpstreamConnection
 
 _FAILURES: Final = (500, 502, 503, 504)
-_OURS: Final = (b"surrogate-key", b"tenfold-cache-control")
 _JOINED: Final = 64 * 1024
 
 
@@ -54,6 +54,9 @@ class CachedExchange(Exchange):
             self.forward()
             return
         fields = {name: values[0] if len(values) == 1 else b", ".join(values) for name, values in head.fields.items()}
+        keys = self.route.edge_keys
+        if keys is not None:
+            keys.ask(fields, head)
         request = EdgeRequest(head.method, url_key(b"http", head.host or b"", self._target()), fields)
         self._go(edge.lookup(request, self.site.clock()))
 
@@ -239,25 +242,24 @@ class CachedExchange(Exchange):
             self.filling = edge.begin_store(decision, response, now, self.site.wall())
         self._settled = True
         self.extra.append(edge.cache_status(decision, now)[:-2])
-        head.plain = [line for line in head.plain if line.partition(b":")[0].lower() not in _OURS]
+        keys = self.route.edge_keys
+        ours = OURS if keys is None else keys.ours
+        head.plain = [line for line in head.plain if line.partition(b":")[0].lower() not in ours]
         super().pass_on(request, head, out)
 
-    def _answer_done(self, *, ok: bool) -> None:
-        """The endpoint's answer is not for the client."""
-        connection = self.connection
-        if connection is not None and connection.reader.ended and connection.reader.reusable:
-            self.connection = None
-            connection.upstream.put(connection)
-        else:
-            self._detach()
-        self._release(ok=ok)
-
     def _response(self, head: ResponseHead) -> Response:
+        """What the edge is told of it."""
+        keys = self.route.edge_keys
+        return self._dated_response(head) if keys is None else keys.vary(self._dated_response(head))
+
+    def _dated_response(self, head: ResponseHead) -> Response:
         """What the edge wants to know of it; where the response says nothing of its freshness, what the route says."""
         pairs = []
         for line in (*head.plain, *(claim[2] for claim in head.claims)):
             name, _, value = line.partition(b":")
             pairs.append((name, value.strip(b" \t")))
+        if self.route.edge_keys is not None:
+            pairs = self.route.edge_keys.tag(pairs)
         response = Response(head.status, pairs, head.reason)
         options = self.route.route.edge
         assert options is not None
@@ -265,7 +267,7 @@ class CachedExchange(Exchange):
         length = fields.get(b"content-length", b"0")
         if length.isdigit() and int(length) > options.largest:
             return Response(head.status, (*pairs, (b"Tenfold-Cache-Control", b"no-store")), head.reason)
-        if _OURS[1] in fields or b"expires" in fields or b"cdn-cache-control" in fields:
+        if b"tenfold-cache-control" in fields or b"expires" in fields or b"cdn-cache-control" in fields:
             return response
         said = fields.get(b"cache-control", b"")
         more = []

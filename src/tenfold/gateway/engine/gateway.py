@@ -12,8 +12,10 @@ from tenfold._core.units import Duration, duration
 from tenfold.gateway.config import Address, Changes, Config, diff
 from tenfold.gateway.config.engines import unfinished
 from tenfold.gateway.edge import Edge
+from tenfold.gateway.engine.edge_keys import keys_of
 from tenfold.gateway.engine.listener import Listener
 from tenfold.gateway.engine.plan import Plan
+from tenfold.gateway.engine.policies import close_limits, limits_state
 from tenfold.gateway.engine.site import Site, edge_of
 
 _log: Final = logging.getLogger("tenfold.gateway")
@@ -92,6 +94,7 @@ class Gateway:
                 await plan.balancer.__aexit__(None, None, None)
         finally:
             await site.tasks.__aexit__(kind, error, trace)
+            await close_limits(site.plan)
             if site.log is not None:
                 await asyncio.to_thread(site.log.close)
 
@@ -133,6 +136,7 @@ class Gateway:
             "clients": len(site.clients),
             "counters": site.counters.state(),
             "pools": pools,
+            "limits": limits_state(site.plan),
             "edge": None if stats is None else {name: getattr(stats, name) for name in stats.__slots__},
             "log": None if site.log is None else {"written": site.log.written, "dropped": site.log.dropped},
         }
@@ -172,15 +176,17 @@ class Gateway:
                 if new.pools[options.name] not in fresh:
                     new.pools[options.name].reconfigure(options)
             site.plan = new
+            rekeyed = keys_of(self.config) != keys_of(config)
             self.config = config
             site.counters.reloads += 1
-            if _store(config) != (None if site.edge is None else _store_of(site.edge)):
+            if rekeyed or _store(config) != (None if site.edge is None else _store_of(site.edge)):
                 site.edge = edge_of(config)
             kept = set(map(id, new.pools.values()))
             for pool in [each for each in old.pools.values() if id(each) not in kept]:
                 pool.retire()
                 site.retired.append(pool)
                 await pool.balancer.__aexit__(None, None, None)
+            await close_limits(old, new)
             return changes
 
     async def drain(self, deadline: Duration | None = None) -> bool:
