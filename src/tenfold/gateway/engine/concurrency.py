@@ -8,8 +8,9 @@ answer: how long the client takes to read the rest is no load of the endpoint's,
 Who is turned away when the places are used up is a question of priority. Refusing whoever comes last would refuse
 most of those who come most often, important or not. Circuit networks answer it by *trunk reservation* (P. Key, "Optimal
 control and trunk reservation in loss networks", 1990): calls of the lower class are taken only while more than r lines
-are free. Here r is not a setting. Each time a request finds no place, the room that is kept free for its priority
-grows by `_STEP` of the limit, and what is kept decays with the time constant `_FADE`. So without important requests the
+are free. Here r is not a setting. When a request finds no place, the room that is kept free for its priority grows by
+`_STEP` of the limit, once in a round trip, because what was kept takes so long to have its effect; and what is kept
+decays with the time constant `_FADE`. So without important requests the
 others may use every place; with them, they give way by as much as it takes for hardly any important one to be refused,
 the least important first, and a burst is forgotten.
 """
@@ -17,7 +18,7 @@ the least important first, and a burst is forgotten.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tenfold.gateway.engine import problem
 from tenfold.gateway.engine.problem import Fault
@@ -27,8 +28,10 @@ from tenfold.resilience.errors import Overloaded
 if TYPE_CHECKING:
     from tenfold.gateway.engine.sending import Sending
 
-_STEP: Final = 0.1
-_FADE: Final = 10.0
+_STEP: Final = 0.05
+_FADE: Final = 5.0
+_UNKNOWN: Final = 0.1
+"""Seconds that a round trip is taken for before there was one."""
 _MOST: Final = 0.9
 """The share of the places that is kept free at most: who matters least is not locked out for good."""
 _OVERLOAD: Final = (429, 503, 504)
@@ -40,7 +43,7 @@ Place = tuple["PoolPlaces", Token]
 class PoolPlaces:
     """The places of one pool. ``names`` are the priorities, the most important first."""
 
-    __slots__ = ("_kept", "_names", "_since", "places", "pool", "refused")
+    __slots__ = ("_again", "_kept", "_names", "_since", "places", "pool", "refused")
 
     def __init__(self, pool: str, options: AdaptiveLimit, names: tuple[str, ...]) -> None:
         self.pool = pool
@@ -49,30 +52,34 @@ class PoolPlaces:
         self._kept = [0.0] * len(names)
         """The share of the places that each priority has free of those below it."""
         self._since = 0.0
+        self._again = [0.0] * len(names)
+        """When that share may grow again."""
         self.refused = [0] * len(names)
 
     def enter(self, now: float, priority: int) -> Token | Fault:
         """A place for a request of that priority, 0 being the most important; or why there is none."""
         places = self.places
         reserved = self._reserved(now, priority) if priority else 0.0
-        if reserved and places.in_flight < places.in_force <= places.in_flight + math.floor(reserved * places.in_force):
-            self.refused[priority] += 1
-            self._keep(priority, now)
-            wait = float(places.state()["latency"] or 1.0)  # type: ignore[arg-type] # a number or None
+        if reserved and places.in_flight < places.in_force <= places.in_flight + round(reserved * places.in_force):
+            wait = self._refuse(priority, now)
             detail = f"{places.in_flight} of {places.in_force} places are taken, and the rest is kept for others"
             return problem.fault("concurrency_priority", detail, retry_after=wait, value=self._names[priority])
         try:
             return places.enter(now)
-        except Overloaded as refusal:
-            self.refused[priority] += 1
-            self._keep(priority, now)
+        except Overloaded:
+            wait = self._refuse(priority, now)
             detail = f"{places.in_flight} requests are under way in the pool, as many as it answers without queueing"
-            return problem.fault("concurrency", detail, retry_after=refusal.retry_after or 1.0, value=places.in_force)
+            return problem.fault("concurrency", detail, retry_after=wait, value=places.in_force)
 
-    def _keep(self, priority: int, now: float) -> None:
-        """Somebody of that priority was refused: keep more free of those below."""
+    def _refuse(self, priority: int, now: float) -> float:
+        """Keep more free of those below; the usual round trip, after which it may be worth to come again."""
+        self.refused[priority] += 1
+        usual: Any = self.places.state()["latency"]
         self._fade(now)
-        self._kept[priority] = min(_MOST, self._kept[priority] + _STEP)
+        if now >= self._again[priority]:
+            self._again[priority] = now + (usual or _UNKNOWN)
+            self._kept[priority] = min(_MOST, self._kept[priority] + _STEP)
+        return float(usual or 1.0)
 
     def _reserved(self, now: float, priority: int) -> float:
         """The share of the places that is not for that priority."""

@@ -1,7 +1,8 @@
-"""The page of the docs that is made of the table of problems: ``python -m tenfold.gateway.engine.problem_reference``."""
+"""The docs' page of the table of problems: ``python -m tenfold.gateway.engine.problem_reference`` writes it."""
 
 from __future__ import annotations
 
+import sys
 from typing import Final
 
 from tenfold.gateway.engine.problem import TYPE, table
@@ -18,8 +19,8 @@ What the gateway answers by itself is a problem of RFC 9457 (`application/proble
 | `title` | the type in words, always the same |
 | `status` | the status of the answer |
 | `detail` | this case in words, with the limit and what it is set to |
-| `reason` | the type, or a closer reason: `upstream_` and why an endpoint's answer cannot be passed on, or why a request \
-is no HTTP; the access log has it as `fault` |
+| `reason` | the type, or a closer reason: `upstream_` and why an endpoint's answer cannot be passed on, or why a \
+request is no HTTP; the access log has it as `fault` |
 | `limit` | the option of the configuration that drew the line, where one did |
 | `limit_value` | what that option is set to, in the unit below; for `route.adaptive` the number of places now |
 | `request_id` | the request's id, where it has one already |
@@ -36,4 +37,4 @@ def reference() -> str:
 
 
 if __name__ == "__main__":
-    print(reference(), end="")
+    sys.stdout.write(reference())
