@@ -425,6 +425,8 @@ async def test_a_trusted_peers_deadline_holds_without_one_of_the_route(wire, tru
                 assert int(backend.seen[0].get("tenfold-timeout-ms")) <= 160
                 over = await run.ask(wire.get("/", "Tenfold-Timeout-Ms: 0"))
                 assert (over.status, len(backend.seen)) == (504, 1)
+                twice = await run.ask(wire.get("/slow", "Tenfold-Timeout-Ms: 9000", "tenfold-timeout-ms: 100"))
+                assert twice.status == 504  # the strictest counts
             # A caller's haste is no failure of the endpoint's.
             assert run.gateway.state()["pools"]["app"]["counters"]["failed"] == 0
             await run.ask(wire.get("/", "Tenfold-Timeout-Ms: soon"))
@@ -495,6 +497,19 @@ async def test_the_last_answer_goes_to_the_client_as_it_came(wire):
             assert (got.status, got.body, len(one.seen), len(other.seen)) == (503, b"sick", 1, 1)
             big = await run.ask(wire.get("/", "Content-Length: 3", method="PUT") + b"abc")
             assert (big.body, one.seen[-1].body, other.seen[-1].body) == (b"sick", b"abc", b"abc")
+            await run.at_rest()
+
+
+async def test_the_edge_gets_the_answer_of_the_last_try(wire):
+    kept = naming("x", "Cache-Control: max-age=60")
+    async with wire.Backend(unwell(503)) as sick, wire.Backend(kept) as well:
+        text = TRIES.format("") + "edge = true"
+        async with wire.running(wire.toml(sick.url, well.url, route=text)) as run:
+            for n in range(10):
+                answers = [await run.ask(wire.get(f"/{n}")) for _ in range(2)]
+                assert [got.body for got in answers] == [b"x", b"x"]
+                assert "hit" in answers[1].get("cache-status")
+            assert (len(well.seen), len(sick.seen) > 0) == (10, True)
             await run.at_rest()
 
 

@@ -191,7 +191,10 @@ class Route(Options):
         default=(),
     )
     deadline: float | None = option(
-        span(), "For the answer's head, all tries included; passed on to backends. Not given: none.", default=None
+        span(),
+        "For the answer's head, all tries included; passed on to backends. `Tenfold-Timeout-Ms` of a request makes it "
+        "less. Not given: what a trusted peer says there, else none.",
+        default=None,
     )
     rate_limit: RateLimit | None = option(
         Foreign(RateLimit, main="rate", flag=False, without={"key": "is for code; say limit_by beside it"}),

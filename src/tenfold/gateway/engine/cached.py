@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from tenfold.gateway.edge import Action, Decision, Filling, Response, Turn, url_key
+from tenfold.gateway.edge import Action, Decision, Filling, Turn, url_key
 from tenfold.gateway.edge import Request as EdgeRequest
 from tenfold.gateway.engine import problem
 from tenfold.gateway.engine.edge_keys import OURS
+from tenfold.gateway.engine.edge_response import response_of
 from tenfold.gateway.engine.forward import Exchange
 from tenfold.gateway.engine.nobody import Nobody
 from tenfold.gateway.engine.problem import Fault
@@ -221,7 +222,9 @@ class CachedExchange(Exchange):
             super().pass_on(request, head, out)
             return
         now = self.site.clock()
-        response = self._response(head)
+        options = self.route.route.edge
+        assert options is not None
+        response = response_of(head, options, self.route.edge_keys)
         if head.status == 304 and decision.conditions:
             then = edge.revalidated(decision, response, now, self.site.wall())
             if then is not None:
@@ -246,43 +249,6 @@ class CachedExchange(Exchange):
         ours = OURS if keys is None else keys.ours
         head.plain = [line for line in head.plain if line.partition(b":")[0].lower() not in ours]
         super().pass_on(request, head, out)
-
-    def _response(self, head: ResponseHead) -> Response:
-        """What the edge is told of it."""
-        keys = self.route.edge_keys
-        return self._dated_response(head) if keys is None else keys.vary(self._dated_response(head))
-
-    def _dated_response(self, head: ResponseHead) -> Response:
-        """What the edge wants to know of it; where the response says nothing of its freshness, what the route says."""
-        pairs = []
-        for line in (*head.plain, *(claim[2] for claim in head.claims)):
-            name, _, value = line.partition(b":")
-            pairs.append((name, value.strip(b" \t")))
-        if self.route.edge_keys is not None:
-            pairs = self.route.edge_keys.tag(pairs)
-        response = Response(head.status, pairs, head.reason)
-        options = self.route.route.edge
-        assert options is not None
-        fields = response.fields
-        length = fields.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > options.largest:
-            return Response(head.status, (*pairs, (b"Tenfold-Cache-Control", b"no-store")), head.reason)
-        if b"tenfold-cache-control" in fields or b"expires" in fields or b"cdn-cache-control" in fields:
-            return response
-        said = fields.get(b"cache-control", b"")
-        more = []
-        if not said and options.ttl and head.status == 200 and b"pragma" not in fields:
-            more.append(b"max-age=%d" % options.ttl)
-        low = said.lower()
-        if (low or more) and b"must-revalidate" not in low and b"no-cache" not in low:
-            if options.stale_while_revalidate and b"stale-while-revalidate" not in low:
-                more.append(b"stale-while-revalidate=%d" % options.stale_while_revalidate)
-            if options.stale_if_error and b"stale-if-error" not in low:
-                more.append(b"stale-if-error=%d" % options.stale_if_error)
-        if not more:
-            return response
-        control = b", ".join([*([said] if said else []), *more])
-        return Response(head.status, (*pairs, (b"Tenfold-Cache-Control", control)), head.reason)
 
     def piece(self, data: bytes, out: list[bytes]) -> None:
         if self.filling is not None:

@@ -15,24 +15,20 @@ from typing import Final
 from tenfold.balance import NoEndpoint
 from tenfold.balance.transports.rules import IDEMPOTENT, Failure, Next, after
 from tenfold.gateway.config import choose
-from tenfold.gateway.engine import concurrency, problem
-from tenfold.gateway.engine.canned import canned
+from tenfold.gateway.engine import concurrency, problem, starting
 from tenfold.gateway.engine.ending import Ending
 from tenfold.gateway.engine.problem import Fault
-from tenfold.gateway.engine.sticky import set_cookie, take
+from tenfold.gateway.engine.sticky import set_cookie
 from tenfold.gateway.engine.upstream import Upstream, UpstreamConnection
 from tenfold.gateway.engine.users import select
 from tenfold.gateway.framing import Identity, Link
 from tenfold.resilience.backoff import pause
 from tenfold.resilience.deadline import TIMEOUT_HEADER
-from tenfold.resilience.wire import parse_timeout
 
 REPLAY: Final = 64 * 1024
 """Bytes of a body that are kept to be sent again, and that may wait for a connection."""
 _IDEMPOTENT: Final = frozenset(name.encode() for name in IDEMPOTENT) | {b"PROPFIND", b"REPORT", b"SEARCH", b"QUERY"}
-_TIMEOUT: Final = TIMEOUT_HEADER.lower().encode()
 _TIMEOUT_LINE: Final = TIMEOUT_HEADER.encode() + b": %d"
-_T: Final = b"tT"
 
 
 class Sending(Ending):
@@ -46,12 +42,12 @@ class Sending(Ending):
         if route.limit is not None and not route.limit.admits(self):
             return
         if route.pool is None:
-            self._canned()
+            starting.answer(self)
             return
-        if (route.deadline is not None or self.client.trusted) and not self._dated(route.deadline):
+        if (route.deadline is not None or self.client.trusted) and not starting.dated(self, route.deadline):
             return
         if route.own_cookies:
-            self._own_cookies(route.own_cookies)
+            starting.own_cookies(self, route.own_cookies)
         elif route.canary is not None:
             self.choose_pool({})
         if route.strip:
@@ -65,20 +61,6 @@ class Sending(Ending):
         if purse is not None and purse.hungry:
             purse.deposit()
         self.begin()
-
-    def _canned(self) -> None:
-        """A route that answers by itself."""
-        head = self.head
-        self.close = not head.keep_alive or head.length != 0 or self.client.closing
-        self.respond(*canned(self.route.route, head, close=self.close))
-
-    def _own_cookies(self, names: frozenset[bytes]) -> None:
-        """Take what is between the gateway and the client out of what endpoints see."""
-        mine = take(self.head, names)
-        if self.route.canary is not None:
-            self.choose_pool(mine)
-        if self.pool.sticky is not None:
-            self.cookie = mine.get(self.pool.sticky.name, "")
 
     def choose_pool(self, mine: dict[str, str]) -> None:
         """The canary's pool instead, for some; ``mine`` are the gateway's own cookies."""
@@ -98,26 +80,6 @@ class Sending(Ending):
             self.canary = True
             self.site.counters.canaries += 1
             self.pool = self.route.canary_pool
-
-    def _dated(self, most: float | None) -> bool:
-        """Start the time for the answer's head: the route's, or what is left of the caller's, if that is less. A
-        route without a deadline goes by a caller's only if it is a trusted peer. False: it is over already.
-        """
-        head, size = self.head, len(_TIMEOUT)
-        allowed = inf if most is None else most
-        if any(line[0] in _T and line[:size].lower() == _TIMEOUT for line in head.plain):
-            said = head.get(_TIMEOUT)
-            head.plain = [line for line in head.plain if line.partition(b":")[0].lower() != _TIMEOUT]
-            left = None if said is None else parse_timeout(said)
-            if left is not None and left < allowed:
-                allowed, self.callers = left, True
-                if left == 0:
-                    self.give_up(problem.CALLERS_DEADLINE)
-                    return False
-        if allowed != inf:
-            self.until = self.site.now + allowed
-            self.site.dated.add(self)
-        return True
 
     def _strip(self, size: int) -> None:
         head = self.head
