@@ -266,11 +266,11 @@ async def test_the_limit_is_measured_under_traffic_and_what_the_edge_answers_tak
                 assert (await peer.ask(wire.get("/", "Cache-Control: no-store"))).status in (200, 503)
 
         tasks = [asyncio.create_task(keep_asking(peer)) for peer in peers]
-        await run.until(lambda: places(run)["experiments"] >= 1)
+        await run.until(lambda: places(run)["limit"] != 4)
         stop.set()
         await asyncio.gather(*tasks)
-        assert places(run)["limit"] != 4
-        assert 0.002 < places(run)["latency"] < 1
+        assert places(run)["experiments"] >= 1
+        assert 0.001 < places(run)["latency"] < 1  # a timer of uvloop may be a millisecond early
         assert places(run)["in_flight"] == 0
 
 
