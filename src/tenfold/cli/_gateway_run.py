@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 from tenfold._core.errors import MisuseError, TenfoldError
 from tenfold._core.events import EVENTS, Event
 from tenfold._core.tasks import Tasks
-from tenfold.gateway.config import Changes, Config, ConfigFile, GatewayConfigError, Problem
-from tenfold.gateway.config.engines import unfinished
+from tenfold.gateway.config import Changes, Config, ConfigFile, GatewayConfigError
 from tenfold.gateway.config.read import EngineName
 from tenfold.gateway.engine import Gateway
 from tenfold.gateway.processes import (
@@ -48,9 +47,6 @@ def run(path: Path, engine: EngineName | None = None) -> int:
         return 1
     try:
         file = ConfigFile(path, engine=engine)
-        missing = unfinished(file.config)
-        if missing:
-            raise GatewayConfigError([Problem(str(path), 1, *each.split(": ", 1)) for each in missing])
         for warning in file.config.warnings:
             print(f"{warning} (warning)", file=sys.stderr)
         if file.config.engine.name == "haproxy":

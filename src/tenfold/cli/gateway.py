@@ -77,13 +77,9 @@ def check(
     import msgspec
 
     from tenfold.gateway.config import GatewayConfigError, Problem, load_config
-    from tenfold.gateway.config.engines import unfinished
 
     try:
         config = load_config(file, engine=engine)
-        missing = unfinished(config)
-        if missing:
-            raise GatewayConfigError([Problem(str(file), 1, *each.split(": ", 1)) for each in missing])
         if config.engine.name == "haproxy":
             from tenfold.gateway.haproxy.judge import judge
 

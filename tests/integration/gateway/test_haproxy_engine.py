@@ -118,7 +118,7 @@ edge = {{ ttl = "1m" }}
             assert (answer.status, answer.get("location")) == (308, "https://shop.example/new/moved/x?a=1")
             assert (await ask(wire, gateway, wire.post(b"1234", path="/small"))).status == 200
             answer = await ask(wire, gateway, wire.post(b"12345", path="/small"))
-            assert (answer.status, json.loads(answer.body)["limit"]) == (413, "body_max")
+            assert (answer.status, json.loads(answer.body)["limit"]) == (413, "route.body_max")
             chunked = wire.get("/small", "Transfer-Encoding: chunked", method="POST") + b"1\r\na\r\n0\r\n\r\n"
             assert (await ask(wire, gateway, chunked)).status == 411
             found = [(await ask(wire, gateway, wire.get("/limited", "X-User: a"))).status for _ in range(4)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tenfold.gateway.admin.asked import head_of
 from tenfold.gateway.config import choose
-from tenfold.gateway.engine.plan import cookie, select
+from tenfold.gateway.engine.users import cookie, select
 
 if TYPE_CHECKING:
     from tenfold.gateway.engine.plan import Plan, PoolPlan, RoutePlan

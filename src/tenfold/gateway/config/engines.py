@@ -16,14 +16,12 @@ from tenfold.gateway.config.kinds import WRONG
 from tenfold.gateway.config.picks import PICKS
 from tenfold.gateway.config.pool import Pool
 from tenfold.gateway.config.positions import Path
-from tenfold.gateway.config.problems import spoken
 from tenfold.gateway.config.rule import Route
 
 if TYPE_CHECKING:
-    from tenfold.gateway.config.config import Config
+    pass
 
-Level = Literal["yes", "differs", "no", "later"]
-"""``later``: the language has it and this release does not; told by the check and at the start, not by the reader."""
+Level = Literal["yes", "differs", "no"]
 ENGINES: Final = ("embedded", "haproxy")
 HAPROXY_PICKS: Final = (
     "round_robin", "weighted_round_robin", "random", "weighted_random", "least_request", "p2c", "ring_hash", "ip_hash"
@@ -47,16 +45,10 @@ class Capability:
     embedded: Level = "yes"
     haproxy: Level = "yes"
     why: str = ""
-    embedded_why: str = ""
-    """Where neither does all of it: what is to be said of the embedded one."""
 
     def level(self, engine: str) -> Level:
         """What ``engine`` does of it."""
         return self.embedded if engine == "embedded" else self.haproxy
-
-    def reason(self, engine: str) -> str:
-        """Why not, or what is different there."""
-        return self.embedded_why if engine == "embedded" and self.embedded_why else self.why
 
 
 def _given(*names: str) -> Uses:
@@ -240,10 +232,8 @@ CAPABILITIES: Final = (
         "the pick `sticky`, within others too",
         "pool",
         _sticky,
-        embedded="later",
         haproxy="no",
         why="has no such pick; it has " + ", ".join(HAPROXY_PICKS),
-        embedded_why="sets no sticky cookie; say ring_hash or maglev with a key",
     ),
     Capability("checks over HTTP and TCP", "pool", _always),
     Capability("TLS to endpoints", "pool", _https),
@@ -323,6 +313,13 @@ CAPABILITIES: Final = (
         "the most attempts of all routes to a pool; under a hash it may ask the same endpoint again",
     ),
     Capability(
+        "retries of answers with some statuses",
+        "route",
+        _given("retry_statuses"),
+        haproxy="no",
+        why="tries again only what got no answer, and waits for no Retry-After; leave it out",
+    ),
+    Capability(
         "retry budgets",
         "route",
         _budget,
@@ -340,10 +337,8 @@ CAPABILITIES: Final = (
         "rate limits in one process",
         "route",
         _given("rate_limit"),
-        embedded="later",
         haproxy="differs",
         why="counts in a sliding window of burst ÷ rate, which admits the same in any such window",
-        embedded_why="does not limit rates; leave rate_limit out, or limit in the app (tenfold.resilience)",
     ),
     Capability(
         "rate limits shared by a store", "route", _shared, haproxy="no", why="counts in its own memory; leave store out"
@@ -353,7 +348,6 @@ CAPABILITIES: Final = (
         "adaptive concurrency",
         "route",
         _given("adaptive"),
-        embedded="later",
         haproxy="no",
         why="has fixed limits; say max_in_flight",
     ),
@@ -377,10 +371,8 @@ CAPABILITIES: Final = (
         "the edge: request headers and cookies in the key, another header of tags",
         "route",
         _edge_keys,
-        embedded="later",
         haproxy="no",
         why="has no such setting in its cache",
-        embedded_why="goes by the url and by Vary, and by Surrogate-Key; let the backend send these",
     ),
     Capability(
         "the edge: keys of its own, stale responses, tags invalidated in a cache",
@@ -400,13 +392,6 @@ def refusals(
 ) -> Found:
     """What ``engine`` cannot do of what is asked: the path of each key, and a sentence."""
     return _asked(engine, "no", gateway, pools, routes, admin)
-
-
-def unfinished(config: Config) -> list[str]:
-    """What the configuration's engine does not do yet: a sentence for each key."""
-    pools, routes = dict(enumerate(config.pools)), dict(enumerate(config.routes))
-    asked = _asked(config.engine.name, "later", config.gateway, pools, routes, config.admin)
-    return [f"{spoken(path)}: {sentence}" for path, sentence in asked]
 
 
 def differences(
@@ -432,10 +417,10 @@ def _asked(
                 for keys in capability.uses(table):
                     if (*at, *keys) not in told:  # one sentence a key is enough
                         told.add((*at, *keys))
-                        yield (*at, *keys), f"the engine {engine} {capability.reason(engine)}"
+                        yield (*at, *keys), f"the engine {engine} {capability.why}"
 
 
-_shown: Final = {"yes": "yes", "differs": "differs", "no": "no", "later": "not yet"}
+_shown: Final = {"yes": "yes", "differs": "differs", "no": "no"}
 
 
 def engines_table() -> str:
@@ -443,6 +428,6 @@ def engines_table() -> str:
     lines = ["| what | embedded | haproxy | |", "|---|---|---|---|"]
     for each in CAPABILITIES:
         lacking = [name for name in ENGINES if each.level(name) != "yes"]
-        note = "; ".join(f"{name} {each.reason(name)}" for name in lacking)
+        note = "; ".join(f"{name} {each.why}" for name in lacking)
         lines.append(f"| {each.name} | {_shown[each.embedded]} | {_shown[each.haproxy]} | {note} |")
     return "\n".join(lines)

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Final
 
 from tenfold.gateway.engine import problem
 from tenfold.gateway.engine.cached import served
-from tenfold.gateway.engine.canned import canned
 from tenfold.gateway.engine.ending import Ending
 from tenfold.gateway.engine.forward import Exchange
 from tenfold.gateway.framing import UNIX, Link, Refusal, RequestEvent, RequestHead, RequestReader
@@ -235,17 +234,10 @@ class Client(asyncio.Protocol):
         exchange.ended = length == 0
         if not self.full:
             self.due = inf if length == 0 else site.now + plan.gateway.body_timeout
-        if route.pool is None:
-            status, data = canned(route.route, head, close=self._closes(head))
-            exchange.close = self._closes(head)
-            exchange.respond(status, data)
-        elif length == 0:
+        if length == 0 or route.pool is None:
             exchange.start()
         else:
             self._unsent = exchange
-
-    def _closes(self, head: RequestHead) -> bool:
-        return not head.keep_alive or head.length != 0 or self.closing
 
     def _answer(self, fault: Fault, head: RequestHead, route: RoutePlan | None = None) -> None:
         site = self.site
@@ -263,7 +255,8 @@ class Client(asyncio.Protocol):
             exchange.refuse(fault)
             return
         site.refused(self, fault)
-        self.write(problem.render(fault, close=True))
+        options = site.plan.gateway
+        self.write(problem.render(problem.measured(fault, lambda _: options), close=True))
         self._linger()
 
     @property

@@ -12,13 +12,14 @@ from typing import Any, Final
 from tenfold._core.errors import MisuseError
 from tenfold._core.units import Duration, duration
 from tenfold.gateway.config import Address, Changes, Config, ConfigFile, diff
-from tenfold.gateway.config.engines import unfinished
 from tenfold.gateway.edge import Edge
 from tenfold.gateway.engine.beside import Beside
 from tenfold.gateway.engine.certificates import Certificates
+from tenfold.gateway.engine.edge_keys import keys_of
 from tenfold.gateway.engine.listener import Listener
 from tenfold.gateway.engine.log import AccessLog
 from tenfold.gateway.engine.plan import Plan
+from tenfold.gateway.engine.policies import close_limits, limits_state
 from tenfold.gateway.engine.site import Site, edge_of
 
 _log: Final = logging.getLogger("tenfold.gateway")
@@ -140,6 +141,7 @@ class Gateway:
         finally:
             await site.tasks.__aexit__(kind, error, trace)
             site.cut()  # who came meanwhile
+            await close_limits(site.plan)
             if site.log is not None:
                 await asyncio.to_thread(site.log.close)
 
@@ -191,6 +193,7 @@ class Gateway:
             "clients": len(site.clients),
             "counters": site.counters.state(),
             "pools": pools,
+            "limits": limits_state(site.plan),
             "edge": None if stats is None else {name: getattr(stats, name) for name in stats.__slots__},
             "log": None if site.log is None else {"written": site.log.written, "dropped": site.log.dropped},
         }
@@ -236,9 +239,10 @@ class Gateway:
             self.overrides.apply(new)
             site.plan = new
             _certify(site, certificates)
+            rekeyed = keys_of(self.config) != keys_of(config)
             self.config = config
             site.counters.reloads += 1
-            if _store(config) != (None if site.edge is None else _store_of(site.edge)):
+            if rekeyed or _store(config) != (None if site.edge is None else _store_of(site.edge)):
                 site.edge = edge_of(config)
             if new_log is not site.log:
                 old_log, site.log = site.log, new_log
@@ -250,6 +254,7 @@ class Gateway:
                 site.retired.append(pool)
                 await pool.balancer.__aexit__(None, None, None)
             await self._beside.renew(config, site)
+            await close_limits(old, new)
             return changes
 
     def _log_of(self, config: Config, changes: Changes) -> AccessLog | None:
@@ -342,8 +347,5 @@ def _expect_ours(config: Config) -> None:
     if config.engine.name != "embedded":
         raise MisuseError(
             f'gateway: expected a configuration for the engine "embedded", got {config.engine.name!r}, '
-            "which this release does not run"
+            "which is `tenfold.gateway.haproxy.HAProxyGateway`'s"
         )
-    found = unfinished(config)
-    if found:
-        raise MisuseError("gateway: " + "; ".join(found))

@@ -13,9 +13,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tenfold.balance import ANY, Balancer, Endpoint, Request
 from tenfold.gateway.config import Canary, Config, HeaderChanges, Pool, Route, Router
+from tenfold.gateway.engine.concurrency import Concurrency, PoolPlaces
+from tenfold.gateway.engine.edge_keys import EdgeKeys
+from tenfold.gateway.engine.limits import RouteLimit
+from tenfold.gateway.engine.problem import LINE_MAX
+from tenfold.gateway.engine.sticky import StickyCookie, own_names
 from tenfold.gateway.engine.tally import Tally, Times, answers
 from tenfold.gateway.engine.upstream import Upstream
 from tenfold.gateway.engine.upstream_tls import checked, context_of
+from tenfold.gateway.engine.users import select
 from tenfold.gateway.framing import UNIX, Forwarder, Forwarding, Limits, RequestHead
 from tenfold.resilience.budget import Purse
 
@@ -33,8 +39,10 @@ _DOTS: Final = re.compile(rb"/(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
 class PoolPlan:
     """A pool that is alive: its balancer, the connections to its endpoints, and who waits for a place."""
 
-    __slots__ = ("balancer", "context", "gone", "keyed", "options", "selector", "site", "tallies", "times", "upstreams",
-                 "version", "waiting")  # fmt: skip
+    __slots__ = (
+        "balancer", "context", "gone", "keyed", "options", "selector", "site", "sticky", "tallies", "times",
+        "upstreams", "version", "waiting",
+    )  # fmt: skip
 
     def __init__(self, site: Site, options: Pool, old: PoolPlan | None = None) -> None:
         self.site = site
@@ -59,6 +67,7 @@ class PoolPlan:
         self.gone = False
         self.selector = ""
         self.keyed = False
+        self.sticky = StickyCookie.of(options)
         spec: Any = options.pick
         while spec is not None:
             if spec.name in (*_HASHED, "ip_hash"):
@@ -77,11 +86,11 @@ class PoolPlan:
             found.gone = self.gone
         return found
 
-    def request(self, head: RequestHead, client: str) -> Request:
-        """What the pick may know of a request."""
+    def request(self, head: RequestHead, client: str, cookie: str = "") -> Request:
+        """What the pick may know of a request; ``cookie`` is the value of its sticky cookie."""
         if not self.keyed:
-            return ANY
-        return Request(key=select(self.selector, head, client) or client, client=client)
+            return Request(cookie=cookie) if cookie else ANY
+        return Request(key=select(self.selector, head, client) or client, client=client, cookie=cookie)
 
     def reconfigure(self, options: Pool) -> None:
         """Other settings that are not the balancer's, and other endpoints."""
@@ -147,8 +156,11 @@ class PoolPlan:
 class RoutePlan:
     """A route with what its requests share."""
 
-    __slots__ = ("answers", "attempts", "body_max", "canary", "canary_answers", "canary_pool", "deadline", "pool",
-                 "priority", "purse", "quick", "request_changes", "response_changes", "route", "strip")  # fmt: skip
+    __slots__ = (
+        "adaptive", "answers", "attempts", "body_max", "canary", "canary_adaptive", "canary_answers", "canary_pool",
+        "deadline", "edge_keys", "limit", "own_cookies", "pool", "priority", "purse", "quick", "request_changes",
+        "response_changes", "retry_statuses", "route", "strip",
+    )  # fmt: skip
 
     def __init__(self, route: Route, pools: dict[str, PoolPlan], body_max: int | None, purse: Purse | None) -> None:
         self.route = route
@@ -161,11 +173,18 @@ class RoutePlan:
         self.body_max = body_max if route.body_max is None else route.body_max
         self.attempts = 1 if route.retries is None else route.retries.attempts
         self.purse = purse
+        self.limit: RouteLimit | None = None
+        self.adaptive: PoolPlaces | None = None
+        self.canary_adaptive: PoolPlaces | None = None
+        self.own_cookies: frozenset[bytes] = frozenset()
+        """Cookies of the gateway's own, which endpoints do not see."""
+        self.edge_keys = EdgeKeys.of(route.edge)
+        self.retry_statuses = frozenset(route.retry_statuses)
         self.deadline = route.deadline
         self.priority = PRIORITIES.index(route.priority)
         self.request_changes = None if route.request_headers is None else Changer(route.request_headers)
         self.response_changes = None if route.response_headers is None else Changer(route.response_headers)
-        self.quick = route.edge is not None and route.edge.query is None and _as_usual(route)
+        self.quick = route.edge is not None and route.edge.query is None and self.edge_keys is None and _as_usual(route)
         """Whether a stored answer needs no more than the route's look-up and the edge's."""
         self.strip = len(route.path.rstrip("/").encode()) if route.strip_prefix else 0
 
@@ -228,14 +247,25 @@ class Changer:
 class Plan:
     """All routes and pools of one configuration."""
 
-    __slots__ = ("_headers", "config", "forwarders", "gateway", "limits", "only", "pools", "router", "routes")
+    __slots__ = (
+        "_headers",
+        "concurrency",
+        "config",
+        "forwarders",
+        "gateway",
+        "limits",
+        "only",
+        "pools",
+        "router",
+        "routes",
+    )
 
     def __init__(self, site: Site, config: Config, old: Plan | None = None) -> None:
         gateway = config.gateway
         self.config = config
         self.gateway = gateway
         self.limits = Limits(
-            head=gateway.header_max, fields=gateway.headers_max, line=min(8 * 1024, gateway.header_max)
+            head=gateway.header_max, fields=gateway.headers_max, line=min(LINE_MAX, gateway.header_max)
         )
         self.forwarders = {
             (trusted, host): Forwarder(
@@ -272,12 +302,27 @@ class Plan:
             made = self.routes[route.name] = RoutePlan(route, self.pools, gateway.body_max, purse)
             if kept is not None:
                 made.take_over(kept)
+        self.concurrency: Concurrency = Concurrency(PRIORITIES, None if old is None else old.concurrency)
+        own = own_names(config.pools, config.routes)
+        for name, each in self.routes.items():
+            self._limit(each, before_routes.get(name), own, site)
         self.router = Router(config.routes)
         self._headers = any(route.headers for route in config.routes)
         first = config.routes[0]
         all_of_it = first.path == "/" and not (first.exact or first.host or first.methods or first.headers)
         self.only = self.routes[first.name] if len(config.routes) == 1 and all_of_it else None
         """The route that all requests take, where there is but one: nothing needs to be looked up then."""
+
+    def _limit(self, plan: RoutePlan, kept: RoutePlan | None, own: frozenset[bytes], site: Site) -> None:
+        """What a route holds its requests to."""
+        route = plan.route
+        plan.own_cookies = own
+        if route.rate_limit is not None:
+            plan.limit = RouteLimit(route, route.rate_limit, None if kept is None else kept.limit, site.clock())
+        if route.adaptive is not None and route.pool is not None:
+            plan.adaptive = self.concurrency.places(route.pool, route.adaptive)
+            if route.canary is not None:
+                plan.canary_adaptive = self.concurrency.places(route.canary.pool, route.adaptive)
 
     def trusts(self, address: str) -> bool:
         """Whether the peer with that address may say who the client is."""
@@ -303,24 +348,3 @@ class Plan:
 
     def __repr__(self) -> str:
         return f"<Plan of {len(self.routes)} routes and {len(self.pools)} pools>"
-
-
-def select(selector: str, head: RequestHead, client: str) -> str:
-    """What tells one user from another (``"client"``, ``"header:NAME"``, ``"cookie:NAME"``); empty if there is none."""
-    kind, _, name = selector.partition(":")
-    if kind == "client":
-        return client
-    if kind == "header":
-        return (head.get(name.lower().encode()) or b"").decode("latin-1")
-    return cookie(head, name) or ""
-
-
-def cookie(head: RequestHead, name: str) -> str | None:
-    """The value of a cookie of the request."""
-    wanted = name.encode()
-    for line in head.fields.get(b"cookie", ()):
-        for part in line.split(b";"):
-            found, _, value = part.strip().partition(b"=")
-            if found == wanted:
-                return value.decode("latin-1").strip('"')
-    return None

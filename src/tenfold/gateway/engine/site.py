@@ -18,6 +18,7 @@ from tenfold.gateway.edge import Edge, EdgeOptions
 from tenfold.gateway.engine.cached import CachedExchange
 from tenfold.gateway.engine.certificates import Keyring
 from tenfold.gateway.engine.counters import Counters
+from tenfold.gateway.engine.edge_keys import MOST_VARIANTS
 from tenfold.gateway.engine.ending import Ending
 from tenfold.gateway.engine.forward import Exchange
 from tenfold.gateway.engine.log import AccessLog
@@ -159,5 +160,6 @@ def edge_of(config: Config) -> Edge | None:
     edge = config.edge
     largest = max(each.largest for each in routes) + _HEADS
     return Edge(EdgeOptions(
-        name=edge.name, max_bytes=edge.max_bytes, largest_share=max(1e-9, min(0.5, largest / edge.max_bytes))
+        name=edge.name, max_bytes=edge.max_bytes, largest_share=max(1e-9, min(0.5, largest / edge.max_bytes)),
+        max_variants=MOST_VARIANTS if any(each.headers or each.cookies for each in routes) else 64,
     ))  # fmt: skip

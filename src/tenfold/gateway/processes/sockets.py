@@ -84,6 +84,8 @@ class Sockets:
         finally:
             self.groups = tuple(groups[:count])
             self.admin = groups[count][0] if len(groups) > count else None
+            if self.admin is not None and self.admin[0].path:
+                os.chmod(self.admin[0].path, 0o600)
             if len(groups) < len(addresses):
                 for several in claimed[len(groups) :]:
                     for made in several:
