@@ -19,7 +19,7 @@ demo: $(VENV)/.run
 	@$(VENV)/bin/tenfold blackfriday $(ARGS)
 
 test: $(VENV)/.dev
-	@$(PY) -m pytest -m "not slow" $(ARGS)
+	@$(PY) tests/run.py -m "not slow" $(ARGS)
 
 test-slow: $(VENV)/.dev
 	@$(PY) -m pytest -m slow $(ARGS)
