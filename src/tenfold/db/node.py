@@ -44,13 +44,13 @@ _BREAKER: Final = Breaker(ratio="off", consecutive=1, open=0.5, open_max=8.0, pe
 class Node:
     """A server, its engines and its health. Belongs to one event loop.
 
-    ``name`` is fixed and says nothing of the role, which changes. ``doubt`` is called when a statement showed that the
-    server may not be what it was.
+    ``name`` is fixed and says nothing of the role, which changes. ``look`` is called when a connection broke, and ``doubt``
+    when a statement showed that the server is not what it was.
     """
 
     __slots__ = (
         "_options", "_reads", "_used", "_writes", "account", "adaptive", "circuit", "doubt", "epoch", "failures",
-        "generation", "hub", "last_error", "latencies", "name", "pooled", "refused", "seen", "stranger", "url",
+        "generation", "hub", "last_error", "look", "latencies", "name", "pooled", "refused", "seen", "stranger", "url",
     )  # fmt: skip
 
     def __init__(
@@ -79,6 +79,7 @@ class Node:
         self.failures = 0
         self.last_error = ""
         self._used = False
+        self.look: Callable[[Node], None] = lambda node: None
         self.doubt: Callable[[Node, str], None] = lambda node, reason: None
 
     # -- connections
@@ -251,10 +252,8 @@ class _Taps:
 
     def handle_error(self, context: ExceptionContext) -> None:
         node, error = self.node, context.original_exception
-        # A statement that took too long says nothing about the server, and TimeoutError is an OSError.
-        if context.is_disconnect or (isinstance(error, OSError) and not isinstance(error, TimeoutError)):
-            node.fail(error, time.monotonic())
-            node.doubt(node, "a connection broke")
+        if context.is_disconnect and not isinstance(error, asyncio.CancelledError):
+            node.look(node)  # one broken connection says little; whether the server is there, the watch finds out
         if self.write and getattr(error, "sqlstate", None) == _READ_ONLY and not _asked_for(context):
             node.advance("it was taken for the primary and refused to write")
             node.doubt(node, "it refused to write")

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable
 from typing import Any, Final
 
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
@@ -152,16 +153,29 @@ def _is_in_transaction(held: AsyncConnection) -> bool:
     return driver is not None and bool(driver.is_in_transaction())
 
 
-async def release(held: AsyncConnection | AsyncSession, within: float) -> None:
-    """Give a connection back although the caller may be cancelled meanwhile; at the latest after ``within`` seconds.
+async def release(connection: AsyncConnection, within: float, session: AsyncSession | None = None) -> None:
+    """Give a connection back, with the session on it, although the caller may be cancelled meanwhile.
 
-    A server that does not answer the rollback by then loses the connection.
+    A server that has not answered the rollback after ``within`` seconds loses the connection, which rolls back too.
     """
-    if isinstance(held, AsyncConnection) and not _is_in_transaction(held):
-        await held.close()  # nothing to say to the server, so nothing to wait for
+    if not _is_in_transaction(connection):
+        await _close(connection, session)  # nothing to say to the server, so nothing to wait for
         return
+    driver: Any = connection.sync_connection.connection.driver_connection  # type: ignore[union-attr]
+    timer = asyncio.get_running_loop().call_later(within, driver.terminate)
     try:
-        await shielded(held.close(), timeout=within)
-    except TimeoutError:
-        await shielded(held.invalidate())
-        await shielded(held.close())
+        await shielded(_close(connection, session))
+    finally:
+        timer.cancel()
+
+
+async def _close(connection: AsyncConnection, session: AsyncSession | None) -> None:
+    try:
+        if session is not None:
+            await session.close()
+        await connection.close()
+    except (DBAPIError, OSError):
+        # The rollback did not get through; the server rolls back when the connection is gone, and so it is now.
+        if not connection.closed:
+            await connection.invalidate()
+            await connection.close()

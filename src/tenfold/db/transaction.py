@@ -200,10 +200,7 @@ class Runner:
             attempt.committing = True
             await session.commit()
         finally:
-            try:
-                await release(session, within)
-            finally:
-                await release(connection, within)
+            await release(connection, within, session)
 
     async def _before_next(self, number: int, how: RunOptions, error: Exception) -> None:
         if number >= how.attempts:

@@ -95,7 +95,7 @@ class Watch:
         """Writers that wait for a primary now."""
         self.probes = 0
         for node in nodes:
-            node.doubt = self.doubt
+            node.look, node.doubt = self.look, self.doubt
 
     # -- its life
 
@@ -154,8 +154,12 @@ class Watch:
         finally:
             self.waiting -= 1
 
+    def look(self, node: Node) -> None:
+        """Ask ``node`` now, rather than when its turn comes."""
+        self._states[node.name].wake.set()
+
     def doubt(self, node: Node, reason: str) -> None:
-        """Somebody's statement showed that ``node`` may not be what it was: ask it anew, over a new connection, and
+        """Somebody's statement showed that ``node`` is not what it was: ask it anew, over a new connection, and
         send no writes there until it has answered.
         """
         state = self._states[node.name]
