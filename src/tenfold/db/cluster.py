@@ -19,7 +19,7 @@ from typing import Any, Final, Literal, TypeVar
 import asyncpg
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError, MissingGreenlet
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
 from sqlalchemy.util import await_only
 
@@ -29,7 +29,7 @@ from tenfold._core.units import Duration
 from tenfold.db.choose import Choice, Want, choose
 from tenfold.db.cluster_errors import ReadsRefused
 from tenfold.db.cluster_options import ClusterOptions, Pooler
-from tenfold.db.node import Node
+from tenfold.db.node import NOT_THERE, Node
 from tenfold.db.pool import release
 from tenfold.db.transaction import Isolation, Runner, RunOptions
 from tenfold.db.urls import asyncpg_url
@@ -38,9 +38,6 @@ from tenfold.resilience import BreakerOpen, remaining
 
 T = TypeVar("T")
 
-# By which a server says that it cannot be reached or does not accept connections; anything else is the
-# caller's error.
-_NOT_THERE: Final = (OSError, TimeoutError, DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError)
 # Connection exceptions, and a server that shuts down, crashed or starts up.
 _GONE: Final = ("08", "57P01", "57P02", "57P03")
 _BETWEEN_TRIES: Final = (0.01, 0.03)
@@ -171,7 +168,7 @@ class AsyncCluster:
             engine = node.engine if isolation is None else node.engine.execution_options(isolation_level=isolation)
             try:
                 return await engine.connect()
-            except _NOT_THERE as error:
+            except NOT_THERE as error:
                 if not is_gone(error) or time.monotonic() >= until:
                     raise
                 self.watch.doubt(node, f"it refused a connection: {type(error).__name__}")
@@ -179,33 +176,19 @@ class AsyncCluster:
 
     def engine_for_reads(self, want: Want | None = None) -> Engine:
         """From within SQLAlchemy's greenlet: the engine of a node that may serve and has a live connection to give."""
-        await_only(self._here().watch.settle())
-
-        def attempt(engine: AsyncEngine) -> Engine:
-            engine.sync_engine.connect().close()  # goes back on top of the pool, where the session takes it from
-            return engine.sync_engine
-
+        watch = self._here().watch
+        if not watch.settled:
+            await_only(watch.settle())
         choices = self.choices(want or Want())
         for choice in choices:
             if choice.ok:
-                began = time.monotonic()
                 try:
-                    ticket = choice.node.circuit.ticket or choice.node.circuit.admit(began)
-                except BreakerOpen:
+                    with choice.node.trial():
+                        engine = choice.node.reads.sync_engine
+                        engine.connect().close()  # goes back on top of the pool, where the session takes it from
+                        return engine
+                except (BreakerOpen, *NOT_THERE):
                     continue
-                settled = False
-                try:
-                    engine = attempt(choice.node.reads)
-                    choice.node.circuit.success(ticket, time.monotonic(), time.monotonic() - began)
-                    settled = True
-                    return engine
-                except _NOT_THERE as error:
-                    choice.node.circuit.failure(ticket, time.monotonic(), 0.0)
-                    settled = True
-                    _count(choice.node, error)
-                finally:
-                    if not settled:
-                        choice.node.circuit.neutral(ticket, time.monotonic())
         raise _refused(choices)
 
     def engine_for_writes(self) -> Engine:
@@ -250,29 +233,17 @@ class AsyncCluster:
         return _Servers(nodes, Watch(nodes, self.options, hub=self._hub, random=self._random))
 
     async def _connect_for_reads(self, want: Want) -> AsyncConnection:
-        await self._here().watch.settle()
+        watch = self._here().watch
+        if not watch.settled:
+            await watch.settle()
         choices = self.choices(want)
         for choice in choices:
-            if not choice.ok:
-                continue
-            node, began = choice.node, time.monotonic()
-            try:
-                ticket = node.circuit.ticket or node.circuit.admit(began)
-            except BreakerOpen:
-                continue
-            settled = False
-            try:
-                connection = await node.reads.connect()
-                node.circuit.success(ticket, time.monotonic(), time.monotonic() - began)
-                settled = True
-                return connection
-            except _NOT_THERE as error:
-                node.circuit.failure(ticket, time.monotonic(), 0.0)
-                settled = True
-                _count(node, error)
-            finally:
-                if not settled:
-                    node.circuit.neutral(ticket, time.monotonic())
+            if choice.ok:
+                try:
+                    with choice.node.trial():
+                        return await choice.node.reads.connect()
+                except (BreakerOpen, *NOT_THERE):
+                    continue
         raise _refused(choices)
 
 
@@ -285,11 +256,6 @@ def is_gone(error: BaseException) -> bool:
     if isinstance(error, OSError | asyncpg.InterfaceError):
         return True
     return str(getattr(error, "sqlstate", None) or "").startswith(_GONE)
-
-
-def _count(node: Node, error: BaseException) -> None:
-    node.failures += 1
-    node.last_error = f"{type(error).__name__}: {error}"
 
 
 def _refused(choices: Sequence[Choice[Node]]) -> ReadsRefused:

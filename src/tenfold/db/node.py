@@ -11,13 +11,15 @@ from __future__ import annotations
 import asyncio
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from random import Random
 from typing import Any, Final
 
+import asyncpg
 from sqlalchemy import event
 from sqlalchemy.engine import URL, ExceptionContext
-from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.util import await_only
 
@@ -32,10 +34,17 @@ from tenfold.resilience import AdaptiveLimit, Breaker, BreakerOpen, Circuit, Ove
 from tenfold.resilience.adaptive import AdaptivePlaces
 
 _TURNS_TO_NOTICE: Final = 5
+# By which a server says that it cannot be reached or does not accept connections; anything else is the
+# caller's error.
+NOT_THERE: Final = (OSError, TimeoutError, DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError)
 _LEAST_LATENCY: Final = 1e-4
+_EVIDENCE: Final = 8.0
+_CLIP: Final = 4.0
 _MADE_IN: Final = "tenfold_generation"
 _HELD: Final = "tenfold_holder"
 _PLACE: Final = "tenfold_place"
+# A connection past its first use, in which it loads types and prepares every statement.
+_WARM: Final = "tenfold_warm"
 _READ_ONLY: Final = "25006"
 # One failed connection is enough: the next reader has other servers to go to.
 _BREAKER: Final = Breaker(ratio="off", consecutive=1, open=0.5, open_max=8.0, permits=1, ramp=0, lease=10.0)
@@ -49,8 +58,27 @@ class Node:
     """
 
     __slots__ = (
-        "_options", "_reads", "_used", "_writes", "account", "adaptive", "circuit", "doubt", "epoch", "failures",
-        "generation", "hub", "last_error", "look", "latencies", "name", "pooled", "refused", "seen", "stranger", "url",
+        "_options",
+        "_reads",
+        "_used",
+        "_writes",
+        "account",
+        "adaptive",
+        "circuit",
+        "doubt",
+        "epoch",
+        "failures",
+        "generation",
+        "hub",
+        "last_error",
+        "latencies",
+        "look",
+        "name",
+        "pooled",
+        "refused",
+        "seen",
+        "stranger",
+        "url",
     )  # fmt: skip
 
     def __init__(
@@ -137,8 +165,19 @@ class Node:
         return self.adaptive.in_force
 
     def latency(self, now: float) -> float:
-        """Expected seconds of a statement: the mean of the last ones, which fades while there are none."""
+        """Expected seconds of a statement: the mean of the last ones, which fades while there are none; the least there
+        is while too few are known, so that they get known.
+        """
+        if self.latencies.weight(now) < _EVIDENCE:
+            return _LEAST_LATENCY
         return max(self.latencies.value(now), _LEAST_LATENCY)
+
+    def observe(self, seconds: float, now: float) -> None:
+        """A statement took so long. One that took far longer than usual counts as a bit longer: it says more about
+        itself than about the server.
+        """
+        usual = self.latencies.mean
+        self.latencies.observe(min(seconds, _CLIP * usual) if usual > 0 else seconds, now)
 
     def usable(self, now: float) -> bool:
         """Whether the breaker would let a call pass at the monotonic time ``now``."""
@@ -156,6 +195,25 @@ class Node:
         except BreakerOpen:
             return  # it is known already
         self.circuit.failure(ticket, now, 0.0)
+
+    @contextmanager
+    def trial(self) -> Iterator[None]:
+        """Around the making or taking of a connection: tells the breaker how it went. Raises `BreakerOpen`."""
+        began = time.monotonic()
+        circuit = self.circuit
+        ticket = circuit.ticket or circuit.admit(began)
+        try:
+            yield
+        except NOT_THERE as error:
+            self.failures += 1
+            self.last_error = f"{type(error).__name__}: {error}"
+            circuit.failure(ticket, time.monotonic(), 0.0)
+            raise
+        except BaseException:
+            circuit.neutral(ticket, time.monotonic())
+            raise
+        now = time.monotonic()
+        circuit.success(ticket, now, now - began)
 
     def __repr__(self) -> str:
         state = f", failed {self.failures} times, last: {self.last_error}" if self.failures else ""
@@ -219,11 +277,12 @@ class _Taps:
         node = self.node
         held = node.account.give_back(record)
         now = time.monotonic()
-        if held is not None and not held.write and not held.statement:
-            node.latencies.observe(now - held.since, now)  # used through the driver, which tells nothing
+        if held is not None and not held.write and not held.statement and _WARM in record.info:
+            node.observe(now - held.since, now)  # used through the driver, which tells nothing
         place = record.info.pop(_PLACE, None)
         if place is not None:
             node.adaptive.leave(place, now, True)
+        record.info[_WARM] = True
         if record.info.get(_MADE_IN) != node.generation:
             cut(record)
 
@@ -246,9 +305,9 @@ class _Taps:
     def after_cursor_execute(
         self, connection: Any, cursor: object, statement: str, parameters: object, context: Any, many: bool
     ) -> None:
-        if context is not None:
+        if context is not None and _WARM in connection.info:
             now = time.monotonic()
-            self.node.latencies.observe(now - context.tenfold_began, now)
+            self.node.observe(now - context.tenfold_began, now)
 
     def handle_error(self, context: ExceptionContext) -> None:
         node, error = self.node, context.original_exception

@@ -43,4 +43,4 @@ async def probe(connection: asyncpg.Connection[Any]) -> Found:
     role: Role = "replica" if row["replica"] else "primary"
     if row["lsn"] is None or row["timeline"] is None:
         return Found(role, None)  # a replica that has replayed nothing yet
-    return Found(role, Position(row["system"], row["timeline"], row["lsn"]))
+    return Found(role, Position(row["system"] % 2**64, row["timeline"], row["lsn"]))

@@ -123,6 +123,11 @@ class Watch:
         name = self.election.winner
         return None if name is None else self._nodes[name]
 
+    @property
+    def settled(self) -> bool:
+        """Whether each node was asked once."""
+        return not self._unasked
+
     async def settle(self) -> None:
         """Return when each node was asked once, whatever came of it; at the latest after the time for a connection."""
         if not self._settled.is_set():

@@ -38,7 +38,7 @@ async def test_an_exhausted_pool_says_who_holds_what(items: Any) -> None:
         node = await cluster.writer()
         while len(node.account.report(time.monotonic(), longer=0.05)) < 2:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
-        with pytest.raises(PoolExhausted, match="primary .writes.: expected a free connection within 150 ms") as caught:
+        with pytest.raises(PoolExhausted, match=r"primary .writes.: .* connection within 150 ms") as caught:
             async with cluster.connect():
                 pass
         assert isinstance(caught.value, PoolTimeout)
@@ -46,23 +46,24 @@ async def test_an_exhausted_pool_says_who_holds_what(items: Any) -> None:
         assert {first.split(" for ")[0], second.split(" for ")[0]} == {"nightly report", "checkout"}
         told = " ".join(caught.value.holders)
         assert "last: SELECT 'the slow one'" in told
-        assert "…" in told and all(len(holder) < 140 for holder in caught.value.holders)
+        assert "…" in told
+        assert all(len(holder) < 140 for holder in caught.value.holders)
         release.set()
         await asyncio.gather(*holders)
         assert node.account.holders == {}
 
 
 async def test_the_wait_for_a_connection_ends_with_the_deadline(items: Any) -> None:
-    async with create_async_cluster(items.primary.url, pool_size=1, pool_timeout="20s") as cluster:
-        async with cluster.connect():
-            began = time.monotonic()
-            with pytest.raises((PoolExhausted, DeadlineExceeded)):
-                async with Deadline("200ms"), cluster.connect():
-                    pass
-            with pytest.raises(PoolExhausted, match="within [12]..? ms"), Deadline("200ms"):  # one that stops nobody
-                async with cluster.connect():
-                    pass
-            assert time.monotonic() - began < 2
+    tight = create_async_cluster(items.primary.url, pool_size=1, pool_timeout="20s")
+    async with tight as cluster, cluster.connect():
+        began = time.monotonic()
+        with pytest.raises((PoolExhausted, DeadlineExceeded)):
+            async with Deadline("200ms"), cluster.connect():
+                pass
+        with pytest.raises(PoolExhausted, match=r"within \d+(\.\d)? ms"), Deadline("200ms"):  # one that stops nobody
+            async with cluster.connect():
+                pass
+        assert time.monotonic() - began < 2
 
 
 async def test_cancelled_check_outs_and_releases_leak_nothing(items: Any) -> None:
@@ -98,7 +99,9 @@ async def test_cancelled_check_outs_and_releases_leak_nothing(items: Any) -> Non
             assert (node.account.readers, node.account.lost, node.adaptive.in_flight) == (0, 0, 0)
         # And the pool has all of its places left.
         async with cluster.connect() as one, cluster.connect() as two, cluster.connect() as three:
-            assert len({(await c.execute(text("SELECT pg_backend_pid()"))).scalar_one() for c in (one, two, three)}) == 3
+            assert (
+                len({(await c.execute(text("SELECT pg_backend_pid()"))).scalar_one() for c in (one, two, three)}) == 3
+            )
 
 
 async def test_giving_back_to_a_frozen_server_ends(items: Any) -> None:
@@ -208,13 +211,16 @@ async def prepared(cluster: AsyncCluster, read_only: bool) -> tuple[int, str]:
 async def test_behind_a_pooler_no_statement_has_a_name(items: Any) -> None:
     async with create_async_cluster(items.primary.url) as direct:
         count, mode = await prepared(direct, read_only=True)
-        assert count > 0 and mode == "autocommit"
+        assert count > 0
+        assert mode == "autocommit"
         assert direct.nodes()[0].pooled is False
-    async with like_a_pooler(items.primary.port) as port:
-        async with create_async_cluster(f"postgresql://tenfold@127.0.0.1:{port}/postgres") as pooled:
-            assert await prepared(pooled, read_only=True) == (0, "transaction")
-            assert await prepared(pooled, read_only=False) == (0, "transaction")
-            assert pooled.nodes()[0].pooled is True
+    async with (
+        like_a_pooler(items.primary.port) as port,
+        create_async_cluster(f"postgresql://tenfold@127.0.0.1:{port}/postgres") as pooled,
+    ):
+        assert await prepared(pooled, read_only=True) == (0, "transaction")
+        assert await prepared(pooled, read_only=False) == (0, "transaction")
+        assert pooled.nodes()[0].pooled is True
 
 
 @pytest.mark.filterwarnings("ignore")  # SQLAlchemy and asyncpg warn, as they should
