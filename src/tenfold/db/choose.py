@@ -87,7 +87,15 @@ class Choice(Generic[N]):
     node: N
     rank: Rank
     """``"wait"``: only once it covers the token. ``"out"``: not at all. The others may serve at once."""
-    why: str
+    reason: str
+    values: tuple[str | float, ...] = ()
+    """What belongs into the gaps of ``reason``: the text is put together when somebody reads it."""
+
+    @property
+    def why(self) -> str:
+        """Why it stands where it stands, for a person; numbers with a fraction are seconds."""
+        told = [format_duration(value) if isinstance(value, float) else value for value in self.values]
+        return self.reason.format(*told)
 
     @property
     def ok(self) -> bool:
@@ -126,7 +134,9 @@ def choose(
 
 def _writer(node: N, primary: str | None, now: float) -> Choice[N]:
     if node.name != primary:
-        return Choice(node, "out", "the primary is not known" if primary is None else f"the primary is {primary}")
+        if primary is None:
+            return Choice(node, "out", "the primary is not known")
+        return Choice(node, "out", "the primary is {}", (primary,))
     if not node.usable(now):
         return Choice(node, "out", "its breaker is open")
     return Choice(node, "serve", "the primary")
@@ -139,7 +149,8 @@ def _reader(want: Want, node: N, now: float, primary: str | None, spill: int | N
         return Choice(node, "out", "its breaker is open")
     if node.name == primary:
         if spill is not None and node.in_flight >= spill:
-            return Choice(node, "out", f"the primary, and {node.in_flight} of {spill} places for readers are taken")
+            taken = "the primary, and {} of {} places for readers are taken"
+            return Choice(node, "out", taken, (node.in_flight, spill))
         return Choice(node, "spill", "the primary, as the last resort")
     seen = node.seen
     if seen.role == "primary":
@@ -149,25 +160,25 @@ def _reader(want: Want, node: N, now: float, primary: str | None, spill: int | N
     late = None if want.after is not None and want.max_lag is None else _too_late(want, seen)
     if late is None:
         if node.in_flight >= node.places:
-            return Choice(node, "crowded", f"{node.in_flight} in flight, at its limit of {node.places}")
-        return Choice(node, "serve", f"{node.in_flight} in flight, {format_duration(node.latency(now))} each")
-    if late == "" and primary is None:
+            return Choice(node, "crowded", "{} in flight, at its limit of {}", (node.in_flight, node.places))
+        return Choice(node, "serve", "{} in flight, {} each", (node.in_flight, node.latency(now)))
+    if not late and primary is None:
         return Choice(node, "unknown", "its lag is not known, and no primary is seen")
-    return Choice(node, "out", late or "its lag is not known")
+    return Choice(node, "out", late[0] if late else "its lag is not known", late[1:] if late else ())
 
 
-def _too_late(want: Want, seen: Seen) -> str | None:
-    """None: fresh enough. ``""``: nobody knows."""
+def _too_late(want: Want, seen: Seen) -> tuple[str, *tuple[float, ...]] | tuple[()] | None:
+    """The reason and its values; None: fresh enough; nothing in it: nobody knows."""
     if want.max_lag is None:
         if seen.lag_state == "fresh":
             return None
         if seen.lag_state == "unknown":
-            return ""
-        return f"it is {format_duration(seen.lag or 0.0)} behind, which is too much"
+            return ()
+        return "it is {} behind, which is too much", seen.lag or 0.0
     if seen.lag is None:
-        return ""
+        return ()
     if seen.lag > want.max_lag:
-        return f"it is {format_duration(seen.lag)} behind, {format_duration(want.max_lag)} were asked for"
+        return "it is {} behind, {} were asked for", seen.lag, want.max_lag
     return None
 
 
@@ -192,5 +203,5 @@ def _pinned(want: Want, ordered: list[Choice[N]]) -> list[Choice[N]]:
     for index, choice in enumerate(ordered):
         if choice.node.name == want.pinned and choice.ok:
             del ordered[index]
-            return [Choice(choice.node, choice.rank, "pinned; " + choice.why), *ordered]
+            return [Choice(choice.node, choice.rank, "pinned; " + choice.reason, choice.values), *ordered]
     return ordered

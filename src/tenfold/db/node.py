@@ -53,8 +53,8 @@ _BREAKER: Final = Breaker(ratio="off", consecutive=1, open=0.5, open_max=8.0, pe
 class Node:
     """A server, its engines and its health. Belongs to one event loop.
 
-    ``name`` is fixed and says nothing of the role, which changes. ``look`` is called when a connection broke, and ``doubt``
-    when a statement showed that the server is not what it was.
+    ``name`` is fixed and says nothing of the role, which changes. ``look`` is called when a connection
+    broke, and ``doubt`` when a statement showed that the server is not what it was.
     """
 
     __slots__ = (
