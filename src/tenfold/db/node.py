@@ -38,7 +38,7 @@ _TURNS_TO_NOTICE: Final = 5
 # caller's error.
 NOT_THERE: Final = (OSError, TimeoutError, DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError)
 _LEAST_LATENCY: Final = 1e-4
-_EVIDENCE: Final = 8.0
+_EVIDENCE: Final = 32.0  # statements in the last seconds; with fewer, one slow one would decide
 _CLIP: Final = 4.0
 _MADE_IN: Final = "tenfold_generation"
 _HELD: Final = "tenfold_holder"
@@ -143,12 +143,14 @@ class Node:
         """Close all connections, within the time for a release; after that they are cut."""
         for engine in (self._writes, self._reads):
             if engine is not None:
+                pool = engine.sync_engine.pool  # `dispose` puts another in its place
+                assert isinstance(pool, AccountedPool)
                 try:
                     async with asyncio.timeout(float(self._options.release_timeout)):
                         await engine.dispose()
+                except TimeoutError:
+                    self.last_error = "it did not answer when its connections were closed, and they were cut"
                 finally:
-                    pool = engine.sync_engine.pool
-                    assert isinstance(pool, AccountedPool)
                     pool.cut_idle()
         self._writes = self._reads = None
 

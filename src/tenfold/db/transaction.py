@@ -23,7 +23,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from random import Random
-from typing import Final, Literal, Protocol, TypeVar
+from typing import Any, Final, Literal, Protocol, TypeVar
 
 import asyncpg
 from sqlalchemy import text
@@ -36,7 +36,7 @@ from tenfold.db.cluster_errors import CommitUnknown, NoPrimary, RetriesExhausted
 from tenfold.db.cluster_options import ClusterOptions
 from tenfold.db.node import Node
 from tenfold.db.pool import release
-from tenfold.resilience import Budget, Deadline
+from tenfold.resilience import Budget, Deadline, DeadlineExceeded
 from tenfold.resilience.backoff import pause
 from tenfold.resilience.budget import Purse
 
@@ -48,6 +48,14 @@ _AGAIN: Final = frozenset({"40001", "40P01", "25006", "57P01", "57P02", "57P03"}
 _ASK: Final = text("SELECT pg_current_xact_id_if_assigned()::text")
 _FUTURE: Final = "22023"
 _LOOK: Final = 0.05
+
+
+class _CommittedLate(Exception):
+    """It was committed, and whoever waited was cancelled meanwhile: by our deadline, or by somebody else."""
+
+    def __init__(self, result: Any, cancelled: BaseException) -> None:
+        super().__init__("committed, and cancelled meanwhile")
+        self.result, self.cancelled = result, cancelled
 
 
 class Host(Protocol):
@@ -134,10 +142,21 @@ class Runner:
         self.runs += 1
         if self.purse.hungry:
             self.purse.deposit()
-        async with AsyncExitStack() as stack:
-            if deadline is not None:
-                await stack.enter_async_context(Deadline(deadline))
-            return await self._run(fn, isolation, how)
+        try:
+            async with AsyncExitStack() as stack:
+                if deadline is not None:
+                    await stack.enter_async_context(Deadline(deadline))
+                return await self._run(fn, isolation, how)
+        except _CommittedLate as late:
+            raise late.cancelled from None
+        except DeadlineExceeded as error:
+            # What became of the commit matters more than that the time is over.
+            if isinstance(error.__cause__, _CommittedLate):
+                result: T = error.__cause__.result
+                return result
+            if isinstance(error.__cause__, CommitUnknown):
+                raise error.__cause__ from error.__cause__.__cause__
+            raise
 
     async def _run(self, fn: Callable[[AsyncSession], Awaitable[T]], isolation: Isolation | None, how: RunOptions) -> T:
         result: list[T] = []
@@ -164,7 +183,7 @@ class Runner:
                     if outcome == "committed":
                         if isinstance(error, Exception):
                             return result[0]
-                        raise
+                        raise _CommittedLate(result[0], error) from None
                 elif not _is_retryable(error):
                     raise
                 if not isinstance(error, Exception):

@@ -104,6 +104,20 @@ async def test_cancelled_check_outs_and_releases_leak_nothing(items: Any) -> Non
             )
 
 
+async def test_closing_a_cluster_whose_server_is_frozen_ends(items: Any) -> None:
+    cluster = create_async_cluster(items.primary.url, release_timeout="200ms")
+    async with cluster.connect() as one, cluster.connect() as two:
+        for connection in (one, two):
+            await connection.execute(text("SELECT 1"))
+    await items.primary.pause()
+    try:
+        began = time.monotonic()
+        await cluster.aclose()
+        assert time.monotonic() - began < 2
+    finally:
+        await items.primary.resume()
+
+
 async def test_giving_back_to_a_frozen_server_ends(items: Any) -> None:
     async with create_async_cluster(items.primary.url, release_timeout="200ms") as cluster:
         try:

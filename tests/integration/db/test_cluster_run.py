@@ -174,6 +174,26 @@ async def test_a_commit_whose_answer_is_lost_is_looked_up(cluster: AsyncCluster,
     assert cluster._runner.resolved == 1
 
 
+async def test_a_deadline_that_passes_during_commit_does_not_hide_what_happened(
+    cluster: AsyncCluster, unheard: None
+) -> None:
+    async def pay(session: AsyncSession) -> str:
+        await session.execute(text("SET LOCAL synchronous_commit = on"))
+        await add(session, 1, 7)
+        return "paid"
+
+    assert await cluster.run(pay, deadline="500ms") == "paid"
+    with pytest.raises(CommitUnknown):
+        await cluster.run(pay, deadline="500ms", options=RunOptions(track=False))
+    assert await balances(cluster) == [114, 100]
+    running = asyncio.create_task(cluster.run(pay))
+    await asyncio.sleep(0.3)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert await balances(cluster) == [121, 100]
+
+
 async def test_a_commit_of_unknown_outcome_is_not_run_again(cluster: AsyncCluster, items: Any, unheard: None) -> None:
     with pytest.raises(CommitUnknown, match="may have been committed") as caught:
         await lost_answer(cluster, items, RunOptions(track=False))
