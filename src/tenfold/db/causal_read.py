@@ -41,6 +41,16 @@ class Server(Protocol):
     def engine(self) -> AsyncEngine: ...
 
 
+@asynccontextmanager
+async def _undivided(driver: Any) -> AsyncIterator[None]:
+    """A connection that was stopped in the middle of an answer must not go back to the pool as if it were whole."""
+    try:
+        yield
+    except BaseException:
+        driver.terminate()
+        raise
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CausalOptions:
     """``wait`` (20 ms): how long the first replica gets to arrive at the position. ``answer`` (250 ms): how long any
@@ -106,13 +116,15 @@ class CausalReads:
         """The primary's position now, in one round trip over a pooled connection."""
         async with self.writer.engine.connect() as connection:
             driver, info = driver_of(connection)
-            return await insert_position(driver, info)
+            async with _undivided(driver):
+                return await insert_position(driver, info)
 
     async def history(self, timeline: int) -> History | None:
         """The ancestry of ``timeline``, from the primary."""
         async with self.writer.engine.connect() as connection:
             driver, info = driver_of(connection)
-            return await read_history(driver, info, timeline)
+            async with _undivided(driver):
+                return await read_history(driver, info, timeline)
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncConnection]:
@@ -187,23 +199,20 @@ class CausalReads:
         if wanted is None:
             self.counters.free += 1
             return connection
-        kept = False
+        there = False
         try:
-            verdict = await self._reach(connection, server, wanted, wait)
-            kept = verdict.there
+            there = (await self._reach(connection, server, wanted, wait)).there
         except _NOT_THERE as error:
             self._did_not_answer(server, error)
-            driver_of(connection)[0].terminate()  # it may be in the middle of an answer
-            await connection.invalidate()
         finally:
-            if not kept:
+            if not there:
                 await connection.close()
-        return connection if kept else None
+        return connection if there else None
 
     async def _reach(self, connection: AsyncConnection, server: Server, wanted: Position, wait: float) -> Reach:
         driver, info = driver_of(connection)
         replayed = self.replayed[server.name]
-        async with asyncio.timeout(wait + float(self.options.answer)):
+        async with _undivided(driver), asyncio.timeout(wait + float(self.options.answer)):
             verdict = await reach(driver, info, wanted, replayed, within=wait, clock=self._clock)
         counters = self.counters
         if verdict is Reach.AT_ONCE:
@@ -228,13 +237,14 @@ class CausalReads:
         """After the data, so at or behind its snapshot."""
         driver, info = driver_of(connection)
         on_primary = server is self._primary
-        seen = await (insert_position(driver, info) if on_primary else replayed_position(driver, info))
-        if seen is None:
-            return  # promoted meanwhile: there is no going back from that
-        token = scope.wanted()
-        history = None
-        if token is not None and token.position is not None and token.position.timeline < seen.timeline:
-            history = await read_history(driver, info, seen.timeline)
+        async with _undivided(driver):
+            seen = await (insert_position(driver, info) if on_primary else replayed_position(driver, info))
+            if seen is None:
+                return  # promoted meanwhile: there is no going back from that
+            token = scope.wanted()
+            history = None
+            if token is not None and token.position is not None and token.position.timeline < seen.timeline:
+                history = await read_history(driver, info, seen.timeline)
         scope.saw(seen, history)
 
     def __repr__(self) -> str:

@@ -131,3 +131,9 @@ def wanted() -> Token | None:
     """What the present scope wants (`Causality.wanted`); None outside of any."""
     scope = CAUSALITY.get()
     return None if scope is None else scope.wanted()
+
+
+async def settle() -> Token | None:
+    """What the present scope wants, after a round trip if it must be (`Causality.settle`); None outside of any."""
+    scope = CAUSALITY.get()
+    return None if scope is None else await scope.settle()

@@ -67,7 +67,7 @@ class Replayed:
         """Until when nobody should wait for this node if there is another: it kept somebody waiting in vain."""
         self._started = 0
         self._at = 0.0
-        self._histories: dict[int, History | None] = {}
+        self._histories: dict[int, History] = {}
 
     def note(self, who: Identity, position: Position, at: float) -> None:
         """``who`` had replayed ``position`` at the monotonic time ``at``: when it was asked, not when it answered."""
@@ -87,9 +87,12 @@ class Replayed:
         """The history that is needed to compare the two, read once for each timeline; None where none is needed."""
         if seen.system != wanted.system or seen.timeline <= wanted.timeline:
             return None
-        if seen.timeline not in self._histories:
-            self._histories[seen.timeline] = await read_history(driver, info, seen.timeline)
-        return self._histories[seen.timeline]
+        found = self._histories.get(seen.timeline)
+        if found is None:
+            found = await read_history(driver, info, seen.timeline)
+            if found is not None:
+                self._histories[seen.timeline] = found
+        return found
 
     def __repr__(self) -> str:
         return f"<Replayed {self.position or 'nothing seen'} asked={self.asked} waits={self.waits}>"
