@@ -1,4 +1,4 @@
-"""Write-then-read pairs on a primary and two replicas whose replay is paused and resumed at random, and what a token costs.
+"""Write-then-read pairs on a primary and two replicas whose replay is paused and resumed at random; what a token costs.
 
 A pair is two requests: the first raises a row's version in a transaction and hands out a signed token; the second takes
 that token in and reads the row. The read is *stale* if it shows an older version. Clients run side by side, a row each.
@@ -66,9 +66,8 @@ async def _measure(quick: bool) -> dict[str, Any]:
             cost = await capture_cost(reads, rounds=300 if quick else 3000)
             async with shaken(topology.replicas, seed=2):
                 found = await pairs(reads, count)
-        async with causal_reads(topology, seed=3) as control_reads:
-            async with shaken(topology.replicas, seed=4):
-                control = await pairs(control_reads, count // 10, tokens=False)
+        async with causal_reads(topology, seed=3) as unguarded, shaken(topology.replicas, seed=4):
+            control = await pairs(unguarded, count // 10, tokens=False)
     counters = reads.counters
     return {
         "stale_reads_with_token": found.stale,
@@ -185,8 +184,8 @@ async def pairs(
 
 
 async def capture_cost(reads: CausalReads, *, rounds: int) -> dict[str, float]:
-    """µs, medians: reading a position on a connection at hand, a bare round trip on the same one (they take turns), and a
-    whole capture over the pool.
+    """µs, medians: reading a position on a connection at hand, a bare round trip on the same one (they take turns), and
+    a whole capture over the pool.
     """
     spent: dict[str, list[float]] = {"capture_us": [], "round_trip_us": [], "capture_with_checkout_us": []}
     async with reads.writer.engine.connect() as connection:

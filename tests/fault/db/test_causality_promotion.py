@@ -15,6 +15,7 @@ from tenfold.db.causality import Causality, causality
 from tenfold.db.token import UNKNOWN, Token
 from tenfold.servers import Postgres, Topology
 
+RECEIVING = "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'"
 PATIENT = CausalOptions(wait="5s", answer="5s")
 
 
@@ -78,20 +79,34 @@ async def test_a_planned_promotion_keeps_every_token(topology: Topology) -> None
         assert await read(back, new) == (3, former.port)
 
 
+async def alter(server: Postgres, what: str) -> None:
+    await server.fetchval(f"ALTER SYSTEM {what}")
+    await server.fetchval("SELECT pg_reload_conf()")
+
+
+async def cut_off(replica: Postgres) -> None:
+    """Let a replica look for its primary where nobody is."""
+    await alter(replica, "SET primary_conninfo = 'host=127.0.0.1 port=1'")
+    async with asyncio.timeout(10):
+        while await replica.fetchval(RECEIVING):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
 async def test_a_write_that_the_failover_lost_is_never_taken_for_seen(topology: Topology) -> None:
-    """Two replicas that are frozen miss a commit, the primary dies, and one of them writes on over the same numbers."""
+    """Two replicas that are cut off miss a commit, the primary dies, one of them writes on over the same numbers."""
     await prepare(topology)
     former, (chosen, other) = topology.primary, topology.replicas
     async with reads_on(former, []) as before:
-        await chosen.pause()
-        await other.pause()
+        for replica in (chosen, other):
+            await cut_off(replica)
         lost, _ = await write(before, 1)
         await former.kill()
-        await chosen.resume()
-        await other.resume()
+        for replica in (chosen, other):
+            await alter(replica, "RESET primary_conninfo")
     assert lost is not None
     assert lost.position is not None
     await topology.promote(chosen)
+    assert await chosen.fetchval("SELECT version FROM pairs WHERE id = 1") == 0  # lost it is
     async with reads_on(chosen, [other]) as after:
         new: Token | None = None
         while new is None or new.position is None or new.position.lsn <= lost.position.lsn:

@@ -1,4 +1,4 @@
-"""Write-then-read pairs on real servers whose replay stops and goes at random: none is stale, and replicas serve them."""
+"""Write-then-read pairs on real servers whose replay stops and goes at random: none is stale, replicas serve them."""
 
 from __future__ import annotations
 

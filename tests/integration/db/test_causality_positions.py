@@ -57,8 +57,7 @@ async def fill_page(connection: Any) -> int:
         before = await connection.fetchval(RAW)
         left = PAGE - before % PAGE
         size = left - overhead
-        if overhead and 400 < size:
-            await connection.execute("SET application_name = 'fill'")
+        if overhead and size > 400:
             await connection.fetchval(EMIT, size)
             after = await connection.fetchval(RAW)
             if after % PAGE == SHORT_HEADER and after % SEGMENT > PAGE:
