@@ -12,7 +12,7 @@ import asyncio
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from random import Random
@@ -184,24 +184,24 @@ async def pairs(
 
 
 async def capture_cost(reads: CausalReads, *, rounds: int) -> dict[str, float]:
-    """µs, medians: reading a position on a connection at hand, a bare round trip on the same one (they take turns), and
-    a whole capture over the pool.
+    """µs, medians: reading a position on a connection at hand, a bare round trip on the same one, and a whole capture
+    over the pool. They take turns, and each comes first as often as the others.
     """
-    spent: dict[str, list[float]] = {"capture_us": [], "round_trip_us": [], "capture_with_checkout_us": []}
     async with reads.writer.engine.connect() as connection:
         driver, info = driver_of(connection)
         await insert_position(driver, info)
-        await reads.capture()
-        for _ in range(rounds):
-            began = time.perf_counter()
-            await insert_position(driver, info)
-            asked = time.perf_counter()
-            await driver.fetchval("SELECT 1")
-            answered = time.perf_counter()
-            await reads.capture()
-            done = time.perf_counter()
-            for name, seconds in zip(spent, (asked - began, answered - asked, done - answered), strict=True):
-                spent[name].append(seconds * 1e6)
+        ways: list[tuple[str, Callable[[], Awaitable[Any]]]] = [
+            ("capture_us", lambda: insert_position(driver, info)),
+            ("round_trip_us", lambda: driver.fetchval("SELECT 1")),
+            ("capture_with_checkout_us", reads.capture),
+        ]
+        spent: dict[str, list[float]] = {name: [] for name, _ in ways}
+        for number in range(3 * rounds):
+            first = derive(number, "first").randrange(3)
+            for name, way in ways[first:] + ways[:first]:
+                began = time.perf_counter()
+                await way()
+                spent[name].append((time.perf_counter() - began) * 1e6)
     return {name: statistics.median(times) for name, times in spent.items()}
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import asyncpg
+from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -49,6 +50,25 @@ async def _undivided(driver: Any) -> AsyncIterator[None]:
     except BaseException:
         driver.terminate()
         raise
+
+
+async def wait_for(
+    connection: AsyncConnection | Connection,
+    wanted: Position,
+    replayed: Replayed,
+    *,
+    wait: float,
+    answer: float,
+    clock: Clock = SYSTEM_CLOCK,
+) -> Reach:
+    """`reach` on an open SQLAlchemy connection that is outside of a transaction: up to ``wait`` seconds for the replica
+    to arrive, and ``answer`` beyond that for it to say anything at all.
+
+    After an exception (`TimeoutError`, or what the driver raises) the connection is ended, and the pool replaces it.
+    """
+    driver, info = driver_of(connection)
+    async with _undivided(driver), asyncio.timeout(wait + answer):
+        return await reach(driver, info, wanted, replayed, within=wait, clock=clock)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,10 +230,8 @@ class CausalReads:
         return connection if there else None
 
     async def _reach(self, connection: AsyncConnection, server: Server, wanted: Position, wait: float) -> Reach:
-        driver, info = driver_of(connection)
-        replayed = self.replayed[server.name]
-        async with _undivided(driver), asyncio.timeout(wait + float(self.options.answer)):
-            verdict = await reach(driver, info, wanted, replayed, within=wait, clock=self._clock)
+        replayed, answer = self.replayed[server.name], float(self.options.answer)
+        verdict = await wait_for(connection, wanted, replayed, wait=wait, answer=answer, clock=self._clock)
         counters = self.counters
         if verdict is Reach.AT_ONCE:
             counters.at_once += 1

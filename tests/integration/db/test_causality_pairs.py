@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from bench._db_causality import Pairs, causal_reads, pairs, prepare, shaken
+from bench._db_causality import KEYS, Pairs, causal_reads, pairs, prepare, shaken
 from tenfold._core.rng import derive
+from tenfold.db.causal_asgi import CausalityMiddleware
 from tenfold.db.causal_read import CausalOptions, CausalReads
 from tenfold.db.causality import Causality, causality
 from tenfold.db.token import Token
@@ -44,11 +47,61 @@ async def test_asynchronous_commits_are_seen_too(topology: Topology) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2400)
 async def test_a_hundred_thousand_pairs(topology: Topology) -> None:
     found, reads = await run(topology, 100_000, seed=14)
     assert (found.reads, found.stale) == (100_000, 0)
     assert on_replicas(found, reads) >= 0.6, reads
+
+
+async def test_a_token_travels_through_a_browser_and_a_job(topology: Topology) -> None:
+    """The middleware on real servers: while replicas stand still, who carries the token reads from the primary."""
+    await topology.revive()
+    await prepare(topology)
+    async with causal_reads(topology, seed=17) as reads:
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            if scope["method"] == "POST":
+                async with reads.begin() as connection:
+                    await connection.exec_driver_sql("UPDATE pairs SET version = 42 WHERE id = 1")
+            async with reads.connect() as connection:
+                rows = await connection.exec_driver_sql("SELECT version FROM pairs WHERE id = 1")
+                body = str(rows.scalar_one()).encode()
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": body})
+
+        middleware = CausalityMiddleware(app, keys=KEYS)
+
+        async def ask(method: str, *headers: tuple[bytes, bytes]) -> tuple[bytes, dict[bytes, bytes]]:
+            sent: list[Any] = []
+
+            async def send(message: Any) -> None:
+                sent.append(message)
+
+            await middleware({"type": "http", "method": method, "headers": headers}, None, send)  # type: ignore[arg-type]
+            return sent[1]["body"], dict(sent[0]["headers"])
+
+        for replica in topology.replicas:
+            await replica.pause_replay()
+        try:
+            body, answered = await ask("POST")
+            assert body == b"42"
+            cookie = answered[b"set-cookie"].split(b";")[0]
+            assert await ask("GET", (b"cookie", cookie)) == (b"42", {})
+            assert (await ask("GET"))[0] == b"0"  # somebody else may see what was
+            job = {"sku": 7, "causality": answered[b"tenfold-causality"].decode()}
+            with causality(KEYS.read(str(job["causality"]))):
+                async with reads.connect() as connection:
+                    rows = await connection.exec_driver_sql("SELECT version FROM pairs WHERE id = 1")
+                    assert rows.scalar_one() == 42
+        finally:
+            for replica in topology.replicas:
+                await replica.resume_replay()
+        for replica in topology.replicas:
+            await replica.caught_up()
+        primary = reads.counters.primary
+        assert await ask("GET", (b"cookie", cookie)) == (b"42", {})
+        assert reads.counters.primary == primary  # from a replica, now that it has it
 
 
 async def backward_steps(topology: Topology, *, monotonic: bool, seed: int) -> tuple[int, CausalReads]:
