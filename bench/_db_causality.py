@@ -12,7 +12,7 @@ import asyncio
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from random import Random
@@ -20,12 +20,11 @@ from typing import Any
 
 import asyncpg
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from tenfold._core.rng import derive
-from tenfold.db import create_async_cluster
 from tenfold.db.causal_read import CausalOptions, CausalReads
 from tenfold.db.causality import causality
-from tenfold.db.routing import order
 from tenfold.db.token import Token, TokenKeys
 from tenfold.db.wal import driver_of, insert_position
 from tenfold.servers import Postgres, Topology
@@ -62,11 +61,14 @@ async def _measure(quick: bool) -> dict[str, Any]:
     count = 10_000 if quick else 100_000
     async with Topology(replicas=2) as topology:
         await prepare(topology)
-        async with causal_reads(topology, seed=1) as reads:
+        async with causal_reads(topology.primary, topology.replicas, seed=1) as reads:
             cost = await capture_cost(reads, rounds=300 if quick else 3000)
             async with shaken(topology.replicas, seed=2):
                 found = await pairs(reads, count)
-        async with causal_reads(topology, seed=3) as unguarded, shaken(topology.replicas, seed=4):
+        async with (
+            causal_reads(topology.primary, topology.replicas, seed=3) as unguarded,
+            shaken(topology.replicas, seed=4),
+        ):
             control = await pairs(unguarded, count // 10, tokens=False)
     counters = reads.counters
     return {
@@ -96,22 +98,38 @@ async def prepare(topology: Topology, rows: int = 64) -> None:
         await replica.caught_up()
 
 
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """A server by name, and connections to it."""
+
+    name: str
+    engine: AsyncEngine
+
+
 @asynccontextmanager
 async def causal_reads(
-    topology: Topology, *, seed: int, options: CausalOptions | None = None
+    primary: Postgres, replicas: Sequence[Postgres], *, seed: int, options: CausalOptions | None = None
 ) -> AsyncIterator[CausalReads]:
-    """Causal reads over a cluster's own nodes."""
-    random, urls = derive(seed, "order"), [replica.url for replica in topology.replicas]
-    async with create_async_cluster(topology.primary.url, urls) as cluster:
-        writer, primary, *replicas = cluster.nodes()
+    """Causal reads over pools of their own; replicas in random order."""
+    random, pools = derive(seed, "order"), []
+
+    def pool(name: str, url: str, **settings: Any) -> Pool:
+        made = create_async_engine(url.replace("postgresql:", "postgresql+asyncpg:"), pool_size=20, **settings)
+        pools.append(Pool(name, made))
+        return pools[-1]
+
+    for_reads: dict[str, Any] = {"isolation_level": "AUTOCOMMIT"}
+    try:
         yield CausalReads(
-            writer,
-            primary,
-            replicas,
+            pool("primary", primary.url),
+            pool("primary for reads", primary.url, **for_reads),
+            [pool(replica.name, replica.url, **for_reads) for replica in replicas],
             options,
-            order=lambda nodes: order(nodes, time.monotonic(), random),
-            failed=lambda node, error: node.fail(error, time.monotonic()),
+            order=lambda nodes: random.sample(nodes, len(nodes)),
         )
+    finally:
+        for one in pools:
+            await one.engine.dispose()
 
 
 @asynccontextmanager

@@ -43,12 +43,16 @@ class Server(Protocol):
 
 
 @asynccontextmanager
-async def _undivided(driver: Any) -> AsyncIterator[None]:
+async def _undivided(connection: AsyncConnection | Connection) -> AsyncIterator[None]:
     """A connection that was stopped in the middle of an answer must not go back to the pool as if it were whole."""
     try:
         yield
     except BaseException:
-        driver.terminate()
+        driver_of(connection)[0].terminate()  # at once: a server that is frozen would not take part in a farewell
+        if isinstance(connection, AsyncConnection):
+            await connection.invalidate()
+        else:
+            connection.invalidate()
         raise
 
 
@@ -67,16 +71,16 @@ async def wait_for(
     After an exception (`TimeoutError`, or what the driver raises) the connection is ended, and the pool replaces it.
     """
     driver, info = driver_of(connection)
-    async with _undivided(driver), asyncio.timeout(wait + answer):
+    async with _undivided(connection), asyncio.timeout(wait + answer):
         return await reach(driver, info, wanted, replayed, within=wait, clock=clock)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CausalOptions:
     """``wait`` (20 ms): how long the first replica gets to arrive at the position. ``answer`` (250 ms): how long any
-    replica gets beyond that to say where it is, before its connection is dropped. ``avoid`` (100 ms): how long one that
-    did not arrive in time comes after the others. ``monotonic`` (off): reads of a scope never go back, for one more
-    round trip at the end of each connection's use.
+    replica gets to give a connection, and then beyond ``wait`` to say where it is, before that connection is dropped.
+    ``avoid`` (100 ms): how long one that did not arrive in time comes after the others. ``monotonic`` (off): reads of a
+    scope never go back, for one more round trip at the end of each connection's use.
     """
 
     wait: Duration = "20ms"
@@ -136,14 +140,14 @@ class CausalReads:
         """The primary's position now, in one round trip over a pooled connection."""
         async with self.writer.engine.connect() as connection:
             driver, info = driver_of(connection)
-            async with _undivided(driver):
+            async with _undivided(connection):
                 return await insert_position(driver, info)
 
     async def history(self, timeline: int) -> History | None:
         """The ancestry of ``timeline``, from the primary."""
         async with self.writer.engine.connect() as connection:
             driver, info = driver_of(connection)
-            async with _undivided(driver):
+            async with _undivided(connection):
                 return await read_history(driver, info, timeline)
 
     @asynccontextmanager
@@ -212,7 +216,8 @@ class CausalReads:
         if left is not None:
             wait = min(wait, left / 2)  # what is left is the primary's
         try:
-            connection = await server.engine.connect()
+            async with asyncio.timeout(float(self.options.answer)):
+                connection = await server.engine.connect()
         except _NOT_THERE as error:
             self._did_not_answer(server, error)
             return None
@@ -255,7 +260,7 @@ class CausalReads:
         """After the data, so at or behind its snapshot."""
         driver, info = driver_of(connection)
         on_primary = server is self._primary
-        async with _undivided(driver):
+        async with _undivided(connection):
             seen = await (insert_position(driver, info) if on_primary else replayed_position(driver, info))
             if seen is None:
                 return  # promoted meanwhile: there is no going back from that

@@ -48,6 +48,11 @@ class Causality:
         """Whether anything was committed in this scope."""
         return self.commits > 0
 
+    @property
+    def unsettled(self) -> bool:
+        """Whether there was a commit whose position has not been read."""
+        return self._captured < self.commits
+
     def committed(self, capture: Capture, history: ReadHistory | None = None) -> None:
         """A transaction that may have written has been committed; ``capture`` will find its position when asked."""
         self.commits += 1
@@ -62,7 +67,7 @@ class Causality:
         """What a read must see, without a round trip: None for nothing, `UNKNOWN` (the primary) also for a commit whose
         position has not been read yet. `settle` finds out.
         """
-        return UNKNOWN if self._captured < self.commits else self._token
+        return UNKNOWN if self.unsettled else self._token
 
     async def settle(self) -> Token | None:
         """What a read must see. Costs a round trip if there was a commit since the last time, else nothing.

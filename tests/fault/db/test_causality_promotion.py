@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 
-from bench._db_causality import pairs, prepare
-from tenfold.db import create_async_cluster
+from bench._db_causality import causal_reads, pairs, prepare
 from tenfold.db.causal_read import CausalOptions, CausalReads
 from tenfold.db.causality import Causality, causality
 from tenfold.db.token import UNKNOWN, Token
@@ -30,11 +29,8 @@ def topology() -> Iterator[Topology]:
             runner.run(topology.close())
 
 
-@asynccontextmanager
-async def reads_on(primary: Postgres, replicas: list[Postgres]) -> AsyncIterator[CausalReads]:
-    async with create_async_cluster(primary.url, [replica.url for replica in replicas]) as cluster:
-        writer, to_read, *others = cluster.nodes()
-        yield CausalReads(writer, to_read, others, PATIENT)
+def reads_on(primary: Postgres, replicas: list[Postgres]) -> AbstractAsyncContextManager[CausalReads]:
+    return causal_reads(primary, replicas, seed=5, options=PATIENT)
 
 
 async def write(reads: CausalReads, version: int, token: Token | None = None) -> tuple[Token | None, Causality]:

@@ -18,7 +18,10 @@ from tenfold.servers import Topology
 async def run(topology: Topology, count: int, *, seed: int, **options: bool) -> tuple[Pairs, CausalReads]:
     await topology.revive()
     await prepare(topology)
-    async with causal_reads(topology, seed=seed) as reads, shaken(topology.replicas, seed=seed):
+    async with (
+        causal_reads(topology.primary, topology.replicas, seed=seed) as reads,
+        shaken(topology.replicas, seed=seed),
+    ):
         return await pairs(reads, count, **options), reads
 
 
@@ -58,7 +61,7 @@ async def test_a_token_travels_through_a_browser_and_a_job(topology: Topology) -
     """The middleware on real servers: while replicas stand still, who carries the token reads from the primary."""
     await topology.revive()
     await prepare(topology)
-    async with causal_reads(topology, seed=17) as reads:
+    async with causal_reads(topology.primary, topology.replicas, seed=17) as reads:
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
             if scope["method"] == "POST":
@@ -111,7 +114,10 @@ async def backward_steps(topology: Topology, *, monotonic: bool, seed: int) -> t
     options = CausalOptions(monotonic=monotonic)
     back = newest = 0
     random = derive(seed, "writes")
-    async with causal_reads(topology, seed=seed, options=options) as reads, shaken(topology.replicas, seed=seed):
+    async with (
+        causal_reads(topology.primary, topology.replicas, seed=seed, options=options) as reads,
+        shaken(topology.replicas, seed=seed),
+    ):
         scope_token: Token | None = None
         version = 0
         for _ in range(250):
@@ -139,7 +145,7 @@ async def test_monotonic_reads_never_go_back_and_others_do(topology: Topology) -
 async def test_a_scope_that_only_reads_asks_nobody(topology: Topology) -> None:
     await topology.revive()
     await prepare(topology)
-    async with causal_reads(topology, seed=16) as reads:
+    async with causal_reads(topology.primary, topology.replicas, seed=16) as reads:
         with causality() as scope:
             for _ in range(10):
                 async with reads.connect():

@@ -203,7 +203,7 @@ async def write_and_read(reads: CausalReads, version: int) -> int:
 
 async def test_a_frozen_replica_is_passed_over_under_the_deadline(items: Topology) -> None:
     await prepare(items)
-    async with causal_reads(items, seed=1, options=CausalOptions(answer="100ms")) as reads:
+    async with causal_reads(items.primary, items.replicas, seed=1, options=CausalOptions(answer="100ms")) as reads:
         for _ in range(6):  # connections to both
             await write_and_read(reads, 1)
         await items.replicas[0].pause()
@@ -220,7 +220,7 @@ async def test_a_frozen_replica_is_passed_over_under_the_deadline(items: Topolog
 
 async def test_unknown_and_foreign_tokens_read_from_the_primary(items: Topology) -> None:
     await prepare(items)
-    async with causal_reads(items, seed=2) as reads:
+    async with causal_reads(items.primary, items.replicas, seed=2) as reads:
         here = await reads.capture()
         tokens = (
             UNKNOWN,
