@@ -27,7 +27,8 @@ from random import Random
 from typing import Generic, Literal, Protocol, TypeVar
 
 from tenfold._core.units import format_duration
-from tenfold.db.seen import Position, Seen
+from tenfold.db.position import Position
+from tenfold.db.seen import Seen
 
 
 class Candidate(Protocol):

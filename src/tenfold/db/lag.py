@@ -23,7 +23,8 @@ from typing import Final
 
 from tenfold._core.errors import MisuseError
 from tenfold._core.units import Duration, duration, share, whole_number
-from tenfold.db.seen import LagState, Position
+from tenfold.db.position import Position
+from tenfold.db.seen import LagState
 
 
 class Trail:

@@ -11,7 +11,8 @@ from typing import Any, Final, NamedTuple
 
 import asyncpg
 
-from tenfold.db.seen import Position, Role
+from tenfold.db.position import Position
+from tenfold.db.seen import Role
 
 APPLICATION: Final = "tenfold watch"
 

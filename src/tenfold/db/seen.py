@@ -6,26 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from tenfold.db.position import Position
+
 Role = Literal["primary", "replica", "unknown"]
 LagState = Literal["fresh", "stale", "unknown"]
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """A place in the write-ahead log. Comparable only within one system and one timeline."""
-
-    system: int
-    """The system identifier, which a cluster keeps for life and all its replicas share."""
-    timeline: int
-    """Counts promotions: each starts a new branch of the log."""
-    lsn: int
-    """Bytes of log since the beginning."""
-
-    def covers(self, other: Position) -> bool | None:
-        """Whether all up to ``other`` is contained; None where the two cannot be compared."""
-        if (self.system, self.timeline) != (other.system, other.timeline):
-            return None
-        return self.lsn >= other.lsn
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,8 +34,9 @@ from tenfold.db.happenings import LagChanged, PrimaryElected, PrimaryRefused, Ro
 from tenfold.db.lag import LagSwitch, Trail
 from tenfold.db.node import Node
 from tenfold.db.pool_policy import driver_arguments, is_pooled
+from tenfold.db.position import Position
 from tenfold.db.probe import APPLICATION, Found, probe
-from tenfold.db.seen import Position, Seen
+from tenfold.db.seen import Seen
 from tenfold.resilience.backoff import pause
 
 _log: Final = logging.getLogger("tenfold.db.watch")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tenfold._core.errors import MisuseError
 from tenfold.db.lag import LagLimits, LagSwitch, Trail
-from tenfold.db.seen import Position
+from tenfold.db.position import Position
 
 PERIOD = 0.25
 

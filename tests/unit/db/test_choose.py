@@ -11,7 +11,8 @@ import pytest
 from tenfold._core.errors import MisuseError
 from tenfold.db.choose import Choice, Want, choose
 from tenfold.db.pool_size import connections_for
-from tenfold.db.seen import Position, Seen
+from tenfold.db.position import Position
+from tenfold.db.seen import Seen
 
 HERE = Position(7, 1, 1000)
 FRESH = Seen("replica", HERE, 0.0, "fresh")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tenfold.db.election import Election
-from tenfold.db.seen import Position, Role, Seen
+from tenfold.db.position import Position
+from tenfold.db.seen import Role, Seen
 
 
 def seen(role: Role, timeline: int = 1, system: int = 7) -> Seen:
