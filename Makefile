@@ -10,7 +10,7 @@ help:
 	@echo "make demo       the whole proof on the reference shop, about 8 minutes (ARGS=--quick: 2 minutes)"
 	@echo "make test       every test that takes seconds, on real servers"
 	@echo "make test-slow  the tests that take minutes, the quick demo among them"
-	@echo "make fuzz       the property tests again and again with new examples (ROUNDS=20)"
+	@echo "make fuzz       the gateway's framing under atheris (SECONDS=300), then the property tests with new examples (ROUNDS=20)"
 	@echo "make check      ruff, mypy --strict, import contracts"
 	@echo "make bench      ratios against peers (NAME=load, ARGS=--quick)"
 	@echo "make format     let ruff format and fix"
@@ -19,13 +19,15 @@ demo: $(VENV)/.run
 	@$(VENV)/bin/tenfold blackfriday $(ARGS)
 
 test: $(VENV)/.dev
-	@$(PY) -m pytest -m "not slow" $(ARGS)
+	@$(PY) tests/run.py -m "not slow" $(ARGS)
 
 test-slow: $(VENV)/.dev
 	@$(PY) -m pytest -m slow $(ARGS)
 
-ROUNDS ?= 20
+ROUNDS  ?= 20
+SECONDS ?= 300
 fuzz: $(VENV)/.fuzz
+	@$(PY) tests/property/gateway/fuzz_framing.py $(SECONDS) .hypothesis/fuzz-framing
 	@for round in $$(seq $(ROUNDS)); do \
 		echo "round $$round of $(ROUNDS)"; \
 		TENFOLD_HYPOTHESIS=fuzz $(PY) -m pytest -q tests/property $(ARGS) || exit 1; \

@@ -20,7 +20,8 @@ def measure(*, quick: bool) -> dict[str, Any]:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=PATIENCE, check=False)
         story = json.loads((Path(folder) / "report.json").read_text())
     baseline = next((rung["rate"] for rung in story["rungs"] if rung["key"] == "baseline"), None)
-    last = next((rung["rate"] for rung in story["rungs"] if rung["key"] == "replicas"), None)
+    last = next((rung["rate"] for rung in story["rungs"] if rung["key"] == "edge"), None)
+    edge = story["edge"]
     same, ten = story["same_rate"], story["ten_times"]
     return {
         "p95_reduction_at_equal_rate": same and 1 - same["after"] / same["before"],
@@ -28,6 +29,8 @@ def measure(*, quick: bool) -> dict[str, Any]:
         "held_seconds": ten and ten["seconds"],
         "factor_reached": last / baseline if baseline and last else None,
         "hit_rate": ten and 1 - ten["loads"] / ten["reads"],
+        "edge_hit_rate": edge and edge["hits"] / edge["asked"],
+        "edge_late_prices": edge and edge["prices"]["late"],
         "lost": story["integrity"].get("tuned", {}).get("lost"),
         "oversold": story["integrity"].get("tuned", {}).get("oversold"),
         "exit_code": done.returncode,

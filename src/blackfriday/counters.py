@@ -20,6 +20,7 @@ NAMES = (
     "warm_loads",  # of all these statements, those sent to warm the cache
     "checkouts",  # orders accepted, replays excluded
     "payment_failures",  # orders left payment_pending
+    "purge_failures",  # purges of the edge that were not confirmed
 )
 INDEX = {name: place for place, name in enumerate(NAMES)}
 WIDTH = 8

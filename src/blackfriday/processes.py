@@ -127,6 +127,20 @@ class Child:
                 self._log.close()
 
 
+def cpu_seconds(leader: int) -> float:
+    """The processor time that the living processes of a group have used; 0.0 where there is no ``/proc``."""
+    ticks = 0
+    for name in filter(str.isdigit, os.listdir("/proc") if os.path.isdir("/proc") else ()):
+        try:
+            with open(f"/proc/{name}/stat", encoding="ascii", errors="replace") as file:
+                fields = file.read().rpartition(")")[2].split()
+        except OSError:
+            continue  # it has just ended
+        if int(fields[2]) == leader:
+            ticks += int(fields[11]) + int(fields[12])  # utime, stime
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def python(*arguments: str) -> list[str]:
     """The command that runs this interpreter as a process which does not outlive this one, even if it is
     killed.

@@ -55,7 +55,7 @@ def _ten_times(story: Story) -> Promise:
     measured = f"{found.rate / baseline.rate:.1f} × {baseline.rate:.0f}/s = {found.rate:.0f}/s: {seen}"
     if found.invalid:
         return Promise(promise, target, f"not measured: {found.invalid[0]}", None)
-    last = story.rung("replicas")
+    last = story.rung("edge") or story.rung("replicas")
     if last is not None and last.rate and last.rate / baseline.rate > TEN:
         measured += f"; breaks at {last.rate / baseline.rate:.1f} ×"
     return Promise(promise, target, measured, found.held)
@@ -93,5 +93,13 @@ def _nothing_lost(story: Story) -> Promise:
             f"{outage.never_paid} never paid"
         )
         bad += not outage.survived
+    edge = story.edge
+    if edge is not None:
+        prices = edge.prices
+        measured += (
+            f"; {prices.changes} prices changed: the edge had the old one for {prices.longest:.2f} s at most "
+            f"({prices.promised:.0f} s promised)"
+        )
+        bad += not prices.kept
     measured += "; other faults during the peak not measured"
     return Promise(promise, target, measured, bad == 0 and found.acknowledged > 0)

@@ -9,11 +9,11 @@ from html import escape
 from pathlib import Path
 
 from blackfriday.story import Evidence, Integrity, RungOutcome, SameRate, Story
-from blackfriday.view import ADDS, cells, short, verdict, without_payments
+from blackfriday.view import ADDS, at_the_edge, cells, short, verdict, without_payments
 from tenfold import MisuseError
 from tenfold.load.report import Badge, Figure, Section, figures, page, save, tables
 
-_COLOURS = ("var(--grey)", "var(--red)", "var(--orange)", "var(--violet)", "var(--teal)", "var(--blue)")
+_COLOURS = ("var(--grey)", "var(--red)", "var(--orange)", "var(--violet)", "var(--teal)", "var(--blue)", "var(--green)")
 
 
 def folder(path: Path) -> Path:
@@ -83,6 +83,9 @@ def sections(story: Story) -> list[Section]:
         ]
     if story.integrity:
         made.append(Section("Orders and stock", html=_integrity(story.integrity), wide=True))
+    if story.edge:
+        lines = "".join(f"<li>{escape(line)}</li>" for line in at_the_edge(story.edge))
+        made.append(Section("The edge: the gateway's HTTP cache", html=f"<ul>{lines}</ul>", wide=True))
     if story.outage:
         made.append(
             Section("Ten seconds without payments", html=f"<p>{escape(without_payments(story.outage))}</p>", wide=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 Variant = Literal["draft", "baseline", "tuned"]
-Rung = Literal["shapes", "indexes", "cache", "replicas"]
+Rung = Literal["shapes", "indexes", "cache", "replicas", "edge"]
 
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 RUNGS: tuple[Rung, ...] = get_args(Rung)
@@ -23,8 +23,9 @@ class Settings:
     rung: how far up the ladder ``tuned`` is; each rung includes those below it. ``shapes``: one statement a
     page, keyset
       pages. ``indexes``: no code of its own, the indexes of :func:`blackfriday.domain.apply_indexes` are
-      expected. ``cache``: memory and Valkey. ``replicas``: the catalogue is read from replicas. Ignored by
-      the other variants.
+      expected. ``cache``: memory and Valkey. ``replicas``: the catalogue is read from replicas. ``edge``:
+      answers say how long a shared cache may keep them, and what changes is purged there. Ignored by the other
+      variants.
     database: URL of the primary, ``postgresql://user@host:port/name``.
     replicas: URLs of the replicas; used from the rung ``replicas`` on, which without any reads from the
     primary.
@@ -32,6 +33,8 @@ class Settings:
     worker
       alone and then keeps no stock at all.
     payment: URL of the payment service.
+    edge: URL of the gateway's purges, with the token that they ask for; used at the rung ``edge``, which without one
+      purges nothing.
     counters: folder for the counters that all workers of one shop share; empty = of this worker alone.
     """
 
@@ -41,6 +44,8 @@ class Settings:
     replicas: tuple[str, ...] = ()
     valkey: str = ""
     payment: str = ""
+    edge: str = ""
+    edge_token: str = ""
     counters: str = ""
 
     def __post_init__(self) -> None:

@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from blackfriday.gate import Gate
 from blackfriday.processes import POLL, Child, NotReady, free_port, import_path, python
 from blackfriday.settings import Rung, Settings, Variant
 
@@ -76,14 +77,14 @@ class PaymentProcess:
 
 
 class Shop:
-    """Worker processes of one variant behind one port of loopback.
+    """Worker processes of one variant behind one port of loopback; at the rung ``edge`` behind a gateway.
 
     ``async with Shop(variant="tuned", rung="cache", workers=2, database=url, valkey=url, payment=url) as
     shop: shop.url``
 
     variant, rung, database, replicas, valkey, payment: as in :class:`blackfriday.settings.Settings`.
     workers: processes of the server (1 to 64, default 1); the same server for every variant.
-    port: 0 takes a free one. within: seconds until the first ``/health`` (default 30).
+    port: where clients come in; 0 takes a free one. within: seconds until the first ``/health`` (default 30).
     warm: how many of the most viewed products are loaded into the cache before the block begins, with the
     first two pages of every listing and category; only from the rung ``cache`` on, 0 = start cold. What it
     did is in :attr:`warmed`.
@@ -126,6 +127,7 @@ class Shop:
         self._warm = warm
         self._within = within
         self._child: Child | None = None
+        self._gate: Gate | None = None
 
     def __repr__(self) -> str:
         rung = f" at {self.settings.rung}" if self.settings.variant == "tuned" else ""
@@ -133,8 +135,18 @@ class Shop:
 
     @property
     def url(self) -> str:
-        """Where the shop answers."""
+        """Where the shop answers: the gateway, where there is one."""
+        return self.direct if self._gate is None else self._gate.url
+
+    @property
+    def direct(self) -> str:
+        """Where the workers answer."""
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def gate(self) -> Gate | None:
+        """The gateway before the workers, at the rung ``edge``."""
+        return self._gate
 
     @property
     def pid(self) -> int:
@@ -152,6 +164,10 @@ class Shop:
         """The counters of all workers together; see :data:`blackfriday.counters.NAMES`."""
         return await self._call("GET", "/internal/stats", within=10.0)
 
+    async def edited(self, product: int) -> None:
+        """Tell the shop that a product has changed in the database, on all replicas too."""
+        await self._call("POST", f"/internal/edited?product={product}", within=10.0)
+
     async def __aenter__(self) -> Shop:
         self._counters = tempfile.mkdtemp(prefix="blackfriday-")
         try:
@@ -162,7 +178,8 @@ class Shop:
                 except NotReady as error:
                     await self._stop_child()
                     # Between finding a free port and listening on it, somebody else may have taken it.
-                    lost = "in use" in str(error) or "AddrInUse" in str(error)
+                    words = str(error).lower()
+                    lost = "in use" in words or "addrinuse" in words
                     if self._fixed_port or not lost or attempt == START_ATTEMPTS:
                         raise
             if self.settings.includes("cache"):
@@ -183,9 +200,14 @@ class Shop:
         await _shielded(self._close())
 
     async def _start(self) -> None:
-        self.port = self._fixed_port or free_port()
         environment = self.settings.to_environment()
         environment["BLACKFRIDAY_COUNTERS"] = self._counters
+        if self.settings.includes("edge"):
+            gate = self._gate = Gate(self._fixed_port, within=self._within)
+            self.port = free_port()
+            environment |= {"BLACKFRIDAY_EDGE": gate.admin, "BLACKFRIDAY_EDGE_TOKEN": gate.token}
+        else:
+            self.port = self._fixed_port or free_port()
         command = python(
             "-m", "granian", "--interface", "asgi", "--host", "127.0.0.1", "--port", str(self.port),
             "--workers", str(self.workers), "--loop", "uvloop", "--http", "1", "--no-ws", "--no-access-log",
@@ -196,6 +218,8 @@ class Shop:
         await self._child.start()
         await self._child.ready(self.port, within=self._within)
         await self._all_workers()
+        if self._gate is not None:
+            await self._gate.start(self.port)
 
     async def _all_workers(self) -> None:
         """Wait until every worker has opened its counters: the first answer comes from the first of them."""
@@ -220,8 +244,11 @@ class Shop:
 
     async def _stop_child(self) -> None:
         child, self._child = self._child, None
-        if child is not None:
-            await child.stop()
+        gate, self._gate = self._gate, None
+        async with asyncio.TaskGroup() as stopping:
+            for each in (gate, child):
+                if each is not None:
+                    stopping.create_task(each.stop())
 
     async def _close(self) -> None:
         try:

@@ -91,8 +91,47 @@ class TenTimes(Struct, frozen=True):
     held: bool
     invalid: tuple[str, ...]
     requests: int
-    reads: int  # requests that a cache may answer
+    reads: int  # requests that a cache may answer, in the edge or in the workers
     loads: int  # of these, how many went to the database
+
+
+class Cost(Struct, frozen=True):
+    """What a request cost in a run at one rate."""
+
+    requests: int
+    p95: float  # seconds
+    workers: float  # seconds of processor time a request
+    gateway: float
+
+
+class Prices(Struct, frozen=True):
+    """Prices that were changed in the middle of the long run, watched through the gateway."""
+
+    changes: int
+    reads: int  # asked after the change was confirmed
+    late: int  # of these, how many had the old price
+    longest: float  # seconds after the confirmation at which the last of them was asked
+    confirmed_within: float  # seconds from the commit to the confirmation, at most
+    promised: float  # seconds for which the edge may keep a page, whatever happens
+
+    @property
+    def kept(self) -> bool:
+        return self.changes > 0 and self.longest <= self.promised
+
+
+class EdgeOutcome(Struct, frozen=True):
+    """The gateway with its HTTP cache before the shop, against the workers alone, at the same rate."""
+
+    rate: float
+    direct: Cost
+    through: Cost
+    asked: int  # requests for pages that the edge may keep
+    hits: int  # of these, how many it answered without the workers
+    prices: Prices
+
+    @property
+    def share(self) -> float:
+        return self.hits / self.asked if self.asked else 0.0
 
 
 class Outage(Struct, frozen=True):
@@ -148,6 +187,7 @@ class Story(Struct):
     evidence: Evidence | None = None
     same_rate: SameRate | None = None
     ten_times: TenTimes | None = None
+    edge: EdgeOutcome | None = None
     outage: Outage | None = None
     integrity: dict[str, Integrity] = field(default_factory=dict)
     promises: list[Promise] = field(default_factory=list)

@@ -12,7 +12,17 @@ if TYPE_CHECKING:
     from rich.console import Console as RichConsole
     from rich.table import Table
 
-    from blackfriday.story import Evidence, Integrity, Outage, Promise, RungOutcome, SameRate, Story, TenTimes
+    from blackfriday.story import (
+        EdgeOutcome,
+        Evidence,
+        Integrity,
+        Outage,
+        Promise,
+        RungOutcome,
+        SameRate,
+        Story,
+        TenTimes,
+    )
 
 
 class Bar:
@@ -47,6 +57,9 @@ class View:
 
     def ten_times(self, found: TenTimes) -> None:
         """The long run at ten times the rate."""
+
+    def edge(self, found: EdgeOutcome) -> None:
+        """What the gateway saved and cost."""
 
     def outage(self, found: Outage) -> None:
         """The time without payments."""
@@ -132,6 +145,10 @@ class Console(View):
             f"{-found.reduction:+.0%} (95 % interval {found.low:+.0%} to {found.high:+.0%}): {found.verdict}"
         )
 
+    def edge(self, found: EdgeOutcome) -> None:
+        for line in at_the_edge(found):
+            self.say(f"  {line}")
+
     def outage(self, found: Outage) -> None:
         self.say(f"  {without_payments(found)}")
 
@@ -181,6 +198,24 @@ class _Last(Bar):
 
 ADDS = "what it adds"
 _WIDE = 120
+
+
+def at_the_edge(found: EdgeOutcome) -> tuple[str, str, str]:
+    """What the edge answered, what a request costs with and without it, and how old a price was."""
+    direct, through, prices = found.direct, found.through, found.prices
+    forgotten = prices.confirmed_within * 1e3
+    if prices.late:
+        old = f"{prices.late} of {prices.reads:,} reads after that had the old one, for {prices.longest:.2f} s at most"
+    else:
+        old = f"none of {prices.reads:,} reads after that had the old one"
+    return (
+        f"the edge answered {found.share:.1%} of {found.asked:,} requests for public pages without the shop",
+        f"processor time a request at {found.rate:.0f}/s: workers {direct.workers * 1e6:.0f} µs alone; behind the "
+        f"gateway workers {through.workers * 1e6:.0f} + gateway {through.gateway * 1e6:.0f} µs; p95 "
+        f"{_ms(direct.p95)} alone, {_ms(through.p95)} behind it",
+        f"{prices.changes} prices changed, forgotten everywhere {forgotten:.0f} ms after the commit at the latest; "
+        f"{old} ({prices.promised:.0f} s promised)",
+    )
 
 
 def without_payments(found: Outage) -> str:

@@ -61,14 +61,21 @@ def _lost(so_far: Snapshot) -> str | None:
     return "the stair is lost" if so_far.in_flight > 10 + STAIRS[at] / 3 else None
 
 
-async def breakpoint_of(stage: Stage, which: Step, shop: Shop, plan: Plan, view: View, seed: int) -> RungOutcome:
-    """The highest rate at which ``shop`` holds the objective, in requests a second."""
+async def breakpoint_of(
+    stage: Stage, which: Step, shop: Shop, plan: Plan, view: View, seed: int, *, near: float | None = None
+) -> RungOutcome:
+    """The highest rate at which ``shop`` holds the objective, in requests a second.
+
+    ``near`` is a rate to begin at where one is known; else the neighbourhood is looked for first.
+    """
     budget = plan.baseline_budget if which.variant == "baseline" else plan.search_budget
-    scenario = stage.scenario(shop)
+    if near:
+        budget = plan.edge_budget
+    scenario = stage.scenario(shop, direct=not which.gateway)
     began = monotonic()
     with view.bar(which.title) as bar:
         bar.update(0.0, "looking for the neighbourhood")
-        start = await neighbourhood(scenario, seed)
+        start = near / REQUESTS_PER_JOURNEY if near else await neighbourhood(scenario, seed)
 
         def show(progress: ProbeProgress) -> None:
             tried = ", ".join(f"{_requests(probe.rate):.0f} {probe.vote}" for probe in progress.probes[-3:])

@@ -15,6 +15,8 @@ class Plan:
     """For the search of one breakpoint, finding its neighbourhood included."""
     baseline_budget: float
     """The same for the baseline, by whose breakpoint everything is multiplied."""
+    edge_budget: float
+    """The same for the last rung, whose neighbourhood is known from the rung before (full runs only)."""
     search_samples: int
     """Arrivals a probe; the 95th percentile of fewer than a thousand is noisy."""
     probe_seconds: float
@@ -25,6 +27,8 @@ class Plan:
     block_seconds: float
     blocks: int
     """Blocks of before and of after, each, interleaved."""
+    direct_seconds: float
+    """At ten times the rate past the gateway, for what a request costs without it."""
     hold_seconds: float
     warmup: float
     """Before each block and before the long run."""
@@ -42,12 +46,14 @@ FULL: Final = Plan(
     quick=False,
     search_budget=42.0,
     baseline_budget=100.0,
+    edge_budget=15.0,
     search_samples=1000,
     probe_seconds=15.0,
     precision=0.08,
     fixed_seconds=0.0,
     block_seconds=12.0,
     blocks=2,
+    direct_seconds=4.0,
     hold_seconds=30.5,
     warmup=3.0,
     warm=40_000,
@@ -58,12 +64,14 @@ QUICK: Final = Plan(
     quick=True,
     search_budget=24.0,
     baseline_budget=20.0,
+    edge_budget=0.0,
     search_samples=700,
     probe_seconds=7.0,
     precision=0.2,
-    fixed_seconds=2.5,
+    fixed_seconds=2.0,
     block_seconds=6.0,
     blocks=2,
+    direct_seconds=1.5,
     hold_seconds=30.5,
     warmup=1.0,
     warm=40_000,

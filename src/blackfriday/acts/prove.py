@@ -6,14 +6,16 @@ import math
 from time import monotonic
 from typing import Final
 
+from blackfriday.acts.edge import Meter
 from blackfriday.acts.measure import hold
 from blackfriday.acts.outage import PaymentOutage
 from blackfriday.acts.ownreads import OwnReads
 from blackfriday.acts.plan import Plan
+from blackfriday.acts.prices import PriceChanges
 from blackfriday.acts.stage import Stage
 from blackfriday.journeys import BROWSE
 from blackfriday.shop import Shop
-from blackfriday.story import Outage, SameRate, TenTimes
+from blackfriday.story import Cost, EdgeOutcome, Outage, SameRate, TenTimes
 from blackfriday.view import View
 from tenfold.load import CompareOptions, RunResult, compare
 
@@ -82,15 +84,28 @@ def block_seconds(rate: float, plan: Plan, left: float) -> float:
     return min(LONGEST, math.ceil(max(enough, min(wanted, share))))
 
 
+async def workers_alone(stage: Stage, tuned: Shop, breakpoint: float, plan: Plan, view: View, seed: int) -> Cost:
+    """Ten times the breakpoint past the gateway, for a few seconds: what a request costs without one."""
+    async with Meter(tuned) as meter:
+        result = await hold(
+            stage.scenario(tuned, direct=True), TEN * breakpoint, plan.direct_seconds, 0.5, seed, view, "workers alone"
+        )
+    return meter.told(result.totals.attempts + result.warmup_totals.attempts, result.totals.latency(0.95))
+
+
 async def ten_times(
-    stage: Stage, tuned: Shop, breakpoint: float, plan: Plan, view: View, seed: int
-) -> tuple[TenTimes, RunResult, OwnReads, Outage]:
-    """Ten times the breakpoint for the whole of `Plan.hold_seconds`, while other buyers check what they wrote and the
-    payment service goes away for ten seconds.
+    stage: Stage, tuned: Shop, breakpoint: float, plan: Plan, view: View, seed: int, alone: Cost
+) -> tuple[TenTimes, RunResult, OwnReads, Outage, EdgeOutcome]:
+    """Ten times the breakpoint through the gateway for the whole of `Plan.hold_seconds`, while other buyers check what
+    they wrote, the payment service goes away for ten seconds and then an editor changes prices.
     """
     rate = TEN * breakpoint
-    before = await tuned.stats()
-    async with OwnReads(tuned.url) as reads, PaymentOutage(stage, tuned) as outage:
+    async with (
+        Meter(tuned) as meter,
+        OwnReads(tuned.url) as reads,
+        PaymentOutage(stage, tuned) as outage,
+        PriceChanges(stage, tuned) as prices,
+    ):
         result = await hold(
             stage.scenario(tuned),
             rate,
@@ -100,8 +115,10 @@ async def ten_times(
             view,
             f"{rate:.0f}/s for {plan.hold_seconds:.0f} s",
         )
-    after = await tuned.stats()
     totals = result.totals
+    # Nobody's journey: the watcher of prices asks for pages that the edge has.
+    hits = max(0, meter.edge["hits"] + meter.edge["collapsed"] - prices.asked)
+    asked = hits + meter.edge["misses"]
     held = not result.invalid and all(objective.passed for objective in result.objectives)
     return (
         TenTimes(
@@ -112,15 +129,11 @@ async def ten_times(
             held=held and result.measured >= plan.hold_seconds - 0.5,
             invalid=tuple(result.invalid),
             requests=totals.attempts,
-            reads=after["requests"] - before["requests"],
-            loads=_loads(after) - _loads(before),
+            reads=meter.reads + hits,
+            loads=meter.loads,
         ),
         result,
         reads,
         await outage.told(result),
+        EdgeOutcome(rate, alone, meter.told(meter.edge["requests"], totals.latency(0.95)), asked, hits, prices.told()),
     )
-
-
-def _loads(counted: dict[str, int]) -> int:
-    """Statements for documents and for stock; nothing is warmed while a run goes on."""
-    return counted["document_loads"] + counted["stock_loads"]

@@ -46,6 +46,8 @@ class Step:
     variant: Variant
     rung: Rung = "shapes"
     workers: int = 1
+    gateway: bool = False
+    """Whether it is loaded through the gateway."""
 
 
 LADDER: Final = (
@@ -55,6 +57,7 @@ LADDER: Final = (
     Step("indexes", "+ indexes", "keyset, covering and trigram indexes", "tuned", "indexes"),
     Step("cache", "+ cache", "memory and Valkey, coalesced, invalidated by tag", "tuned", "cache"),
     Step("replicas", "+ replicas, workers", f"reads on replicas, {WORKERS} workers", "tuned", "replicas", WORKERS),
+    Step("edge", "+ edge", "a gateway's HTTP cache before them, purged by tag", "tuned", "edge", WORKERS, gateway=True),
 )
 TUNED: Final = LADDER[-1]
 
@@ -149,9 +152,9 @@ class Stage:
         for replica in self.servers.replicas:
             await replica.caught_up(within="10s")
 
-    def scenario(self, shop: Shop) -> Scenario:
-        """The journeys, against that shop."""
-        return load_scenario("blackfriday.journeys", target=shop.url)
+    def scenario(self, shop: Shop, *, direct: bool = False) -> Scenario:
+        """The journeys, against that shop; ``direct``: past its gateway, at its workers."""
+        return load_scenario("blackfriday.journeys", target=shop.direct if direct else shop.url)
 
     @contextmanager
     def recording(self) -> Iterator[None]:

@@ -13,7 +13,7 @@ from blackfriday.acts.find import find, forget
 from blackfriday.acts.measure import breakpoint_of, probe
 from blackfriday.acts.ownreads import OwnReads
 from blackfriday.acts.plan import Plan
-from blackfriday.acts.prove import SHARE, same_rate, ten_times
+from blackfriday.acts.prove import SHARE, same_rate, ten_times, workers_alone
 from blackfriday.acts.stage import SLO_TEXT, TUNED, Stage, step
 from blackfriday.domain import Scale, audit
 from blackfriday.journeys import ZIPF
@@ -81,15 +81,19 @@ async def _play(story: Story, plan: Plan, view: View, stage: Stage, finish: floa
     async with stage.shops("indexes", "cache", TUNED.key, "baseline", indexes=True, warm=warm) as shops:
         await climb("indexes", shops)
         await climb("cache", shops)
+        # The same workers, past the gateway and through it.
+        await climb("replicas", {"replicas": shops[TUNED.key]})
         if not plan.quick:
-            await climb(TUNED.key, shops)
+            await climb(TUNED.key, shops, near=story.rungs[-1].rate)
         view.act(
             "prove", "ten times the rate that broke the baseline, without payments for a while; then the same rate"
         )
         tuned = shops[TUNED.key]
-        found = await ten_times(stage, tuned, baseline.rate, plan, view, story.seed)
-        story.ten_times, story.ten_times_run, reads, story.outage = found
+        alone = await workers_alone(stage, tuned, baseline.rate, plan, view, story.seed)
+        found = await ten_times(stage, tuned, baseline.rate, plan, view, story.seed, alone)
+        story.ten_times, story.ten_times_run, reads, story.outage, story.edge = found
         view.ten_times(story.ten_times)
+        view.edge(story.edge)
         view.outage(story.outage)
         # Now, before the baseline sells from the same shelves, with its read-then-write of the stock.
         story.integrity["tuned"] = await _integrity(stage, reads)
@@ -104,15 +108,23 @@ async def _play(story: Story, plan: Plan, view: View, stage: Stage, finish: floa
 
 
 async def _climb(
-    story: Story, stage: Stage, plan: Plan, view: View, fixed: float, key: str, shops: dict[str, Shop]
+    story: Story,
+    stage: Stage,
+    plan: Plan,
+    view: View,
+    fixed: float,
+    key: str,
+    shops: dict[str, Shop],
+    near: float | None = None,
 ) -> None:
-    """One rung: its breakpoint, or in a quick run what it does at the rate ``fixed``."""
+    """One rung: its breakpoint, looked for from ``near`` on, or in a quick run what it does at the rate ``fixed``."""
     rung, shop = step(key), shops[key]
     if plan.quick:
-        tried = await probe(stage.scenario(shop), fixed, plan.fixed_seconds, story.seed, view, rung.title)
+        scenario = stage.scenario(shop, direct=not rung.gateway)
+        tried = await probe(scenario, fixed, plan.fixed_seconds, story.seed, view, rung.title)
         outcome = RungOutcome(rung.key, rung.title, rung.change, None, fixed=tried)
     else:
-        outcome = await breakpoint_of(stage, rung, shop, plan, view, story.seed)
+        outcome = await breakpoint_of(stage, rung, shop, plan, view, story.seed, near=near)
     story.rungs.append(outcome)
 
 

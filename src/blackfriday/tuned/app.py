@@ -8,14 +8,16 @@ from contextlib import asynccontextmanager
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+from starlette.datastructures import State
 
 from blackfriday.counters import Counters
 from blackfriday.domain import contract
 from blackfriday.domain.contract import Cursor, IdempotencyKey, Limit
 from blackfriday.settings import Settings
 from blackfriday.tuned import documents
-from blackfriday.tuned.catalogue import Catalogue
+from blackfriday.tuned.catalogue import Catalogue, Listed
 from blackfriday.tuned.checkout import Till
+from blackfriday.tuned.edge import OWN, Edge
 from blackfriday.tuned.origin import Origin
 from blackfriday.tuned.payments import Cashier, GuardedPayments
 
@@ -27,6 +29,16 @@ class Json(Response):
     """Finished JSON."""
 
     media_type = "application/json"
+
+
+def _list(state: State, listed: Listed) -> Json:
+    body, numbers = listed
+    return Json(body, headers=None if state.edge is None else state.edge.shelf(numbers))
+
+
+def _own(state: State, body: bytes, status: int = 200) -> Json:
+    """Of one customer: no shared cache may keep it, whichever route it came by."""
+    return Json(body, status, None if state.edge is None else OWN)
 
 
 @router.get("/health", response_model=contract.Health)
@@ -43,7 +55,7 @@ async def listing(
     """All products, a page at a time."""
     state = request.app.state
     state.counters.add("requests")
-    return Json(await state.catalogue.listing(sort, *documents.start(cursor, sort), limit))
+    return _list(state, await state.catalogue.listing(sort, *documents.start(cursor, sort), limit))
 
 
 @router.get("/categories/{number}/products", response_model=contract.Page, responses=contract.NOT_FOUND)
@@ -53,7 +65,7 @@ async def category(
     """The products of a category and its sub-categories, newest first."""
     state = request.app.state
     state.counters.add("requests")
-    return Json(await state.catalogue.category(number, *documents.start(cursor, "newest"), limit))
+    return _list(state, await state.catalogue.category(number, *documents.start(cursor, "newest"), limit))
 
 
 @router.get("/products/{number}", response_model=contract.Detail, responses=contract.NOT_FOUND)
@@ -61,7 +73,8 @@ async def detail(request: Request, number: contract.ProductId) -> Response:
     """A product page."""
     state = request.app.state
     state.counters.add("requests")
-    return Json(await state.catalogue.detail(number))
+    body = await state.catalogue.detail(number)
+    return Json(body, headers=None if state.edge is None else state.edge.product(number))
 
 
 @router.get("/search", response_model=contract.SearchResult)
@@ -69,7 +82,7 @@ async def search(request: Request, q: contract.Words) -> Response:
     """The newest products whose name contains the words."""
     state = request.app.state
     state.counters.add("requests")
-    return Json(await state.catalogue.search(q))
+    return _list(state, await state.catalogue.search(q))
 
 
 @router.post(
@@ -81,14 +94,14 @@ async def search(request: Request, q: contract.Words) -> Response:
 async def add_to_cart(request: Request, added: contract.CartAdd, customer: Buyer) -> Response:
     """Put a product into the cart; answers with the whole cart."""
     till: Till = request.app.state.till
-    return Json(await till.add(customer, added.product_id, added.quantity), 201)
+    return _own(request.app.state, await till.add(customer, added.product_id, added.quantity), 201)
 
 
 @router.get("/cart", response_model=contract.Cart, responses=contract.UNKNOWN)
 async def cart(request: Request, customer: Buyer) -> Response:
     """The customer's cart."""
     till: Till = request.app.state.till
-    return Json(await till.cart(customer))
+    return _own(request.app.state, await till.cart(customer))
 
 
 @router.post(
@@ -100,14 +113,14 @@ async def cart(request: Request, customer: Buyer) -> Response:
 async def checkout(request: Request, customer: Buyer, key: IdempotencyKey) -> Response:
     """Turn the cart into an order; the same Idempotency-Key again answers with the same order."""
     till: Till = request.app.state.till
-    return Json(await till.checkout(customer, key), 201)
+    return _own(request.app.state, await till.checkout(customer, key), 201)
 
 
 @router.get("/orders/{number}", response_model=contract.Order, responses=contract.NOT_FOUND | contract.UNKNOWN)
 async def order(request: Request, number: contract.OrderId, customer: Buyer) -> Response:
     """One of the customer's own orders."""
     till: Till = request.app.state.till
-    return Json(await till.order(number, customer))
+    return _own(request.app.state, await till.order(number, customer))
 
 
 @router.get("/internal/stats", include_in_schema=False)
@@ -129,6 +142,18 @@ async def clear(request: Request) -> dict[str, int]:
     """Forget every cached document and stock figure, in all workers."""
     catalogue: Catalogue = request.app.state.catalogue
     await catalogue.clear()
+    if request.app.state.edge is not None:
+        await request.app.state.edge.clear()
+    return {}
+
+
+@router.post("/internal/edited", include_in_schema=False)
+async def edited(request: Request, product: Annotated[int, Query(ge=1, le=contract.LARGEST_ID)]) -> dict[str, int]:
+    """An editor has changed this product in the database, and replicas have it too: nobody may keep the old one."""
+    catalogue: Catalogue = request.app.state.catalogue
+    await catalogue.edited(product)
+    if request.app.state.edge is not None:
+        await request.app.state.edge.edited(product)
     return {}
 
 
@@ -146,7 +171,9 @@ def create_app(settings: Settings) -> FastAPI:
 
             catalogue = CachedCatalogue(origin, counters, settings.valkey)
         app.state.origin, app.state.counters, app.state.catalogue = origin, counters, catalogue
-        app.state.till = Till(origin, catalogue, payments, counters)
+        edge = Edge(settings.edge, settings.edge_token, counters) if settings.includes("edge") else None
+        app.state.edge = edge
+        app.state.till = Till(origin, catalogue, payments, counters, edge)
         try:
             await origin.open()
             await catalogue.open()
@@ -155,6 +182,8 @@ def create_app(settings: Settings) -> FastAPI:
         finally:
             await catalogue.aclose()
             await payments.aclose()
+            if edge is not None:
+                await edge.aclose()
             await origin.aclose()
             counters.close()
 

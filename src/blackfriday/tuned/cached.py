@@ -15,7 +15,7 @@ from blackfriday.counters import Counters
 from blackfriday.domain import contract
 from blackfriday.tuned import documents, sql
 from blackfriday.tuned.board import StockBoard
-from blackfriday.tuned.catalogue import Catalogue, Stocks
+from blackfriday.tuned.catalogue import Catalogue, Listed, Stocks
 from blackfriday.tuned.documents import Sheet, Shelf
 from blackfriday.tuned.origin import Origin
 from tenfold.cache import Cache
@@ -35,7 +35,7 @@ class CachedCatalogue(Catalogue):
         super().__init__(origin, counters)
         self.cache = cache = Cache("shop", redis=valkey or None, max_items=100_000, ttl=DOCUMENT_TTL, timeout=PATIENCE)
 
-        @cache(tags=["catalog"])
+        @cache(tags=["catalog", "listings"])
         async def listing(sort: str, key: int, number: int, limit: int) -> Shelf:
             return (await self.load_listing("price" if sort == "price" else "newest", key, number, limit))[0]
 
@@ -44,7 +44,7 @@ class CachedCatalogue(Catalogue):
             loaded = await self.load_category(category, key, number, limit)
             return loaded[0] if loaded else None
 
-        @cache(tags=["catalog"])
+        @cache(tags=["catalog", "searches"])
         async def search(words: str) -> Shelf:
             return (await self.load_search(words))[0]
 
@@ -68,22 +68,23 @@ class CachedCatalogue(Catalogue):
         self.counters.add("stock_loads")
         return {row["id"]: row["stock"] for row in await self.origin.fetch(sql.STOCKS, numbers)}
 
-    async def listing(self, sort: contract.Sort, key: int, number: int, limit: int) -> bytes:
-        """The body of a listing's answer."""
+    async def listing(self, sort: contract.Sort, key: int, number: int, limit: int) -> Listed:
+        """A listing's answer."""
         document = await self._listing(sort, key, number, limit)
-        return document.render(await self.board.stocks(document.ids))
+        return document.render(await self.board.stocks(document.ids)), document.ids
 
-    async def category(self, category: int, key: int, number: int, limit: int) -> bytes:
-        """The body of a category's answer; 404."""
+    async def category(self, category: int, key: int, number: int, limit: int) -> Listed:
+        """A category's answer; 404."""
         document = await self._category(category, key, number, limit)
         if document is None:
             contract.no_category(category)
-        return document.render(await self.board.stocks(document.ids))
+        return document.render(await self.board.stocks(document.ids)), document.ids
 
-    async def search(self, words: str) -> bytes:
-        """The body of a search's answer; letter case makes no second entry."""
+    async def search(self, words: str) -> Listed:
+        """A search's answer; letter case makes no second entry."""
         document = await self._search(words.lower())
-        return documents.answer_search(words, document.render(await self.board.stocks(document.ids)))
+        body = document.render(await self.board.stocks(document.ids))
+        return documents.answer_search(words, body), document.ids
 
     async def detail(self, number: int) -> bytes:
         """The body of a product page; 404."""
@@ -116,6 +117,11 @@ class CachedCatalogue(Catalogue):
             pages += sum(await asyncio.gather(*map(self._warm_category, some)))
         self.counters.add("warm_loads", self.counters.own("document_loads") - before)
         return {"products": len(numbers), "pages": pages}
+
+    async def edited(self, number: int) -> None:
+        """Forget the product's sheet, and the lists that may show it."""
+        categories = [f"category:{row['id']}" for row in await self.origin.fetch(sql.SHOWN_IN, number)]
+        await self.cache.invalidate_tags(f"product:{number}", "listings", "searches", *categories)
 
     async def clear(self) -> None:
         """Forget every document and figure, in all workers."""

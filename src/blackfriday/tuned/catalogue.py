@@ -13,6 +13,7 @@ from blackfriday.tuned.documents import Sheet, Shelf
 from blackfriday.tuned.origin import Origin
 
 Stocks = dict[int, int]
+Listed = tuple[bytes, list[int]]  # the body of a list's answer, and the products on it
 
 
 class Catalogue:
@@ -59,23 +60,23 @@ class Catalogue:
         rows = await self.origin.read(sql.DETAILS, numbers, contract.LATEST_REVIEWS)
         return {row["id"]: documents.sheet(row) for row in rows}, {row["id"]: row["stock"] for row in rows}
 
-    async def listing(self, sort: contract.Sort, key: int, number: int, limit: int) -> bytes:
-        """The body of a listing's answer."""
+    async def listing(self, sort: contract.Sort, key: int, number: int, limit: int) -> Listed:
+        """A listing's answer."""
         document, stocks = await self.load_listing(sort, key, number, limit)
-        return document.render(stocks)
+        return document.render(stocks), document.ids
 
-    async def category(self, category: int, key: int, number: int, limit: int) -> bytes:
-        """The body of a category's answer; 404."""
+    async def category(self, category: int, key: int, number: int, limit: int) -> Listed:
+        """A category's answer; 404."""
         loaded = await self.load_category(category, key, number, limit)
         if loaded is None:
             contract.no_category(category)
         document, stocks = loaded
-        return document.render(stocks)
+        return document.render(stocks), document.ids
 
-    async def search(self, words: str) -> bytes:
-        """The body of a search's answer."""
+    async def search(self, words: str) -> Listed:
+        """A search's answer."""
         document, stocks = await self.load_search(words)
-        return documents.answer_search(words, document.render(stocks))
+        return documents.answer_search(words, document.render(stocks)), document.ids
 
     async def detail(self, number: int) -> bytes:
         """The body of a product page; 404."""
@@ -88,6 +89,9 @@ class Catalogue:
         """The stock of these products has changed and the change is committed; returns when no reader can
         miss it.
         """
+
+    async def edited(self, number: int) -> None:
+        """A product has changed in the database, replicas included; returns when what was made of it is forgotten."""
 
     async def clear(self) -> None:
         """Forget what was loaded; nothing without a cache."""

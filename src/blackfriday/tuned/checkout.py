@@ -9,6 +9,7 @@ from blackfriday.counters import Counters
 from blackfriday.domain import contract
 from blackfriday.tuned import documents, sql
 from blackfriday.tuned.catalogue import Catalogue
+from blackfriday.tuned.edge import Edge
 from blackfriday.tuned.origin import Origin
 
 ATTEMPTS = 3  # of a checkout that PostgreSQL chose as the victim of a deadlock
@@ -17,11 +18,14 @@ ATTEMPTS = 3  # of a checkout that PostgreSQL chose as the victim of a deadlock
 class Till:
     """What a customer does with a cart."""
 
-    def __init__(self, origin: Origin, catalogue: Catalogue, payments: Payments, counters: Counters) -> None:
+    def __init__(
+        self, origin: Origin, catalogue: Catalogue, payments: Payments, counters: Counters, edge: Edge | None = None
+    ) -> None:
         self.origin = origin
         self.catalogue = catalogue
         self.payments = payments
         self.counters = counters
+        self.edge = edge
 
     async def add(self, customer: int, product: int, quantity: int) -> bytes:
         """Put a product into the cart; 401, 404."""
@@ -51,13 +55,15 @@ class Till:
     async def checkout(self, customer: int, key: str) -> bytes:
         """Turn the cart into an order and ask for the money; 401, 409.
 
-        The stock figures are out of the cache before the answer leaves, so the customer's next page shows
+        The stock figures are out of the caches before the answer leaves, so the customer's next page shows
         the sale.
         """
         row = await self._place(customer, key)
         if row is None:
             return await self._replay(customer, key)
         await self.catalogue.sold(row["sold"])
+        if self.edge is not None:
+            await self.edge.sold(row["sold"], row["reworded"] or ())
         self.counters.add("checkouts")
         order, total = row["order_id"], row["total_cents"]
         reference = await self.payments.charge(f"{customer}-{key}", total)

@@ -79,6 +79,13 @@ STOCKS = "SELECT id, stock FROM product WHERE id = ANY($1::integer[])"
 POPULAR = "SELECT id FROM product ORDER BY weekly_views DESC, id LIMIT $1"
 CATEGORIES = "SELECT id FROM category ORDER BY id"
 
+# The categories that show a product: its own, and all above.
+SHOWN_IN = """
+WITH RECURSIVE above AS (
+    SELECT c.id, c.parent_id FROM category c JOIN product p ON p.category_id = c.id WHERE p.id = $1
+    UNION ALL SELECT c.id, c.parent_id FROM category c JOIN above a ON c.id = a.parent_id)
+SELECT id FROM above"""
+
 # A statement sees the table as it was when it began, so the line just added is joined in by hand.
 CART_ADD = """
 WITH buyer AS (SELECT id FROM customer WHERE id = $1),
@@ -124,7 +131,7 @@ wanted AS MATERIALIZED (
 sold AS (
     UPDATE product p SET stock = p.stock - w.quantity FROM wanted w
     WHERE p.id = w.id AND p.stock >= w.quantity
-    RETURNING p.id, w.quantity, p.price_cents),
+    RETURNING p.id, w.quantity, p.price_cents, p.stock),
 placed AS (
     INSERT INTO orders (customer_id, idempotency_key, status, total_cents)
     SELECT $1, $2, 'payment_pending', sum(quantity * price_cents) FROM sold HAVING count(*) > 0
@@ -134,7 +141,8 @@ lines AS (
     SELECT placed.id, sold.id, sold.quantity, sold.price_cents FROM placed, sold ORDER BY sold.id)
 SELECT (SELECT id FROM placed) AS order_id, (SELECT total_cents FROM placed) AS total_cents,
     (SELECT array_agg(id ORDER BY id) FROM wanted) AS wanted,
-    (SELECT array_agg(id ORDER BY id) FROM sold) AS sold"""
+    (SELECT array_agg(id ORDER BY id) FROM sold) AS sold,
+    (SELECT array_agg(id) FROM sold WHERE stock = 0 OR (stock <= 5 AND stock + quantity > 5)) AS reworded"""
 
 # Once, whoever comes first.
 PAID = """

@@ -188,6 +188,12 @@ class Balancer(Membership):
             for loop, future in waiting:
                 loop.call_soon_threadsafe(wake, future)
 
+    def full(self, id: str) -> bool:
+        """Whether that endpoint is in use and has all the requests that ``max_in_flight`` lets it have."""
+        with self._lock:
+            seat = self._roster.seats.get(id)
+            return seat is not None and seat.in_use and self._cap is not None and seat.member.in_flight >= self._cap
+
     def count(self, name: str) -> None:
         """Add one to a counter from outside of the lock."""
         with self._lock:

@@ -128,6 +128,16 @@ class Membership:
         True if it is idle. It stays out until `resume` or `remove`, also if the caller is cancelled meanwhile.
         """
         seconds = duration(deadline, "deadline")
+        seat = self._hold(id)
+        idle = await _idle(seat, self._lock, seconds)
+        self._hub.emit(DrainEnded(self.name, id, seat.member.in_flight))
+        return idle
+
+    def hold(self, id: str) -> None:
+        """As `drain`, without waiting."""
+        self._hold(id)
+
+    def _hold(self, id: str) -> Seat:
         with self._lock:
             seat = self._known(id)
             seat.draining = self._stale = True
@@ -135,9 +145,7 @@ class Membership:
             self._told.append(DrainStarted(self.name, id, seat.member.in_flight))
             self._look(self._monotonic())
         self._tell()
-        idle = await _idle(seat, self._lock, seconds)
-        self._hub.emit(DrainEnded(self.name, id, seat.member.in_flight))
-        return idle
+        return seat
 
     def resume(self, id: str) -> None:
         """Give a drained endpoint work again; it starts slowly."""

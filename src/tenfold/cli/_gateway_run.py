@@ -1,68 +1,205 @@
-"""What ``tenfold gateway run`` does: a gateway until it is told to stop."""
+"""What ``tenfold gateway run`` does: a gateway until it is told to stop, in this process or in several."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tenfold._core.errors import TenfoldError
-from tenfold._core.events import EVENTS
+from tenfold._core.errors import MisuseError, TenfoldError
+from tenfold._core.events import EVENTS, Event
 from tenfold._core.tasks import Tasks
-from tenfold.gateway.config import Changes, Config, ConfigFile
+from tenfold.gateway.config import Changes, Config, ConfigFile, GatewayConfigError
+from tenfold.gateway.config.read import EngineName
 from tenfold.gateway.engine import Gateway
+from tenfold.gateway.processes import (
+    HandedOver,
+    HandOverError,
+    HandOverFailed,
+    Inherited,
+    Sockets,
+    Supervisor,
+    WorkerCrashLoop,
+    WorkerDied,
+    WorkersNotStartedError,
+    WorkerStarted,
+    hand_over,
+)  # fmt: skip
 from tenfold.resilience.config_watch import ConfigRejected, ConfigReloaded
 
+if TYPE_CHECKING:
+    from tenfold.gateway.haproxy import HAProxyGateway
 
-def run(path: Path) -> int:
-    """Serve until SIGTERM or SIGINT. 0: nothing was lost; 1: requests were cut at the end of the drain."""
+
+def run(path: Path, engine: EngineName | None = None) -> int:
+    """Serve until SIGTERM or SIGINT, or until another has taken over at SIGUSR2. 0: nothing was lost; 1: requests were
+    cut at the end of the drain, or it could not start.
+
+    Raises `GatewayConfigError` for a configuration that cannot be run.
+    """
+    try:
+        inherited = Inherited()
+    except MisuseError as error:
+        print(f"tenfold: {error}", file=sys.stderr, flush=True)
+        return 1
+    try:
+        file = ConfigFile(path, engine=engine)
+        for warning in file.config.warnings:
+            print(f"{warning} (warning)", file=sys.stderr)
+        if file.config.engine.name == "haproxy":
+            return asyncio.run(_serve(file, None, inherited))
+        options = file.config.gateway
+        admin = file.config.admin
+        sockets = Sockets(
+            options.listen, options.processes, inherited.sockets, admin=None if admin is None else admin.listen
+        )
+        for each in sockets.unclaimed:
+            print(f"tenfold: nothing is configured to listen on the inherited socket {each}; closed", file=sys.stderr)
+        try:
+            return _run(file, sockets, inherited)
+        finally:
+            sockets.close()
+    except GatewayConfigError:
+        raise
+    except (OSError, MisuseError, WorkersNotStartedError) as error:
+        print(f"tenfold: {error}", file=sys.stderr, flush=True)
+        return 1
+    finally:
+        inherited.close()
+
+
+def _run(file: ConfigFile, sockets: Sockets, inherited: Inherited) -> int:
+    serve = _serve(file, sockets, inherited)
+    if file.config.gateway.processes > 1:
+        return asyncio.run(serve)  # the supervisor, which serves no request
     try:
         import uvloop
     except ImportError:
-        return asyncio.run(_serve(path))
-    return int(uvloop.run(_serve(path)))
+        return asyncio.run(serve)
+    return int(uvloop.run(serve))
 
 
-async def _serve(path: Path) -> int:
-    file = ConfigFile(path)
-    for warning in file.config.warnings:
-        print(f"{warning} (warning)", file=sys.stderr)
-    loop = asyncio.get_running_loop()
+async def _serve(file: ConfigFile, sockets: Sockets | None, inherited: Inherited) -> int:
+    config = file.config
     stop = asyncio.Event()
-    async with Gateway(file.config) as gateway, Tasks("gateway command") as tasks:
+    with _Telling():
+        running: Gateway | Supervisor | HAProxyGateway
+        if sockets is None:
+            from tenfold.gateway.haproxy import HAProxyGateway
 
-        async def take(config: Config, changes: Changes) -> None:
-            await gateway.reload(config)
+            running = haproxy = HAProxyGateway(config)
+            haproxy.asked_to_drain = stop.set
+        elif config.gateway.processes > 1:
+            running = supervisor = Supervisor(config, sockets, file=str(file.path))
+            supervisor.asked_to_drain = stop.set
+        else:
+            running = gateway = Gateway(config, sockets=sockets.bound, admin=sockets.admin)
+            gateway.file, stop = file, gateway.stopping  # which the admin API sets as well
+        async with running, Tasks("gateway command") as tasks:
 
-        async def reload() -> None:
-            try:
-                await file.reload(take)
-            except TenfoldError:
-                return  # told by the event
+            async def take(config: Config, changes: Changes) -> None:
+                await running.reload(config)
 
-        def hang_up() -> None:
-            tasks.spawn(reload(), name="reload")
+            async def reload() -> None:
+                try:
+                    await file.reload(take)
+                except TenfoldError:
+                    return  # told by the event
 
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
-        loop.add_signal_handler(signal.SIGHUP, hang_up)
-        with EVENTS.subscribe(ConfigRejected, _rejected), EVENTS.subscribe(ConfigReloaded, _reloaded):
+            async def reopen() -> None:
+                if isinstance(running, Supervisor):
+                    await running.reopen_log()
+                elif isinstance(running, Gateway):
+                    running.reopen_log()
+
+            async def restart() -> None:
+                if sockets is None:  # HAProxy's sockets are its own
+                    await reload()
+                    return
+                try:
+                    pid = await hand_over(sockets.held)
+                except HandOverError as error:
+                    EVENTS.emit(HandOverFailed(str(error)))
+                    return
+                sockets.handed_over = True
+                EVENTS.emit(HandedOver(pid))
+                stop.set()
+
+            def hand() -> None:
+                if not stop.is_set() and (not restarting or restarting[-1].done()):
+                    restarting[:] = [tasks.spawn(restart(), name="hot restart")]
+
+            restarting: list[asyncio.Task[None]] = []
+            acts: dict[signal.Signals, Callable[[], object]] = {
+                signal.SIGTERM: stop.set,
+                signal.SIGINT: stop.set,
+                signal.SIGHUP: lambda: tasks.spawn(reload(), name="reload"),
+                signal.SIGUSR1: lambda: tasks.spawn(reopen(), name="reopen"),
+                signal.SIGUSR2: hand,
+            }
+            loop = asyncio.get_running_loop()
+            for number, act in acts.items():
+                loop.add_signal_handler(number, act)
             async with file.watching(take):
-                where = ", ".join(map(str, gateway.addresses))
-                print(f"tenfold: gateway on {where}; SIGHUP reloads, SIGTERM drains", flush=True)
+                where = ", ".join(map(str, running.addresses))
+                admin = "" if running.admin is None else f"; admin on {running.admin}"
+                print(f"tenfold: gateway on {where}; SIGHUP reloads, SIGTERM drains{admin}", flush=True)
+                inherited.ready()
                 await stop.wait()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            loop.remove_signal_handler(number)
-        whole = await gateway.drain()
+            for number in acts:
+                loop.remove_signal_handler(number)
+                if number not in (signal.SIGTERM, signal.SIGINT):
+                    signal.signal(number, signal.SIG_IGN)  # nothing more to do for it, and it is no reason to die
+            whole = await running.drain()
     print("tenfold: gateway has stopped" + ("" if whole else "; requests were cut"), file=sys.stderr)
     return 0 if whole else 1
 
 
-def _rejected(event: ConfigRejected) -> None:
-    print("\n".join(event.problems), file=sys.stderr, flush=True)
+class _Telling:
+    """While in the block, what happens is told on standard error."""
+
+    def __enter__(self) -> None:
+        self._subscriptions = [EVENTS.subscribe(kind, _tell) for kind in _TOLD]
+
+    def __exit__(self, *_: object) -> None:
+        for each in self._subscriptions:
+            each.cancel()
 
 
-def _reloaded(event: ConfigReloaded) -> None:
-    for line in event.changes:
-        print(f"tenfold: {line}", file=sys.stderr, flush=True)
+_TOLD = (
+    ConfigRejected, ConfigReloaded, HandedOver, HandOverFailed, WorkerCrashLoop, WorkerDied, WorkerStarted
+)  # fmt: skip
+
+
+def _tell(event: Event) -> None:
+    for line in _lines(event):
+        print(line, file=sys.stderr, flush=True)
+
+
+def _lines(event: Event) -> list[str]:
+    match event:
+        case ConfigRejected():
+            return list(event.problems)
+        case ConfigReloaded():
+            return [f"tenfold: {line}" for line in event.changes]
+        case HandedOver():
+            return [f"tenfold: process {event.pid} has taken over; this one drains"]
+        case HandOverFailed():
+            return [f"tenfold: hot restart failed, this gateway goes on: {event.reason}"]
+        case WorkerStarted() if event.lives > 1:
+            return [f"tenfold: worker {event.number} serves again (process {event.pid})"]
+        case WorkerDied():
+            how = f"signal {-event.code}" if event.code < 0 else f"exit code {event.code}"
+            last = event.words.splitlines()[-1:] or ["nothing"]
+            again = "at once" if not event.pause else f"in {event.pause:.1f} s"
+            return [
+                f"tenfold: worker {event.number} (process {event.pid}) has died ({how}); "
+                f"another one starts {again}; it last said: {last[0]}"
+            ]
+        case WorkerCrashLoop():
+            return [f"tenfold: worker {event.number} is in a crash loop: {event.deaths} early deaths in a row"]
+        case _:
+            return []

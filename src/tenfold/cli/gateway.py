@@ -1,4 +1,4 @@
-"""``tenfold gateway``: run a gateway, or judge its configuration."""
+"""``tenfold gateway``: run a gateway, judge its configuration, or talk to one that runs."""
 
 from __future__ import annotations
 
@@ -13,25 +13,39 @@ if TYPE_CHECKING:
 
 app = App(name="gateway", help="A reverse proxy with an HTTP cache, configured by a TOML file.")
 
+# Those that talk to a gateway that runs; import strings, so that `check` does not load them.
+app.command("tenfold.cli._gateway_admin:status", name="status", help="Show a running gateway.")
+app.command("tenfold.cli._gateway_admin:endpoint", name="endpoint", help="Show, weigh, drain or resume an endpoint.")
+app.command("tenfold.cli._gateway_admin:purge", name="purge", help="Forget cached responses: by URL, by tag, all.")
+app.command("tenfold.cli._gateway_admin:explain", name="explain", help="Say what would become of a request.")
+app.command("tenfold.cli._gateway_admin:drain", name="drain", help="Drain a running gateway and end it.")
+
 
 @app.default
 @app.command
-def run(file: Path) -> int:
+def run(file: Path, *, engine: Literal["embedded", "haproxy"] | None = None) -> int:
     """Run a gateway until it gets SIGTERM or SIGINT, which drain it.
 
-    The file is read again when it changes, and at SIGHUP; one that is wrong is told and changes nothing. Exit code 0:
-    all requests were answered; 1: some were cut at the end of the drain; 2: the configuration cannot be run.
+    The file is read again when it changes, and at SIGHUP; one that is wrong is told and changes nothing. SIGUSR1 begins
+    the access log's file anew, for logrotate. SIGUSR2 starts another gateway by the same command, for new code or
+    settings that need a restart: it gets the sockets, and once it serves this one drains; if it does not, this one goes
+    on. Sockets that systemd listens on are taken over in the same way.
+
+    Exit code 0: all requests were answered; 1: some were cut at the end of the drain, or it could not start; 2: the
+    configuration cannot be run.
 
     Parameters
     ----------
     file
         The TOML file.
+    engine
+        Run it on this engine, whatever the file says.
     """
     from tenfold.cli._gateway_run import run as serve
     from tenfold.gateway.config import GatewayConfigError
 
     try:
-        return serve(file)
+        return serve(file, engine)
     except GatewayConfigError as error:
         print("\n".join(error.problems), file=sys.stderr)
         return 2
@@ -63,13 +77,15 @@ def check(
     import msgspec
 
     from tenfold.gateway.config import GatewayConfigError, Problem, load_config
-    from tenfold.gateway.config.engines import unfinished
 
     try:
         config = load_config(file, engine=engine)
-        missing = unfinished(config)
-        if missing:
-            raise GatewayConfigError([Problem(str(file), 1, *each.split(": ", 1)) for each in missing])
+        if config.engine.name == "haproxy":
+            from tenfold.gateway.haproxy.judge import judge
+
+            refused = judge(config)
+            if refused:
+                raise GatewayConfigError([Problem(str(file), 1, "", refused)])
     except GatewayConfigError as error:
         if json:
             print(msgspec.json.encode({"ok": False, "problems": error.found, "warnings": []}).decode())

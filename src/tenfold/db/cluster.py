@@ -1,51 +1,57 @@
 """A primary and its replicas behind SQLAlchemy's own sessions, statements and results.
 
-Writes go to the primary. A read-only session or connection gets one replica and keeps it; if none answers,
-the primary serves it, over connections that refuse to write. Read-only connections run in autocommit: under
-READ COMMITTED each statement has a snapshot of its own anyway, and a single-statement read saves the round
-trips of BEGIN and ROLLBACK.
-
-A replica may lag behind the primary. This slice does not measure by how much: what a writer must read back at
-once is read from the primary.
+Writes go to whichever server is the primary now: a `Watch` sees promotions, and while none is primary, writers wait
+for a while. A read-only session or connection gets one replica and keeps it; if none may serve, the primary does, up
+to a bound, over connections that refuse to write. Read-only connections run in autocommit: under READ COMMITTED each
+statement has a snapshot of its own anyway, and a single-statement read saves the round trips of BEGIN and ROLLBACK.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeVar
 
 import asyncpg
 from sqlalchemy.engine import URL, Connection, Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, MissingGreenlet
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
+from sqlalchemy.util import await_only
 
 from tenfold._core.errors import MisuseError
-from tenfold._core.units import Duration, duration
-from tenfold.db.node import Node
-from tenfold.db.routing import order
+from tenfold._core.events import EVENTS, Hub
+from tenfold._core.units import Duration
+from tenfold.db.choose import Choice, Want, choose
+from tenfold.db.cluster_errors import ReadsRefused
+from tenfold.db.cluster_options import ClusterOptions, Pooler
+from tenfold.db.node import NOT_THERE, Node
+from tenfold.db.pool import release
+from tenfold.db.transaction import Isolation, Runner, RunOptions
 from tenfold.db.urls import asyncpg_url
+from tenfold.db.watch import Watch
+from tenfold.resilience import BreakerOpen, remaining
 
-# By which a server says that it cannot be reached or does not accept connections; anything else is the
-# caller's error.
-_NOT_THERE: Final = (OSError, TimeoutError, DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError)
+T = TypeVar("T")
+
+# Connection exceptions, and a server that shuts down, crashed or starts up.
+_GONE: Final = ("08", "57P01", "57P02", "57P03")
+_BETWEEN_TRIES: Final = (0.01, 0.03)
+# Clusters of a process that was forked: closing their connections would end those of the parent.
+_INHERITED: Final[list[object]] = []
 
 
-@dataclass(frozen=True, slots=True)
 class _Servers:
-    """The nodes of one event loop: connections belong to the loop that made them."""
+    """The nodes of one event loop, and their watch: connections belong to the loop that made them."""
 
-    primary: Node
-    primary_for_reads: Node
-    replicas: tuple[Node, ...]
+    __slots__ = ("nodes", "pid", "watch")
 
-    def all(self) -> tuple[Node, ...]:
-        return (self.primary, self.primary_for_reads, *self.replicas)
+    def __init__(self, nodes: tuple[Node, ...], watch: Watch) -> None:
+        self.nodes, self.watch, self.pid = nodes, watch, os.getpid()
 
 
 class AsyncCluster:
@@ -55,13 +61,17 @@ class AsyncCluster:
         self,
         primary: URL,
         replicas: Sequence[URL],
-        options: Mapping[str, Any],
+        options: ClusterOptions,
         *,
         random: Random | None = None,
+        hub: Hub = EVENTS,
     ) -> None:
-        self._primary, self._replicas, self._options = primary, tuple(replicas), dict(options)
+        self._urls = {"primary": primary, **{f"replica {number}": url for number, url in enumerate(replicas)}}
+        self.options = options
         self._random = random or Random()
+        self._hub = hub
         self._servers: dict[asyncio.AbstractEventLoop, _Servers] = {}
+        self._runner = Runner(self, self._random)
 
     def sessionmaker(self, **options: Any) -> async_sessionmaker[AsyncSession]:
         """An `async_sessionmaker` whose sessions also take ``read_only=True``; ``options`` are SQLAlchemy's.
@@ -76,24 +86,49 @@ class AsyncCluster:
 
     @asynccontextmanager
     async def connect(self, *, read_only: bool = False) -> AsyncIterator[AsyncConnection]:
-        """A Core connection: to the primary, or ``read_only`` to a replica in autocommit."""
-        connection = await (self._connect_for_reads() if read_only else self._here().primary.engine.connect())
+        """A Core connection: to the primary, or ``read_only`` to a replica in autocommit.
+
+        Raises `NoPrimary` when no primary is seen within ``failover_wait``, `ReadsRefused` when no server may serve a
+        reader, `PoolExhausted`, and what SQLAlchemy raises.
+        """
+        connection = await (self._connect_for_reads(Want()) if read_only else self.connect_for_writes())
         try:
             yield connection
         finally:
-            await connection.close()
+            await release(connection, float(self.options.release_timeout))
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncConnection]:
         """A Core connection to the primary in a transaction that commits at the end."""
-        async with self._here().primary.engine.begin() as connection:
+        async with self.connect() as connection, connection.begin():
             yield connection
+
+    async def run(
+        self,
+        fn: Callable[[AsyncSession], Awaitable[T]],
+        *,
+        isolation: Isolation | None = None,
+        deadline: Duration | None = None,
+        options: RunOptions | None = None,
+    ) -> T:
+        """Run ``fn(session)`` in a transaction on the primary and commit; again from the start where that is safe.
+
+        See `Runner.run`.
+        """
+        return await self._runner.run(fn, isolation=isolation, deadline=deadline, options=options)
 
     async def aclose(self) -> None:
         """Close the running loop's connections. The cluster may be used again afterwards."""
         servers = self._servers.pop(asyncio.get_running_loop(), None)
-        if servers is not None:
-            await asyncio.gather(*[node.engine.dispose() for node in servers.all()])
+        if servers is None:
+            return
+        if servers.pid != os.getpid():
+            _INHERITED.append(servers)
+            return
+        try:
+            await servers.watch.close()
+        finally:
+            await asyncio.gather(*[node.close() for node in servers.nodes])
 
     async def __aenter__(self) -> AsyncCluster:
         return self
@@ -102,76 +137,134 @@ class AsyncCluster:
         await self.aclose()
 
     def nodes(self) -> tuple[Node, ...]:
-        """The servers as the running loop sees them: the primary first, then its connections for reads, then
-        replicas.
+        """The servers as the running loop sees them, in the order in which they were declared."""
+        return self._here().nodes
+
+    @property
+    def watch(self) -> Watch:
+        """The running loop's watch over the servers."""
+        return self._here().watch
+
+    async def writer(self, wait: float | None = None) -> Node:
+        """The node that takes the writes now; waits ``wait`` seconds for one (default ``failover_wait``), and no longer
+        than the inherited deadline. Raises `NoPrimary`.
         """
-        return self._here().all()
+        return await self.watch.primary(time.monotonic() + self._patience(wait))
+
+    def choices(self, want: Want) -> list[Choice[Node]]:
+        """All nodes for that wish, best first, each with the reason why it stands there."""
+        servers = self._here()
+        primary = servers.watch.election.winner
+        now = time.monotonic()
+        return choose(want, servers.nodes, now, self._random, primary=primary, spill=self.options.spill)
+
+    async def connect_for_writes(
+        self, wait: float | None = None, *, isolation: Isolation | None = None
+    ) -> AsyncConnection:
+        """A connection to the primary, for the caller to `release`; waits through a failover as `writer` does."""
+        until = time.monotonic() + self._patience(wait)
+        while True:
+            node = await self.watch.primary(until)
+            engine = node.engine if isolation is None else node.engine.execution_options(isolation_level=isolation)
+            try:
+                return await engine.connect()
+            except NOT_THERE as error:
+                if not is_gone(error) or time.monotonic() >= until:
+                    raise
+                self.watch.doubt(node, f"it refused a connection: {type(error).__name__}")
+            await asyncio.sleep(self._random.uniform(*_BETWEEN_TRIES))
+
+    def engine_for_reads(self, want: Want | None = None) -> Engine:
+        """From within SQLAlchemy's greenlet: the engine of a node that may serve and has a live connection to give."""
+        watch = self._here().watch
+        if not watch.settled:
+            await_only(watch.settle())
+        choices = self.choices(want or Want())
+        for choice in choices:
+            if choice.ok:
+                try:
+                    with choice.node.trial():
+                        engine = choice.node.reads.sync_engine
+                        engine.connect().close()  # goes back on top of the pool, where the session takes it from
+                        return engine
+                except (BreakerOpen, *NOT_THERE):
+                    continue
+        raise _refused(choices)
+
+    def engine_for_writes(self) -> Engine:
+        """The primary's engine. Within SQLAlchemy's greenlet it waits through a failover; raises `NoPrimary`."""
+        servers = self._here()
+        node = servers.watch.winner
+        if node is None:
+            try:
+                node = await_only(self.writer())
+            except MissingGreenlet:
+                node = servers.nodes[0]  # somebody just looks; nothing is sent from here
+        return node.engine.sync_engine
 
     def __repr__(self) -> str:
-        primary = self._primary.render_as_string(hide_password=True)
-        return f"AsyncCluster({primary}, {len(self._replicas)} replicas)"
+        primary = self._urls["primary"].render_as_string(hide_password=True)
+        return f"AsyncCluster({primary}, {len(self._urls) - 1} replicas)"
 
     # -- inside
+
+    def _patience(self, wait: float | None) -> float:
+        longest = float(self.options.failover_wait) if wait is None else wait
+        left = remaining()
+        return longest if left is None else min(longest, left)
 
     def _here(self) -> _Servers:
         loop = asyncio.get_running_loop()
         servers = self._servers.get(loop)
-        if servers is None:
-            for old in [one for one in self._servers if one.is_closed()]:
-                del self._servers[old]
+        if servers is None or servers.pid != os.getpid():
+            for old, theirs in list(self._servers.items()):
+                if theirs.pid != os.getpid():
+                    _INHERITED.append(self._servers.pop(old))
+                elif old.is_closed():
+                    del self._servers[old]
             servers = self._servers[loop] = self._settle()
+            servers.watch.start()
         return servers
 
     def _settle(self) -> _Servers:
-        reads = {**self._options, "isolation_level": "AUTOCOMMIT"}
-        arguments = dict(reads.pop("connect_args"))
-        arguments["server_settings"] = {"default_transaction_read_only": "on"}
-        reads["connect_args"] = arguments
-        return _Servers(
-            primary=Node("primary", self._primary, time.monotonic, **self._options),
-            primary_for_reads=Node("primary for reads", self._primary, time.monotonic, **reads),
-            replicas=tuple(
-                Node(f"replica {number}", url, time.monotonic, **reads) for number, url in enumerate(self._replicas)
-            ),
+        nodes = tuple(
+            Node(name, url, self.options, hub=self._hub, random=self._random) for name, url in self._urls.items()
         )
+        return _Servers(nodes, Watch(nodes, self.options, hub=self._hub, random=self._random))
 
-    def _candidates(self) -> list[Node]:
-        servers = self._here()
-        return [*order(servers.replicas, time.monotonic(), self._random), servers.primary_for_reads]
+    async def _connect_for_reads(self, want: Want) -> AsyncConnection:
+        watch = self._here().watch
+        if not watch.settled:
+            await watch.settle()
+        choices = self.choices(want)
+        for choice in choices:
+            if choice.ok:
+                try:
+                    with choice.node.trial():
+                        return await choice.node.reads.connect()
+                except (BreakerOpen, *NOT_THERE):
+                    continue
+        raise _refused(choices)
 
-    async def _connect_for_reads(self) -> AsyncConnection:
-        *replicas, last = self._candidates()
-        for node in replicas:
-            node.reserve(time.monotonic())
-            try:
-                connection = await node.engine.connect()
-            except _NOT_THERE as error:
-                node.fail(error, time.monotonic())
-                continue
-            node.succeed()
-            return connection
-        return await last.engine.connect()
 
-    def engine_for_reads(self) -> Engine:
-        """As `_connect_for_reads`, from within SQLAlchemy's greenlet: an engine that has a live connection to
-        give.
-        """
-        *replicas, last = self._candidates()
-        for node in replicas:
-            engine = node.engine.sync_engine
-            node.reserve(time.monotonic())
-            try:
-                engine.connect().close()  # goes back on top of the pool, where the session takes it from
-            except _NOT_THERE as error:
-                node.fail(error, time.monotonic())
-                continue
-            node.succeed()
-            return engine
-        return last.engine.sync_engine
+def is_gone(error: BaseException) -> bool:
+    """Whether the error says that the server is not there, rather than that it minds the request."""
+    if isinstance(error, DBAPIError):
+        if error.connection_invalidated:
+            return True
+        error = error.driver_exception
+    if isinstance(error, OSError | asyncpg.InterfaceError):
+        return True
+    return str(getattr(error, "sqlstate", None) or "").startswith(_GONE)
 
-    def engine_for_writes(self) -> Engine:
-        """The primary's engine."""
-        return self._here().primary.engine.sync_engine
+
+def _refused(choices: Sequence[Choice[Node]]) -> ReadsRefused:
+    reasons = tuple(str(choice) for choice in choices)
+    return ReadsRefused(
+        f"no server may serve this reader now: {'; '.join(reasons)}. Try again, accept more lag (max_lag), or raise "
+        "spill, the number of readers that the primary takes over",
+        reasons,
+    )
 
 
 class _RoutedSession(Session):
@@ -207,42 +300,63 @@ def create_async_cluster(
     primary: str | URL,
     replicas: Sequence[str | URL] = (),
     *,
-    pool_size: int = 10,
+    pool_size: int | Literal["auto"] = 10,
+    rate: str | float | None = None,
+    held: Duration | None = None,
     pool_timeout: Duration = "5s",
     connect_timeout: Duration = "1s",
     statement_timeout: Duration = "30s",
-    max_lag: None = None,
+    release_timeout: Duration = "2s",
+    max_lag: Duration | None = "10s",
+    failover_wait: Duration = "5s",
+    held_writers: int = 1000,
+    watch_period: Duration = "250ms",
+    spill: int | None = None,
+    pooler: Pooler = "auto",
+    hub: Hub = EVENTS,
 ) -> AsyncCluster:
     """A cluster of one ``primary`` and any number of streaming ``replicas``, given by URL. Connects when
-    first used.
+    first used; which of them is the primary is seen from then on, and may change.
 
-    ``pool_size`` (10) connections at most to each server (the primary has two pools: for writes, and for
-    reads that no replica answers). ``pool_timeout`` (5 s) bounds the wait for a free one, ``connect_timeout``
-    (1 s) the making of one, ``statement_timeout`` (30 s) one statement.
+    ``pool_size`` (10) connections at most in each of a server's two pools (writes, and reads); ``"auto"`` computes it
+    by Little's law from ``rate`` (operations a second, ``"500/s"``) and ``held`` (how long one holds a connection,
+    ``"4ms"``): ⌈λW + 2√(λW)⌉, see `connections_for`. ``pool_timeout`` (5 s) bounds the wait for a free one,
+    ``connect_timeout`` (1 s) the making of one and each probe, ``statement_timeout`` (30 s) one statement,
+    ``release_timeout`` (2 s) giving one back.
 
-    Raises `MisuseError` for URLs that are not PostgreSQL's, for numbers that make no sense, and for
-    ``max_lag``, which is not built yet. Statements raise what SQLAlchemy raises.
+    ``max_lag`` (10 s): a replica further behind gets no readers until it is within half of that; None: whatever the
+    lag. ``spill`` (half of ``pool_size``): how many readers at a time the primary takes over from replicas that are
+    dead or too late; further ones get `ReadsRefused`.
+
+    ``failover_wait`` (5 s): how long writers wait for a primary; ``held_writers`` (1000) of them at a time.
+    ``watch_period`` (250 ms): how often each server is asked for its role and position.
+
+    ``pooler``: ``"auto"`` finds out whether PgBouncer or its like stands in between, ``"none"`` and ``"transaction"``
+    say so. Behind one, no named prepared statements are used. ``hub`` gets the events.
+
+    Raises `MisuseError` for URLs that are not PostgreSQL's and for numbers that make no sense. Statements raise what
+    SQLAlchemy raises.
     """
-    if max_lag is not None:
-        raise MisuseError(
-            f"max_lag: lag is not measured yet (got {max_lag!r}); leave it out, "
-            "and read from the primary what must be fresh"
-        )
-    if type(pool_size) is not int or pool_size < 1:
-        raise MisuseError(f"pool_size: expected a whole number of at least 1, got {pool_size!r}")
     if isinstance(replicas, str):
         raise MisuseError('replicas: expected a list of URLs such as ["postgresql://…"], got one text')
+    options = ClusterOptions(
+        pool_size=pool_size,
+        rate=rate,
+        held=held,
+        pool_timeout=pool_timeout,
+        connect_timeout=connect_timeout,
+        statement_timeout=statement_timeout,
+        release_timeout=release_timeout,
+        max_lag=max_lag,
+        failover_wait=failover_wait,
+        held_writers=held_writers,
+        watch_period=watch_period,
+        spill=spill,
+        pooler=pooler,
+    )
     return AsyncCluster(
         asyncpg_url(primary, "primary"),
         [asyncpg_url(url, f"replicas[{number}]") for number, url in enumerate(replicas)],
-        {
-            "pool_size": pool_size,
-            "max_overflow": 0,
-            "pool_timeout": duration(pool_timeout, "pool_timeout"),
-            "pool_use_lifo": True,
-            "connect_args": {
-                "timeout": duration(connect_timeout, "connect_timeout"),
-                "command_timeout": duration(statement_timeout, "statement_timeout"),
-            },
-        },
+        options,
+        hub=hub,
     )

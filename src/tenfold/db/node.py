@@ -1,103 +1,231 @@
-"""One server of the cluster as one event loop sees it: a pool of connections, and whether it answered last
-time.
+"""One server of the cluster as one event loop sees it: two pools of connections, what was seen of it, its health.
+
+Connections belong to a *generation*. When the server turns out to be another than the one they were made to (another
+role, another timeline, a "primary" that refuses to write), the generation is over: idle connections are cut at once,
+those in use when they come back, and none of them is ever handed out again. A connection that still answers
+``SELECT 1`` is no proof: to a demoted primary it does so for days.
 """
 
 from __future__ import annotations
 
 import asyncio
-import select
-from collections.abc import Callable
-from typing import Any, Final, cast
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from random import Random
+from typing import Any, Final
 
+import asyncpg
 from sqlalchemy import event
-from sqlalchemy.engine import URL, ExceptionContext
-from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import QueuePool
-from sqlalchemy.util import await_only
 
-FIRST_BACKOFF: Final = 0.5
-LONGEST_BACKOFF: Final = 8.0
-_TURNS_TO_NOTICE: Final = 5
+from tenfold._core.events import EVENTS, Hub
+from tenfold._core.stats import Ewma
+from tenfold.db.cluster_options import ClusterOptions
+from tenfold.db.happenings import GenerationDropped
+from tenfold.db.pool import Account, AccountedPool
+from tenfold.db.seen import NOTHING, Seen
+from tenfold.db.taps import Taps
+from tenfold.resilience import AdaptiveLimit, Breaker, BreakerOpen, Circuit, State
+from tenfold.resilience.adaptive import AdaptivePlaces
+
+# By which a server says that it cannot be reached or does not accept connections; anything else is the
+# caller's error.
+NOT_THERE: Final = (OSError, TimeoutError, DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError)
+_LEAST_LATENCY: Final = 1e-4
+_EVIDENCE: Final = 32.0  # statements in the last seconds; with fewer, one slow one would decide
+_CLIP: Final = 4.0
+# One failed connection is enough: the next reader has other servers to go to.
+_BREAKER: Final = Breaker(ratio="off", consecutive=1, open=0.5, open_max=8.0, permits=1, ramp=0, lease=10.0)
 
 
 class Node:
-    """A server, its engine and its health.
+    """A server, its engines and its health. Belongs to one event loop.
 
-    A connection that the server closed while it lay in the pool is noticed at check-out, because the driver
-    has seen the end of the stream: no ping, no round trip. A failure sets the node aside for a back-off that
-    doubles from 0.5 to 8 seconds; a connection that comes about again ends it.
+    ``name`` is fixed and says nothing of the role, which changes. ``look`` is called when a connection
+    broke, and ``doubt`` when a statement showed that the server is not what it was.
     """
 
-    __slots__ = ("_backoff", "_down_until", "engine", "failures", "last_error", "name", "url")
+    __slots__ = (
+        "_reads",
+        "_writes",
+        "account",
+        "adaptive",
+        "circuit",
+        "doubt",
+        "epoch",
+        "failures",
+        "generation",
+        "hub",
+        "last_error",
+        "latencies",
+        "look",
+        "name",
+        "options",
+        "pooled",
+        "refused",
+        "seen",
+        "stranger",
+        "url",
+        "used",
+    )  # fmt: skip
 
-    def __init__(self, name: str, url: URL, monotonic: Callable[[], float], **options: Any) -> None:
+    def __init__(
+        self, name: str, url: URL, options: ClusterOptions, *, hub: Hub = EVENTS, random: Random | None = None
+    ) -> None:
         self.name = name
         self.url = url
-        self.engine: AsyncEngine = create_async_engine(url, **options)
+        self.hub = hub
+        self.options = options
+        self._writes: AsyncEngine | None = None
+        self._reads: AsyncEngine | None = None
+        self.account = Account()
+        self.circuit = Circuit(name, _BREAKER, rng=random, hub=hub)
+        most = int(options.pool_size)
+        self.adaptive = AdaptivePlaces(AdaptiveLimit(initial=most, maximum=most), name=name, hub=hub)
+        self.latencies = Ewma(half_life=2.0)  # towards 0 in silence: who was slow is tried again
+        self.seen: Seen = NOTHING
+        self.generation = 0
+        self.epoch = 0
+        """Counts the connections of the watch: while it stays, the server has not gone down."""
+        self.refused = ""
+        """Why it gets no writes although it says that it is a primary; "" where that is not so."""
+        self.stranger = False
+        self.pooled: bool | None = {"auto": None, "none": False, "transaction": True}[options.pooler]
+        """Whether a pooler stands in between; None: not known yet."""
         self.failures = 0
         self.last_error = ""
-        self._down_until = 0.0
-        self._backoff = FIRST_BACKOFF
+        self.used = False
+        self.look: Callable[[Node], None] = lambda node: None
+        self.doubt: Callable[[Node, str], None] = lambda node, reason: None
 
-        def forsake_dead(adapted: Any, record: object, proxy: object) -> None:
-            if _is_dead(adapted.driver_connection):
-                raise DisconnectionError("the server closed this connection while it lay in the pool")
+    # -- connections
 
-        def note_failure(context: ExceptionContext) -> None:
-            error = context.original_exception
-            # A statement that took too long says nothing about the server, and TimeoutError is an OSError.
-            if context.is_disconnect or (isinstance(error, OSError) and not isinstance(error, TimeoutError)):
-                self.fail(error, monotonic())
+    @property
+    def engine(self) -> AsyncEngine:
+        """For transactions."""
+        if self._writes is None:
+            self._writes = self._made(write=True, **self.options.engine())
+        return self._writes
 
-        event.listen(self.engine.sync_engine, "checkout", forsake_dead)
-        event.listen(self.engine.sync_engine, "handle_error", note_failure)
+    @property
+    def reads(self) -> AsyncEngine:
+        """For reads: autocommit, and every transaction is read-only unless it says otherwise."""
+        if self._reads is None:
+            own = self.options.engine()
+            own["connect_args"]["server_settings"] = {"default_transaction_read_only": "on"}
+            self._reads = self._made(write=False, isolation_level="AUTOCOMMIT", **own)
+        return self._reads
+
+    def advance(self, reason: str) -> None:
+        """Begin another generation: no connection made so far is used again."""
+        self.generation += 1
+        for engine in (self._writes, self._reads):
+            if engine is not None:
+                pool = engine.sync_engine.pool
+                assert isinstance(pool, AccountedPool)
+                pool.cut_idle()
+        if self.used:
+            self.hub.emit(GenerationDropped(self.name, self.generation, reason))
+
+    async def close(self) -> None:
+        """Close all connections, within the time for a release; after that they are cut."""
+        for engine in (self._writes, self._reads):
+            if engine is not None:
+                pool = engine.sync_engine.pool  # `dispose` puts another in its place
+                assert isinstance(pool, AccountedPool)
+                try:
+                    async with asyncio.timeout(float(self.options.release_timeout)):
+                        await engine.dispose()
+                except TimeoutError:
+                    self.last_error = "it did not answer when its connections were closed, and they were cut"
+                finally:
+                    pool.cut_idle()
+        self._writes = self._reads = None
+
+    # -- health
 
     @property
     def in_flight(self) -> int:
-        """Connections in use now."""
-        return cast("QueuePool", self.engine.sync_engine.pool).checkedout()
+        """Readers that it serves now."""
+        return self.account.readers
+
+    @property
+    def places(self) -> int:
+        """Readers that its adaptive limit allows."""
+        return self.adaptive.in_force
+
+    def latency(self, now: float) -> float:
+        """Expected seconds of a statement: the mean of the last ones, which fades while there are none; the least there
+        is while too few are known, so that they get known.
+        """
+        if self.latencies.weight(now) < _EVIDENCE:
+            return _LEAST_LATENCY
+        return max(self.latencies.value(now), _LEAST_LATENCY)
+
+    def observe(self, seconds: float, now: float) -> None:
+        """A statement took so long. One that took far longer than usual counts as a bit longer: it says more about
+        itself than about the server.
+        """
+        usual = self.latencies.mean
+        self.latencies.observe(min(seconds, _CLIP * usual) if usual > 0 else seconds, now)
 
     def usable(self, now: float) -> bool:
-        """Whether it may be tried at the monotonic time ``now``."""
-        return now >= self._down_until
+        """Whether the breaker would let a call pass at the monotonic time ``now``."""
+        state = self.circuit.current
+        if state is State.OPEN:
+            return self.circuit.state(now)["retry_after"] == 0.0
+        return state is not State.FORCED_OPEN
 
     def fail(self, error: BaseException, now: float) -> None:
-        """It did not answer: set it aside."""
+        """It did not answer."""
         self.failures += 1
         self.last_error = f"{type(error).__name__}: {error}"
-        self._down_until = now + self._backoff
-        self._backoff = min(LONGEST_BACKOFF, self._backoff * 2)
+        try:
+            ticket = self.circuit.ticket or self.circuit.admit(now)
+        except BreakerOpen:
+            return  # it is known already
+        self.circuit.failure(ticket, now, 0.0)
 
-    def reserve(self, now: float) -> None:
-        """Whoever tries a node that failed before sets it aside for the others until the outcome is known."""
-        if self._backoff > FIRST_BACKOFF:
-            self._down_until = now + self._backoff
-
-    def succeed(self) -> None:
-        """It answers."""
-        self._down_until, self._backoff = 0.0, FIRST_BACKOFF
+    @contextmanager
+    def trial(self) -> Iterator[None]:
+        """Around the making or taking of a connection: tells the breaker how it went. Raises `BreakerOpen`."""
+        began = time.monotonic()
+        circuit = self.circuit
+        ticket = circuit.ticket or circuit.admit(began)
+        try:
+            yield
+        except NOT_THERE as error:
+            self.failures += 1
+            self.last_error = f"{type(error).__name__}: {error}"
+            circuit.failure(ticket, time.monotonic(), 0.0)
+            raise
+        except BaseException:
+            circuit.neutral(ticket, time.monotonic())
+            raise
+        now = time.monotonic()
+        circuit.success(ticket, now, now - began)
 
     def __repr__(self) -> str:
         state = f", failed {self.failures} times, last: {self.last_error}" if self.failures else ""
+        if self.refused:
+            state += f", refused: {self.refused}"
         url = self.url.render_as_string(hide_password=True)
-        return f"Node({self.name}, {url}, {self.in_flight} in use{state})"
+        use = f"{len(self.account.holders)} in use"
+        return f"Node({self.name}, {url}, {self.seen.role}, generation {self.generation}, {use}{state})"
 
+    # -- inside
 
-def _is_dead(connection: Any) -> bool:
-    """Whether the server has closed this idle connection.
-
-    The driver knows once the loop has read the end of the stream. In a busy loop that may lie unread in the
-    socket; so when something is there to read, the loop is given the few turns that it needs to take it in.
-    """
-    if connection.is_closed():
-        return True
-    socket = connection._transport.get_extra_info("socket")
-    waiting = select.poll()
-    waiting.register(socket.fileno(), select.POLLIN)
-    if waiting.poll(0):
-        for _ in range(_TURNS_TO_NOTICE):
-            await_only(asyncio.sleep(0))
-            if connection.is_closed():
-                return True
-    return False
+    def _made(self, *, write: bool, **options: Any) -> AsyncEngine:
+        engine = create_async_engine(self.url, poolclass=AccountedPool, **options)
+        pool = engine.sync_engine.pool
+        assert isinstance(pool, AccountedPool)
+        pool.account, pool.label, pool.write = self.account, f"{self.name} ({'writes' if write else 'reads'})", write
+        taps = Taps(self, write)
+        for name in ("do_connect", "connect", "checkout", "checkin", "detach", "before_cursor_execute", "handle_error"):
+            event.listen(engine.sync_engine, name, getattr(taps, name))
+        if not write:
+            event.listen(engine.sync_engine, "after_cursor_execute", taps.after_cursor_execute)
+        return engine

@@ -7,8 +7,10 @@
     async with Gateway(load_config("gateway.toml")) as gateway:
         print(gateway.addresses)
 
-The embedded engine speaks HTTP/1.1 over TCP and unix sockets, in one process. What it does not do yet is refused with a
-sentence by `Gateway` and by ``tenfold gateway check``. Importing this package loads neither httptools nor uvloop.
+The embedded engine speaks HTTP/1.1 over TCP, TLS and unix sockets, in this process, or in several
+(`tenfold.gateway.processes`); the same configuration runs on an HAProxy (`tenfold.gateway.haproxy`), HTTP/2 included.
+What an engine cannot do is refused with a sentence where the configuration is read. Importing this package loads
+neither httptools nor uvloop.
 """
 
 from typing import TYPE_CHECKING, Any

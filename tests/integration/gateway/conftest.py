@@ -240,5 +240,7 @@ def wire():
 
 
 def pytest_asyncio_loop_factories(config, item):
-    """Everything holds on both loops."""
+    """Everything holds on both loops; a gateway in a process of its own has a loop of its own."""
+    if "process" in item.fixturenames:
+        return {"uvloop": uvloop.new_event_loop}
     return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}

@@ -194,7 +194,7 @@ async def test_limits_say_which_of_them_fired(wire):
         asked = {
             (431, "gateway.header_max"): wire.get("/", "X: " + "x" * 3000),
             (431, "gateway.headers_max"): wire.get("/", *["X: y"] * 30),
-            (413, "body_max"): wire.post(b"x" * 11),
+            (413, "gateway.body_max"): wire.post(b"x" * 11),
             (408, "gateway.header_timeout"): b"GET / HTTP/1.1\r\nHost: a\r\nX-",
             (408, "gateway.body_timeout"): wire.post(b"x" * 9)[:-1],
         }
@@ -205,7 +205,7 @@ async def test_limits_say_which_of_them_fired(wire):
             assert (got.get("content-type"), got.get("connection")) == ("application/problem+json", "close")
         chunked = wire.get("/", "Transfer-Encoding: chunked", method="POST")
         got = await run.ask(chunked + b"6\r\nabcdef\r\n6\r\nabcdef\r\n0\r\n\r\n")
-        assert (got.status, json.loads(got.body)["limit"]) == (413, "body_max")
+        assert (got.status, json.loads(got.body)["limit"]) == (413, "gateway.body_max")
         assert (await run.ask(wire.post(b"x" * 10))).status == 200
         await run.at_rest()
 
@@ -302,7 +302,7 @@ async def test_the_deadline_is_passed_on_and_kept(wire):
         assert 500 < int(backend.seen[0].get("tenfold-timeout-ms")) <= 760
         assert len(backend.seen[0].fields[b"tenfold-timeout-ms"]) == 1
         got = await run.ask(wire.get("/slow", "Tenfold-Timeout-Ms: 100"))
-        assert (got.status, json.loads(got.body)["limit"]) == (504, "route.deadline")
+        assert (got.status, json.loads(got.body)["reason"]) == (504, "callers_deadline")
         await run.at_rest()
 
 

@@ -23,7 +23,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "draft": {"variant": "draft"},
     "shapes": {"variant": "tuned", "rung": "shapes"},
     "cache": {"variant": "tuned", "rung": "cache", "workers": 2},
-    "replicas": {"variant": "tuned", "rung": "replicas"},
+    "edge": {"variant": "tuned", "rung": "edge", "workers": 2},  # with replicas, and behind the gateway
 }
 
 
@@ -36,7 +36,13 @@ class World:
     valkey: str
     payment: str
     connection: asyncpg.Connection
+    topology: Topology
     shops: dict[str, Shop] = field(default_factory=dict)
+
+    async def caught_up(self) -> None:
+        """Wait until replicas show all that the primary has."""
+        for replica in self.topology.replicas:
+            await replica.caught_up()
 
     def shop(self, **options: Any) -> Shop:
         """A shop on these servers, not yet open."""
@@ -65,6 +71,7 @@ async def running() -> AsyncIterator[World]:
             topology.valkey.url,
             payment.url,
             connection,
+            topology,
         )
         shops = {kind: world.shop(**options) for kind, options in KINDS.items()}
         async with asyncio.TaskGroup() as tasks:
@@ -80,6 +87,7 @@ async def running() -> AsyncIterator[World]:
 async def world(running: World) -> World:
     """The running world with full shelves and no orders, and caches that know it."""
     await reset_orders(running.connection)
-    async with running.client("cache") as client:
-        assert (await client.post("/internal/clear")).status_code == 200
+    for kind in ("cache", "edge"):
+        async with running.client(kind) as client:
+            assert (await client.post("/internal/clear")).status_code == 200
     return running

@@ -11,7 +11,7 @@ import pytest
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-OTHERS = ("draft", "shapes", "cache", "replicas")
+OTHERS = ("draft", "shapes", "cache", "edge")
 NEXT = re.compile(rb'"next":(null|"[^"]*")')
 
 Answer = tuple[int, str, bytes]

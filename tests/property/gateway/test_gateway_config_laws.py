@@ -173,6 +173,7 @@ PARAMETERS = {
     "penalty": SPANS,
     "v4": st.integers(1, 32),
     "v6": st.integers(1, 128),
+    "cookie": st.sampled_from(["where", "__Host-app"]),
     "secret": st.just(("s" * 16, "t" * 20)),
     "zone": st.just("eu-1"),
     "overprovision": st.floats(1, 3),
@@ -273,17 +274,14 @@ def routes(draw, name, path, names, base):
             header=draw(maybe(HEADERS)),
             by=draw(maybe(SELECTORS)),
         )
+    budgets = st.sampled_from([True, False, Budget(share=0.1)])
+    retries = draw(maybe(st.builds(Retry, st.integers(1, 5), cap=st.just(9.0), budget=budgets)))
     return Route(
         **common,
         pool=pool,
         canary=canary,
-        retries=draw(
-            maybe(
-                st.builds(
-                    Retry, st.integers(1, 5), cap=st.just(9.0), budget=st.sampled_from([True, False, Budget(share=0.1)])
-                )
-            )
-        ),
+        retries=retries,
+        retry_statuses=() if retries is None else draw(st.sampled_from([(), (503,), (429, 502)])),
         deadline=draw(maybe(SPANS)),
         rate_limit=limit,
         limit_by=None if limit is None else draw(maybe(SELECTORS)),

@@ -64,6 +64,8 @@ def test_a_header_is_read_once_it_is_whole(raw, source, destination, extensions)
         b"PROXY TCP4 192.0.2.1 198.51.100.2 01 2\r\n",
         b"PROXY TCP4 192.0.2.1 198.51.100.2 1 65536\r\n",
         b"PROXY TCP4 192.0.2.\xe9 198.51.100.2 1 2\r\n",
+        b"PROXY TCP6 fe80::1%eth0 2001:db8::2 1 2\r\n",
+        b"PROXY TCP6 2001:db8::2 ::1%x\nX-Real-IP:192.0.2.9 1 2\r\n",
         b"PROXY UDP4 192.0.2.1 198.51.100.2 1 2\r\n",
         b"PROXY \r\n",
         SIGNATURE[:11] + b"X" + v2(0x21, 0x11, V4)[12:],

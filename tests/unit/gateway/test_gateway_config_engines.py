@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from tenfold.gateway.config import CAPABILITIES, GatewayConfigError, engines_table, read_config
-from tenfold.gateway.config.engines import unfinished
 from tenfold.gateway.config.picks import PICKS
 from tenfold.gateway.config.reference import FOREIGN, TABLES, reference
 from tenfold.gateway.config.tables import keys
@@ -53,6 +52,9 @@ REFUSED = [
     ("route", "rate_limit = { rate = '1/s', store = 'redis://a' }", "counts in its own memory"),
     ("route", "canary = { pool = 'next', weight = 0.1, cookie = 'c' }", "sets no such cookie"),
     ("route", "edge = { stale_if_error = '1m' }", "has no such setting in its cache"),
+    ("route", "edge = { headers = ['X-A'] }", "has no such setting in its cache"),
+    ("route", "retry_statuses = 503\nretries = 2", "tries again only what got no answer"),
+    ("pool", "pick = { name = 'sticky', secret = '0123456789abcdef' }", "has no such pick; it has round_robin"),
 ]
 
 
@@ -66,29 +68,16 @@ def test_what_haproxy_cannot_do_is_refused_and_the_embedded_engine_does_it(where
     assert read(where, line, engine="embedded").engine.name == "embedded"
 
 
-NOT_EMBEDDED = [
-    ("gateway", "processes = 2", "is one process"),
-    ("gateway", "[admin]\ntoken = '0123456789abcdef0123'", "has no admin API"),
-    ("pool", "pick = { name = 'sticky', secret = '0123456789abcdef' }", "sets no sticky cookie"),
-    (
-        "pool",
-        "pick = { name = 'priority', inner = { name = 'sticky', secret = '0123456789abcdef' } }",
-        "sets no sticky",
-    ),
-    ("route", "rate_limit = '1/s'", "does not limit rates"),
-    ("route", "rate_limit = { rate = '1/s', store = 'redis://a' }", "does not limit rates"),
-    ("route", "adaptive = true", "has fixed limits"),
-    ("route", "edge = { headers = ['X-A'] }", "goes by the url and by Vary"),
-    ("route", "edge = { tag_header = 'X-Tags' }", "by Surrogate-Key"),
-]
-
-
-@pytest.mark.parametrize(("where", "line", "sentence"), NOT_EMBEDDED)
-def test_what_the_embedded_engine_does_not_do_yet_is_told(where, line, sentence):
-    (told,) = unfinished(read(where, line, engine="embedded"))
-    assert f"the engine embedded {sentence}" in told or sentence in told
-    assert told.startswith((where, "admin"))
-    assert unfinished(read(where, "", engine="embedded")) == []
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [("", "say initial"), ("preserve_host = false", "the same Host")],
+)
+def test_what_haproxy_has_one_of_is_refused_where_several_are_asked_for(line, sentence):
+    text = TEXT.format(gateway="", pool=line, route="").replace('["http', '["http://127.0.0.1:9009", "http')
+    if not line:
+        text = text.replace("tcp = true", "tcp = true, initial = 'down'")
+    with pytest.raises(GatewayConfigError, match=sentence):
+        read_config(text, "g.toml", environ={}, engine="haproxy")
 
 
 @pytest.mark.parametrize(
@@ -103,12 +92,12 @@ def test_what_the_embedded_engine_does_not_do_yet_is_told(where, line, sentence)
 )
 def test_both_engines_do_these(where, line):
     assert read(where, line).engine.name == "haproxy"
-    assert unfinished(read(where, line, engine="embedded")) == []
+    assert read(where, line, engine="embedded").engine.name == "embedded"
 
 
 def test_endpoints_of_https_are_taken():
     text = TEXT.format(gateway="", pool="", route="").replace("http://127.0.0.1:9001", "https://127.0.0.1:9001")
-    assert unfinished(read_config(text, "g.toml", environ={}, engine="embedded")) == []
+    assert read_config(text, "g.toml", environ={}, engine="embedded").engine.name == "embedded"
 
 
 def test_what_the_embedded_engine_cannot_do_is_refused_and_haproxy_does_it():
@@ -122,10 +111,8 @@ def test_what_the_embedded_engine_cannot_do_is_refused_and_haproxy_does_it():
     ("where", "line"),
     [
         ("pool", "pick = { name = 'ring_hash', key = 'client' }"),
-        ("pool", "ejection = { deviations = 'off' }"),
         ("pool", "slow_start = '10s'"),
-        ("route", "retries = { budget = false }"),
-        ("route", "canary = { pool = 'next', weight = 0.1, by = 'client' }"),
+        ("route", "canary = { pool = 'next', weight = 0.1 }"),
     ],
 )
 def test_what_haproxy_does_is_taken(where, line):
@@ -136,6 +123,10 @@ def test_what_haproxy_does_is_taken(where, line):
     ("line", "sentence"),
     [
         ("retries = 2", "without a budget"),
+        ("retries = { budget = false }", "without a pause"),
+        ("canary = { pool = 'next', weight = 0.1, by = 'client' }", "in its own way"),
+        ("rate_limit = '1/s'", "sliding window"),
+        ("body_max = 1", "411"),
         ("deadline = '1s'", "gives every try the whole of it"),
         ("edge = true", "small responses"),
     ],
@@ -144,6 +135,18 @@ def test_what_haproxy_does_in_another_way_is_warned_of(line, sentence):
     (warning,) = read("route", line).warnings
     assert warning.line == 15
     assert sentence in warning.text
+
+
+@pytest.mark.parametrize(
+    ("where", "line", "sentence"),
+    [
+        ("gateway", "header_max = '64KiB'", "answers 400"),
+        ("pool", "ejection = { deviations = 'off' }", "until the check has said yes"),
+        ("pool", "first_byte_timeout = '5s'", "the longer of the two"),
+    ],
+)
+def test_what_haproxy_does_in_another_way_for_all_is_warned_of(where, line, sentence):
+    assert any(sentence in warning.text for warning in read(where, line).warnings)
 
 
 def test_the_table_says_why_wherever_an_engine_does_not_do_all():

@@ -16,10 +16,13 @@ from blackfriday.acts.prove import block_seconds
 from blackfriday.promises import promises
 from blackfriday.report import render, write
 from blackfriday.story import (
+    Cost,
+    EdgeOutcome,
     Endpoint,
     Evidence,
     Integrity,
     Outage,
+    Prices,
     Probe,
     Promise,
     RungOutcome,
@@ -28,7 +31,7 @@ from blackfriday.story import (
     Story,
     TenTimes,
 )
-from blackfriday.view import Console, View, short
+from blackfriday.view import Console, View, at_the_edge, short
 
 
 def whole() -> Story:
@@ -50,9 +53,17 @@ def whole() -> Story:
     story.same_rate = SameRate(70.0, "browsing", 0.050, 0.005, -0.92, -0.88, "better", 4000)
     story.ten_times = TenTimes(1000.0, 30.0, 0.020, 0.0, True, (), 30_000, 28_500, 700)
     story.outage = Outage(10.0, 28_500, 0, 70, 69, 0, 2.5, 0)
+    story.edge = edge()
     story.integrity = {"tuned": Integrity(800, 801, 0, 0, 0, 0, 0, 200, 0)}
     story.promises = promises(story)
     return story
+
+
+def edge(**prices: float) -> EdgeOutcome:
+    """The gateway's part of that story."""
+    seen = {"changes": 3, "reads": 250, "late": 0, "longest": 0.0, "confirmed_within": 0.05, "promised": 30.0, **prices}
+    alone, behind = Cost(4_000, 0.021, 500e-6, 0.0), Cost(30_000, 0.020, 200e-6, 110e-6)
+    return EdgeOutcome(1000.0, alone, behind, 28_000, 21_000, Prices(**seen))  # type: ignore[arg-type]
 
 
 def row(story: Story, start: str) -> Promise:
@@ -95,6 +106,8 @@ def test_a_story_in_which_nothing_happened_keeps_nothing_and_breaks_nothing() ->
         ("nothing lost", {"outage": Outage(10.0, 28_500, 0, 70, 70, 1, 2.5, 0)}),
         ("nothing lost", {"outage": Outage(10.0, 28_500, 0, 70, 70, 0, None, 0)}),
         ("nothing lost", {"outage": Outage(10.0, 28_500, 0, 70, 70, 0, 2.5, 1)}),
+        ("nothing lost", {"edge": edge(late=9, longest=30.5)}),
+        ("nothing lost", {"edge": edge(changes=0)}),
     ],
 )
 def test_a_broken_promise_is_broken(promise: str, change: dict[str, object]) -> None:
@@ -104,6 +117,20 @@ def test_a_broken_promise_is_broken(promise: str, change: dict[str, object]) -> 
     story.promises = promises(story)
     assert row(story, promise).kept is False
     assert not story.kept
+
+
+def test_a_price_that_was_late_within_what_was_promised_is_told_and_breaks_nothing() -> None:
+    story = whole()
+    story.edge = edge(late=9, longest=0.42)
+    assert row(story, "nothing lost").kept
+    assert "the edge had the old one for 0.42 s at most (30 s promised)" in row(story, "nothing lost").measured
+    assert "9 of 250 reads after that had the old one, for 0.42 s at most" in at_the_edge(story.edge)[2]
+
+
+def test_the_rate_at_which_it_breaks_is_that_of_the_last_rung() -> None:
+    story = whole()
+    story.rungs.append(RungOutcome("edge", "+ edge", "a gateway", 3100.0))
+    assert "breaks at 31.0 ×" in row(story, "ten times").measured
 
 
 def test_an_invalid_run_is_no_verdict() -> None:
@@ -155,6 +182,8 @@ def test_the_console_tells_every_part_and_fits_eighty_columns() -> None:
     view.ladder(story.rungs, 200.0)
     assert story.same_rate is not None
     view.same_rate(story.same_rate)
+    assert story.edge is not None
+    view.edge(story.edge)
     assert story.outage is not None
     view.outage(story.outage)
     assert story.ten_times is not None
@@ -162,7 +191,21 @@ def test_the_console_tells_every_part_and_fits_eighty_columns() -> None:
     view.integrity(story.integrity)
     view.promises(story)
     text = out.getvalue()
-    for expected in ("half way", "42.0", "2,500/s", "25.0", "4.0 ms", "held", "0 of 200", "kept", "not measured"):
+    for expected in (
+        "half way",
+        "42.0",
+        "2,500/s",
+        "25.0",
+        "4.0 ms",
+        "held",
+        "0 of 200",
+        "kept",
+        "not measured",
+        "75.0% of 28,000",
+        "500 µs alone",
+        "workers 200 + gateway 110 µs",
+        "none of 250 reads",
+    ):
         assert expected in text
     tables = [line for line in text.splitlines() if "─" in line]
     assert max(map(len, tables)) <= 80
@@ -180,6 +223,7 @@ def test_the_report_is_one_inert_page_and_the_json_reads_back(tmp_path: Path) ->
     page = render(story)
     assert "<script>alert(1)</script>" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "the edge answered 75.0% of 28,000 requests" in page
     paths = write(story, tmp_path / "new folder")
     data = json.loads(paths[1].read_text())
     assert data["ten_times"]["rate"] == 1000.0

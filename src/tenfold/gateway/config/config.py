@@ -13,7 +13,7 @@ from tenfold.gateway.config.rule import Route
 from tenfold.gateway.config.tables import keys, of, written
 from tenfold.resilience.config_read import without_passwords
 
-STORE_KEYS: Final = ("max_bytes", "name")
+STORE_KEYS: Final = ("max_bytes", "name", "invalidate_from", "cache")
 """What the edge has one of, so that no route can say otherwise."""
 _HIDDEN: Final = "…"
 _SECRETS: Final = ("token", "secret")

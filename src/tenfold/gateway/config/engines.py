@@ -16,14 +16,12 @@ from tenfold.gateway.config.kinds import WRONG
 from tenfold.gateway.config.picks import PICKS
 from tenfold.gateway.config.pool import Pool
 from tenfold.gateway.config.positions import Path
-from tenfold.gateway.config.problems import spoken
 from tenfold.gateway.config.rule import Route
 
 if TYPE_CHECKING:
-    from tenfold.gateway.config.config import Config
+    pass
 
-Level = Literal["yes", "differs", "no", "later"]
-"""``later``: the language has it and this release does not; told by the check and at the start, not by the reader."""
+Level = Literal["yes", "differs", "no"]
 ENGINES: Final = ("embedded", "haproxy")
 HAPROXY_PICKS: Final = (
     "round_robin", "weighted_round_robin", "random", "weighted_random", "least_request", "p2c", "ring_hash", "ip_hash"
@@ -47,16 +45,10 @@ class Capability:
     embedded: Level = "yes"
     haproxy: Level = "yes"
     why: str = ""
-    embedded_why: str = ""
-    """Where neither does all of it: what is to be said of the embedded one."""
 
     def level(self, engine: str) -> Level:
         """What ``engine`` does of it."""
         return self.embedded if engine == "embedded" else self.haproxy
-
-    def reason(self, engine: str) -> str:
-        """Why not, or what is different there."""
-        return self.embedded_why if engine == "embedded" and self.embedded_why else self.why
 
 
 def _given(*names: str) -> Uses:
@@ -107,7 +99,7 @@ def _budget(route: Route) -> Iterator[tuple[str, ...]]:
 
 
 def _edge_rules(route: Route) -> Iterator[tuple[str, ...]]:
-    for name in ("query", "headers", "cookies", "stale_while_revalidate", "stale_if_error"):
+    for name in ("query", "headers", "cookies", "stale_while_revalidate", "stale_if_error", "invalidate_from"):
         if route.edge is not None and getattr(route.edge, name):
             yield "edge", name
 
@@ -168,6 +160,37 @@ def _edge_keys(route: Route) -> Iterator[tuple[str, ...]]:
             yield "edge", "tag_header"
 
 
+def _initial(pool: Pool) -> Iterator[tuple[str, ...]]:
+    if pool.check is not None and pool.check.initial != "up":
+        yield "check", "initial"
+
+
+def _ejected(pool: Pool) -> Iterator[tuple[str, ...]]:
+    if pool.ejection is not None and pool.check is not None:
+        yield ("ejection",)
+
+
+def _hosts(pool: Pool) -> Iterator[tuple[str, ...]]:
+    hosts = {endpoint.url.partition("://")[2] for endpoint in pool.endpoints}
+    if not pool.preserve_host and (len(hosts) > 1 or pool.discovery is not None):
+        yield ("preserve_host",)
+
+
+def _two_timeouts(pool: Pool) -> Iterator[tuple[str, ...]]:
+    if pool.first_byte_timeout != pool.body_timeout:
+        yield ("first_byte_timeout",)
+
+
+def _by(route: Route) -> Iterator[tuple[str, ...]]:
+    if route.canary is not None and route.canary.by is not None:
+        yield "canary", "by"
+
+
+def _bodies(route: Route) -> Iterator[tuple[str, ...]]:
+    if route.body_max is not None:
+        yield ("body_max",)
+
+
 def _always(_: Any) -> Iterator[tuple[str, ...]]:
     return iter(())
 
@@ -177,22 +200,21 @@ CAPABILITIES: Final = (
     Capability("HTTP/2 to clients", "gateway", _given("http2"), embedded="no", why="speaks HTTP/1.1 with clients"),
     Capability("TLS to clients, several names", "gateway", _given("tls")),
     Capability("the PROXY protocol", "gateway", _given("proxy_protocol")),
-    Capability("several addresses, unix sockets", "gateway", _always),
     Capability(
-        "several processes",
+        "the size of a request's head",
         "gateway",
-        _unlike("processes", 1),
-        embedded="later",
-        why="is one process; say processes = 1",
+        _unlike("header_max", 32 * 1024),
+        haproxy="differs",
+        why="holds heads in buffers of that size, answers 400 to larger ones, and takes 15 KiB where nothing is said",
     ),
+    Capability("several addresses, unix sockets", "gateway", _always),
+    Capability("several processes", "gateway", _unlike("processes", 1)),
     Capability("another name for the request's id", "gateway", _unlike("request_id", "X-Request-Id")),
     Capability("a number of trusted proxies", "gateway", _unlike("trusted_hops", 1)),
     Capability(
         "the admin API and `/metrics`",
         "admin",
         _whole,
-        embedded="later",
-        why="has no admin API; leave [admin] out, and ask `Gateway.state()` in code",
     ),
     Capability("live reload of pools and routes", "gateway", _always),
     Capability("picks " + ", ".join(f"`{name}`" for name in HAPROXY_PICKS), "pool", _always),
@@ -210,10 +232,8 @@ CAPABILITIES: Final = (
         "the pick `sticky`, within others too",
         "pool",
         _sticky,
-        embedded="later",
         haproxy="no",
         why="has no such pick; it has " + ", ".join(HAPROXY_PICKS),
-        embedded_why="sets no sticky cookie; say ring_hash or maglev with a key",
     ),
     Capability("checks over HTTP and TCP", "pool", _always),
     Capability("TLS to endpoints", "pool", _https),
@@ -234,6 +254,34 @@ CAPABILITIES: Final = (
     Capability(
         "ejection against peers", "pool", _statistics, haproxy="no", why='does not compare endpoints; say "off"'
     ),
+    Capability(
+        "how long and how many are ejected",
+        "pool",
+        _ejected,
+        haproxy="differs",
+        why="ejects after so many failures in a row, until the check has said yes, and knows no share",
+    ),
+    Capability(
+        "a check's `initial` other than up",
+        "pool",
+        _initial,
+        haproxy="no",
+        why='takes endpoints for well until their check says no; say initial = "up"',
+    ),
+    Capability(
+        "`preserve_host = false` with endpoints of several hosts",
+        "pool",
+        _hosts,
+        haproxy="no",
+        why="tells all endpoints of a pool the same Host; give each a pool, or preserve_host = true",
+    ),
+    Capability(
+        "`first_byte_timeout` and `body_timeout` apart",
+        "pool",
+        _two_timeouts,
+        haproxy="differs",
+        why="has one time for both, the longer of the two",
+    ),
     Capability("slow start in a straight line", "pool", _always),
     Capability("slow start along a curve", "pool", _bent, haproxy="no", why="raises weights in a straight line; say 1"),
     Capability(
@@ -249,7 +297,28 @@ CAPABILITIES: Final = (
         haproxy="no",
         why='sets no such cookie; say by = "client"',
     ),
-    Capability("retries on another endpoint", "route", _given("retries")),
+    Capability(
+        "canary by user, alike in both engines",
+        "route",
+        _by,
+        haproxy="differs",
+        why="hashes users in its own way, so that a change of the engine may move them to the other side",
+    ),
+    Capability(
+        "retries on another endpoint",
+        "route",
+        _given("retries"),
+        haproxy="differs",
+        why="retries without a budget, so that an outage is multiplied by the attempts, and without a pause; goes by "
+        "the most attempts of all routes to a pool; under a hash it may ask the same endpoint again",
+    ),
+    Capability(
+        "retries of answers with some statuses",
+        "route",
+        _given("retry_statuses"),
+        haproxy="no",
+        why="tries again only what got no answer, and waits for no Retry-After; leave it out",
+    ),
     Capability(
         "retry budgets",
         "route",
@@ -268,8 +337,8 @@ CAPABILITIES: Final = (
         "rate limits in one process",
         "route",
         _given("rate_limit"),
-        embedded="later",
-        why="does not limit rates; leave rate_limit out, or limit in the app (tenfold.resilience)",
+        haproxy="differs",
+        why="counts in a sliding window of burst ÷ rate, which admits the same in any such window",
     ),
     Capability(
         "rate limits shared by a store", "route", _shared, haproxy="no", why="counts in its own memory; leave store out"
@@ -279,30 +348,34 @@ CAPABILITIES: Final = (
         "adaptive concurrency",
         "route",
         _given("adaptive"),
-        embedded="later",
         haproxy="no",
         why="has fixed limits; say max_in_flight",
     ),
     Capability("header changes, redirects, answers, `strip_prefix`", "route", _always),
-    Capability("body limits", "route", _given("body_max")),
+    Capability(
+        "body limits",
+        "route",
+        _bodies,
+        haproxy="differs",
+        why="asks for the length of a body there, and answers 411 where it is not said",
+    ),
     Capability(
         "the edge: an HTTP cache",
         "route",
         _given("edge"),
         haproxy="differs",
-        why="keeps small responses for a fixed time in its own cache, without revalidation and purge by tag",
+        why="keeps small responses for a fixed time in its own cache, without revalidation and purge, and begins "
+        "empty after a reload",
     ),
     Capability(
         "the edge: request headers and cookies in the key, another header of tags",
         "route",
         _edge_keys,
-        embedded="later",
         haproxy="no",
         why="has no such setting in its cache",
-        embedded_why="goes by the url and by Vary, and by Surrogate-Key; let the backend send these",
     ),
     Capability(
-        "the edge: keys of its own, stale responses",
+        "the edge: keys of its own, stale responses, tags invalidated in a cache",
         "route",
         _edge_rules,
         haproxy="no",
@@ -319,13 +392,6 @@ def refusals(
 ) -> Found:
     """What ``engine`` cannot do of what is asked: the path of each key, and a sentence."""
     return _asked(engine, "no", gateway, pools, routes, admin)
-
-
-def unfinished(config: Config) -> list[str]:
-    """What the configuration's engine does not do yet: a sentence for each key."""
-    pools, routes = dict(enumerate(config.pools)), dict(enumerate(config.routes))
-    asked = _asked(config.engine.name, "later", config.gateway, pools, routes, config.admin)
-    return [f"{spoken(path)}: {sentence}" for path, sentence in asked]
 
 
 def differences(
@@ -351,10 +417,10 @@ def _asked(
                 for keys in capability.uses(table):
                     if (*at, *keys) not in told:  # one sentence a key is enough
                         told.add((*at, *keys))
-                        yield (*at, *keys), f"the engine {engine} {capability.reason(engine)}"
+                        yield (*at, *keys), f"the engine {engine} {capability.why}"
 
 
-_shown: Final = {"yes": "yes", "differs": "differs", "no": "no", "later": "not yet"}
+_shown: Final = {"yes": "yes", "differs": "differs", "no": "no"}
 
 
 def engines_table() -> str:
@@ -362,6 +428,6 @@ def engines_table() -> str:
     lines = ["| what | embedded | haproxy | |", "|---|---|---|---|"]
     for each in CAPABILITIES:
         lacking = [name for name in ENGINES if each.level(name) != "yes"]
-        note = "; ".join(f"{name} {each.reason(name)}" for name in lacking)
+        note = "; ".join(f"{name} {each.why}" for name in lacking)
         lines.append(f"| {each.name} | {_shown[each.embedded]} | {_shown[each.haproxy]} | {note} |")
     return "\n".join(lines)

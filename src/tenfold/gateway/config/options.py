@@ -60,7 +60,10 @@ class Gateway(Options):
         restart=True,
     )
     processes: int = option(
-        Whole(1, 256), "How many processes share the addresses (SO_REUSEPORT).", default=1, restart=True
+        Whole(1, 256),
+        "How many processes share the addresses (SO_REUSEPORT). Each has its own connections, limits and edge.",
+        default=1,
+        restart=True,
     )
     tls: tuple[Certificate, ...] = option(
         Many(Table(Certificate), single=True, what="a table or a list of tables"),
@@ -155,6 +158,12 @@ class Admin(Options):
         restart=True,
     )
     metrics_token: bool = option(Flag(), "Whether `/metrics` asks for the token too.", default=True)
+    names: tuple[str, ...] = option(
+        Many(Text("the name of a host", r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?"), what="a list of names"),
+        "Names by which callers may address it, besides `localhost` and addresses in figures; a request with another "
+        "`Host` is refused, because a web page could have sent it (DNS rebinding).",
+        default=(),
+    )
 
     def _check(self) -> None:
         if not self.listen.loopback and not self.public:
@@ -167,8 +176,8 @@ class Admin(Options):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Edge(Options):
-    """The HTTP cache (RFC 9111). In `[edge]` for all routes; each may say otherwise, but for `max_bytes` and
-    `name`.
+    """The HTTP cache (RFC 9111). In `[edge]` for all routes; each may say otherwise, but for `max_bytes`,
+    `name`, `invalidate_from` and `cache`.
     """
 
     max_bytes: int = option(
@@ -204,6 +213,20 @@ class Edge(Options):
     )
     collapse: bool = option(Flag(), "Whether one request fetches for all that wait for the same.", default=True)
     tag_header: str = option(HEADER, "The response header that has the tags to purge by.", default="Surrogate-Key")
+    invalidate_from: str | None = option(
+        Text(
+            'the url of a Valkey or Redis such as "redis://127.0.0.1:6379/0"', r"(rediss?|unix)://[!-~]+", label="url"
+        ),
+        "The level 2 of a `tenfold.cache`: tags that are invalidated there purge the edge. After a connection that "
+        "was cut all tagged responses are purged, because something may have been missed.",
+        default=None,
+        show=False,  # it may hold a password
+    )
+    cache: str = option(
+        Text('the name of a cache such as "shop"', r"[\w.-]+", label="name"),
+        "The name of that cache: what the app gives to `Cache`.",
+        default="cache",
+    )
 
     def _check(self) -> None:
         if self.largest > self.max_bytes:

@@ -36,6 +36,7 @@ class _Inner(Kind):
 
 
 _ZONE: Final = Text('a zone such as "eu-1"', r"[!-~]+")
+_COOKIE: Final = Text("the name of a cookie", r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HASHED: Final[dict[str, Kind]] = {"key": SELECTOR, "bound": Number(above=1)}
 PICKS: Final[dict[str, tuple[str, dict[str, Kind]]]] = {
     "round_robin": ("RoundRobin", {}),
@@ -49,14 +50,14 @@ PICKS: Final[dict[str, tuple[str, dict[str, Kind]]]] = {
     "maglev": ("Maglev", {**_HASHED, "table": Whole(2, 5_000_011)}),
     "rendezvous": ("Rendezvous", {**_HASHED, "table": Whole(2, 5_000_011)}),
     "ip_hash": ("IPHash", {"v4": Whole(1, 32), "v6": Whole(1, 128), "bound": Number(above=1)}),
-    "sticky": ("Sticky", {"secret": Many(Hidden(16), least=1, single=True), "inner": _Inner()}),
+    "sticky": ("Sticky", {"secret": Many(Hidden(16), least=1, single=True), "cookie": _COOKIE, "inner": _Inner()}),
     "zone_aware": ("ZoneAware", {"zone": _ZONE, "inner": _Inner()}),
     "priority": ("Priority", {"overprovision": Number(least=1), "inner": _Inner()}),
     "aperture": ("Aperture", {"index": Whole(0), "clients": Whole(1), "least": Whole(1)}),
 }
 """The class in `tenfold.balance.pick` of each name, and the kinds of what it takes."""
 _REQUIRED: Final = {"sticky": ("secret",), "zone_aware": ("zone",), "aperture": ("index", "clients")}
-_HERE: Final = ("key",)
+_HERE: Final = ("key", "cookie")
 """What is for the gateway and not for the policy."""
 
 

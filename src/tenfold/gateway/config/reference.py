@@ -115,6 +115,7 @@ def _page() -> Iterator[str]:
         yield ""
     yield "## Picks\n"
     yield "`pick` is a name, or a table of `name` and parameters. `key` says what tells one user from another.\n"
+    yield "`sticky` sets a cookie called `cookie`, or `tenfold_` and the pool's name; endpoints do not see it.\n"
     yield "| name | parameters |"
     yield "|---|---|"
     for pick, (_, kinds) in PICKS.items():

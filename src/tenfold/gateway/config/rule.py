@@ -184,8 +184,17 @@ class Route(Options):
         "Tries again, on another endpoint, what was not sent or is idempotent and got no answer.",
         default=None,
     )  # fmt: skip
+    retry_statuses: tuple[int, ...] = option(
+        Many(Whole(400, 599), single=True, what="a list of statuses"),
+        "Answers that count as failures for `retries`, where the method is idempotent; such as `[502, 503]`. "
+        "Their `Retry-After` is waited for.",
+        default=(),
+    )
     deadline: float | None = option(
-        span(), "For the answer's head, all tries included; passed on to backends. Not given: none.", default=None
+        span(),
+        "For the answer's head, all tries included; passed on to backends. `Tenfold-Timeout-Ms` of a request makes it "
+        "less. Not given: what a trusted peer says there, else none.",
+        default=None,
     )
     rate_limit: RateLimit | None = option(
         Foreign(RateLimit, main="rate", flag=False, without={"key": "is for code; say limit_by beside it"}),
@@ -232,6 +241,8 @@ class Route(Options):
                 raise Wrong("path", f"expected a path without {part_!r}, which clients resolve themselves")
         if self.strip_prefix and self.path == "/":
             raise Wrong("strip_prefix", 'expected a path longer than "/", because there is nothing to take away')
+        if self.retry_statuses and self.retries is None:
+            raise Wrong("retry_statuses", "means nothing without retries; say both or neither")
         if self.limit_by is not None and self.rate_limit is None:
             raise Wrong("limit_by", "means nothing without rate_limit; say both or neither")
         if self.canary is not None and self.canary.pool == self.pool:

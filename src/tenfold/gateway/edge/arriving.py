@@ -104,7 +104,9 @@ class Arriving(Purging):
             return again
         self.revalidations += 1
         cookies = self.options.set_cookie == "store"
-        pairs = merged(old.pairs, kept(response.pairs, response.fields.get(b"connection"), cookies=cookies))
+        # The old Date says nothing of the 304's age: one without a Date is of now (RFC 9110 §6.6.1).
+        undated = tuple(pair for pair in old.pairs if pair[0].lower() != b"date")
+        pairs = merged(undated, kept(response.pairs, response.fields.get(b"connection"), cookies=cookies))
         about = Response(old.status, (*pairs, *[one for one in response.pairs if one[0].lower() == b"age"]), old.reason)
         found = terms(decision.request, about, self.options, wall=wall, delay=now - decision.now)
         new = Stored(old.url, old.vary, about, pairs, found, now=now, wall=wall)

@@ -18,7 +18,7 @@ from tenfold.gateway.edge.store import Store
 from tenfold.gateway.edge.stored import Stored
 from tenfold.gateway.edge.vary import select
 
-_ASKS: Final = frozenset({*DROPPED, *ORIGIN_ONLY, b"cache-control", b"pragma", b"authorization"})
+ASKS: Final = frozenset({*DROPPED, *ORIGIN_ONLY, b"cache-control", b"pragma", b"authorization"})
 """A request with none of these is answered by a fresh response as it is."""
 _MOST_UNCOLLAPSED: Final = 10_000
 
@@ -67,7 +67,7 @@ class Asking:
     def lookup(self, request: Request, now: float) -> Decision:
         """What to do with a request. Never raises, whatever its fields say."""
         resource = self._resources.get(request.url)
-        if resource is not None and request.method == b"GET" and _ASKS.isdisjoint(request.fields):
+        if resource is not None and request.method == b"GET" and ASKS.isdisjoint(request.fields):
             stored = resource.only or self._store.find(request)[0]
             if stored is not None and now < stored.plain_until:
                 self.hits += 1

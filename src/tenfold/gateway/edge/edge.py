@@ -21,11 +21,16 @@ How an engine uses it::
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from tenfold.gateway.edge.answer import age, answer, status_line
 from tenfold.gateway.edge.arriving import Arriving
+from tenfold.gateway.edge.asking import ASKS
 from tenfold.gateway.edge.decision import Answer, Decision
+
+_SMALL: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +62,27 @@ class Edge(Arriving):
     """
 
     __slots__ = ()
+
+    def plain_hit(self, url: bytes, names: Iterable[bytes], now: float) -> Answer | None:
+        """The answer to a GET whose fields have these lower-case names, where neither they nor what is stored under
+        ``url`` leave anything to decide; a small body stands in ``head``. None: ask `lookup`, which finds more.
+        """
+        resource = self._resources.get(url)
+        if resource is None or not ASKS.isdisjoint(names):
+            return None
+        stored = resource.only
+        if stored is None or now >= stored.plain_until:
+            return None
+        self.hits += 1
+        stored.entry.n += 1.0  # type: ignore[union-attr] # what is in the index has an entry
+        chunks = stored.chunks
+        body = b""
+        if len(chunks) == 1 and stored.length <= _SMALL:
+            body, chunks = chunks[0], ()
+        head = b"%bAge: %d\r\n%b%d\r\n\r\n%b" % (
+            stored.head, now - stored.born, self._line_hit, stored.fresh_until - now, body
+        )  # fmt: skip
+        return Answer(stored.status, head, chunks)
 
     def answer(self, decision: Decision, now: float, extra: bytes = b"") -> Answer | None:
         """The response to a SERVE out of the store; None where the decision has none.

@@ -8,6 +8,7 @@ RFC 9110 §5.3 has it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Final
 
 _PORTS: Final = {b"http": b":80", b"https": b":443"}
@@ -29,11 +30,16 @@ def url_key(scheme: bytes, host: bytes, target: bytes) -> bytes:
 
     ``target`` begins with a slash (or is ``*``); the query belongs to it, a fragment does not.
     """
+    return _origin(scheme, host) + target.partition(b"#")[0]
+
+
+@lru_cache(maxsize=1024)
+def _origin(scheme: bytes, host: bytes) -> bytes:
     scheme, host = scheme.lower(), host.lower()
     port = _PORTS.get(scheme)
     if port is not None:
         host = host.removesuffix(port)
-    return scheme + b"://" + host + target.partition(b"#")[0]
+    return scheme + b"://" + host
 
 
 class Request:

@@ -9,23 +9,44 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from tenfold.gateway.edge import Action, Decision, Filling, Response, Turn, url_key
+from tenfold.gateway.edge import Action, Decision, Filling, Turn, url_key
 from tenfold.gateway.edge import Request as EdgeRequest
 from tenfold.gateway.engine import problem
+from tenfold.gateway.engine.edge_keys import OURS
+from tenfold.gateway.engine.edge_response import response_of
 from tenfold.gateway.engine.forward import Exchange
 from tenfold.gateway.engine.nobody import Nobody
 from tenfold.gateway.engine.problem import Fault
 from tenfold.gateway.framing import End, Identity, RequestHead, ResponseHead
 
 if TYPE_CHECKING:
+    from tenfold.gateway.config import Edge as Options
     from tenfold.gateway.engine.client_side import Client
     from tenfold.gateway.engine.plan import PoolPlan, RoutePlan
     from tenfold.gateway.engine.site import Site
     from tenfold.gateway.engine.upstream import UpstreamConnection
 
 _FAILURES: Final = (500, 502, 503, 504)
-_OURS: Final = (b"surrogate-key", b"tenfold-cache-control")
-_JOINED: Final = 64 * 1024
+
+
+def served(client: Client, head: RequestHead, route: RoutePlan) -> bool:
+    """Answer with what is stored and fresh, where that is all there is to it; such a request never becomes an exchange.
+
+    False, and nothing done: the long way, `CachedExchange`, finds the same and more. The caller has seen that the
+    route is `RoutePlan.quick`.
+    """
+    site = client.site
+    edge = site.edge
+    if edge is None or head.method != b"GET" or not head.keep_alive or head.http10 or head.length or head.upgrade:
+        return False
+    answer = edge.plain_hit(key_of(client.scheme.encode(), head, None), head.fields, site.clock())
+    if answer is None:
+        return False
+    site.answered(answer.status, route.answers)
+    client.write(answer.head)
+    for piece in answer.body:
+        client.write(piece)
+    return True
 
 
 class CachedExchange(Exchange):
@@ -54,20 +75,12 @@ class CachedExchange(Exchange):
             self.forward()
             return
         fields = {name: values[0] if len(values) == 1 else b", ".join(values) for name, values in head.fields.items()}
-        scheme = self.client.scheme.encode()
-        request = EdgeRequest(head.method, url_key(scheme, head.host or b"", self._target()), fields)
+        keys = self.route.edge_keys
+        if keys is not None:
+            keys.ask(fields, head)
+        key = key_of(self.client.scheme.encode(), head, self.route.route.edge)
+        request = EdgeRequest(head.method, key, fields)
         self._go(edge.lookup(request, self.site.clock()))
-
-    def _target(self) -> bytes:
-        """The target as far as it is part of the key."""
-        target, options = self.head.target, self.route.route.edge
-        assert options is not None
-        if options.query is None:
-            return target
-        path, _, query = target.partition(b"?")
-        wanted = {name.encode() for name in options.query}
-        kept = sorted(part for part in query.split(b"&") if part.partition(b"=")[0] in wanted)
-        return path + (b"?" + b"&".join(kept) if kept else b"")
 
     # -- what the edge says -------------------------------------------------------------------------------------------
 
@@ -123,12 +136,8 @@ class CachedExchange(Exchange):
         body = answer.body
         if not body:
             self._write([answer.head])
-        elif len(body) == 1 and len(body[0]) <= _JOINED:
-            self._write([answer.head, body[0]])
         else:
-            self._write([answer.head])
-            for piece in body:
-                self._write([piece])
+            self._write([answer.head, *body])
         follower = decision.follower
         if follower is None:
             self.finish()
@@ -148,6 +157,8 @@ class CachedExchange(Exchange):
             return
         decision.follower.wake = self._woken
         self.timer = self.site.loop.call_later(self.pool.options.first_byte_timeout, self._resume)
+        if decision.follower.turn is not Turn.WAIT:
+            self._woken()  # it joined when a part had come already, and the next part may be long in coming
 
     def _woken(self) -> None:
         """Called from within another exchange, so that nothing may be done here and now."""
@@ -219,7 +230,9 @@ class CachedExchange(Exchange):
             super().pass_on(request, head, out)
             return
         now = self.site.clock()
-        response = self._response(head)
+        options = self.route.route.edge
+        assert options is not None
+        response = response_of(head, options, self.route.edge_keys)
         if head.status == 304 and decision.conditions:
             then = edge.revalidated(decision, response, now, self.site.wall())
             if then is not None:
@@ -240,48 +253,10 @@ class CachedExchange(Exchange):
             self.filling = edge.begin_store(decision, response, now, self.site.wall())
         self._settled = True
         self.extra.append(edge.cache_status(decision, now)[:-2])
-        head.plain = [line for line in head.plain if line.partition(b":")[0].lower() not in _OURS]
+        keys = self.route.edge_keys
+        ours = OURS if keys is None else keys.ours
+        head.plain = [line for line in head.plain if line.partition(b":")[0].lower() not in ours]
         super().pass_on(request, head, out)
-
-    def _answer_done(self, *, ok: bool) -> None:
-        """The endpoint's answer is not for the client."""
-        connection = self.connection
-        if connection is not None and connection.reader.ended and connection.reader.reusable:
-            self.connection = None
-            connection.upstream.put(connection)
-        else:
-            self._detach()
-        self._release(ok=ok)
-
-    def _response(self, head: ResponseHead) -> Response:
-        """What the edge wants to know of it; where the response says nothing of its freshness, what the route says."""
-        pairs = []
-        for line in (*head.plain, *(claim[2] for claim in head.claims)):
-            name, _, value = line.partition(b":")
-            pairs.append((name, value.strip(b" \t")))
-        response = Response(head.status, pairs, head.reason)
-        options = self.route.route.edge
-        assert options is not None
-        fields = response.fields
-        length = fields.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > options.largest:
-            return Response(head.status, (*pairs, (b"Tenfold-Cache-Control", b"no-store")), head.reason)
-        if _OURS[1] in fields or b"expires" in fields or b"cdn-cache-control" in fields:
-            return response
-        said = fields.get(b"cache-control", b"")
-        more = []
-        if not said and options.ttl and head.status == 200 and b"pragma" not in fields:
-            more.append(b"max-age=%d" % options.ttl)
-        low = said.lower()
-        if (low or more) and b"must-revalidate" not in low and b"no-cache" not in low:
-            if options.stale_while_revalidate and b"stale-while-revalidate" not in low:
-                more.append(b"stale-while-revalidate=%d" % options.stale_while_revalidate)
-            if options.stale_if_error and b"stale-if-error" not in low:
-                more.append(b"stale-if-error=%d" % options.stale_if_error)
-        if not more:
-            return response
-        control = b", ".join([*([said] if said else []), *more])
-        return Response(head.status, (*pairs, (b"Tenfold-Cache-Control", control)), head.reason)
 
     def piece(self, data: bytes, out: list[bytes]) -> None:
         if self.filling is not None:
@@ -346,3 +321,14 @@ class CachedExchange(Exchange):
             edge.cancelled(decision)
         elif decision.follower is not None and not self.finished:
             edge.cancelled(decision)
+
+
+def key_of(scheme: bytes, head: RequestHead, options: Options | None) -> bytes:
+    """What a request's response is stored under, as far as that is its URL."""
+    target = head.target
+    if options is not None and options.query is not None:
+        path, _, query = target.partition(b"?")
+        wanted = {name.encode() for name in options.query}
+        kept = sorted(part for part in query.split(b"&") if part.partition(b"=")[0] in wanted)
+        target = path + (b"?" + b"&".join(kept) if kept else b"")
+    return url_key(scheme, head.host or b"", target)

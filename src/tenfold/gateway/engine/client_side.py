@@ -16,7 +16,7 @@ from math import inf
 from typing import TYPE_CHECKING, Final
 
 from tenfold.gateway.engine import problem
-from tenfold.gateway.engine.canned import canned
+from tenfold.gateway.engine.cached import served
 from tenfold.gateway.engine.ending import Ending
 from tenfold.gateway.engine.forward import Exchange
 from tenfold.gateway.framing import UNIX, Link, Refusal, RequestEvent, RequestHead, RequestReader
@@ -44,6 +44,7 @@ class Client(asyncio.Protocol):
         "_most",
         "_open",
         "_reading",
+        "_unsent",
         "due",
         "eof",
         "exchange",
@@ -84,6 +85,8 @@ class Client(asyncio.Protocol):
         self._lingers = False
         self._left = _LINGER_BYTES
         self._most: int | None = None
+        self._unsent: Exchange | None = None
+        """One that begins once it has what came of its body together with its head."""
         self._chunked = False
 
     # -- the socket ---------------------------------------------------------------------------------------------------
@@ -122,7 +125,7 @@ class Client(asyncio.Protocol):
         if events:
             self._take(events)
         if self.exchange is None:
-            self._next()
+            self._onward()
         elif self.reader.held:
             self.pause_reading()
 
@@ -197,18 +200,28 @@ class Client(asyncio.Protocol):
                 if not self.full:
                     self.due = inf
                 exchange.body_end()
+        unsent = self._unsent
+        if unsent is not None:
+            self._unsent = None
+            if not unsent.finished:
+                unsent.start()
         self._busy = False
 
     def _begin(self, head: RequestHead) -> None:
         site = self.site
         plan = site.plan
         site.counters.requests += 1
-        if plan.dotted(head):
-            self._answer(problem.DOTS, head)
-            return
-        route = plan.match(head)
+        route = plan.only
         if route is None:
-            self._answer(problem.NO_ROUTE, head)
+            if plan.dotted(head):
+                self._answer(problem.DOTS, head)
+                return
+            route = plan.match(head)
+            if route is None:
+                self._answer(problem.NO_ROUTE, head)
+                return
+        if route.quick and site.log is None and not self.closing and served(self, head, route):
+            self._idle()
             return
         most = self._most = route.body_max
         length = head.length
@@ -221,15 +234,10 @@ class Client(asyncio.Protocol):
         exchange.ended = length == 0
         if not self.full:
             self.due = inf if length == 0 else site.now + plan.gateway.body_timeout
-        if route.pool is None:
-            status, data = canned(route.route, head, close=self._closes(head))
-            exchange.close = self._closes(head)
-            exchange.respond(status, data)
-        else:
+        if length == 0 or route.pool is None:
             exchange.start()
-
-    def _closes(self, head: RequestHead) -> bool:
-        return not head.keep_alive or head.length != 0 or self.closing
+        else:
+            self._unsent = exchange
 
     def _answer(self, fault: Fault, head: RequestHead, route: RoutePlan | None = None) -> None:
         site = self.site
@@ -247,7 +255,8 @@ class Client(asyncio.Protocol):
             exchange.refuse(fault)
             return
         site.refused(self, fault)
-        self.write(problem.render(fault, close=True))
+        options = site.plan.gateway
+        self.write(problem.render(problem.measured(fault, lambda _: options), close=True))
         self._linger()
 
     @property
@@ -290,17 +299,19 @@ class Client(asyncio.Protocol):
         else:
             self._idle()
             if not self._busy:
-                reader = self.reader
-                if self._reading and not self.full and not self.eof and reader.ended and not reader.held:
-                    reader.next()  # as nearly always: there is no other request yet
-                else:
-                    self._next()
+                self._onward()
 
     def _idle(self) -> None:
         self._heading = False
         self.quiet_since = self.site.now
         if not self.full:
             self.due = self.site.now + self.site.plan.gateway.idle_timeout
+
+    def _onward(self) -> None:
+        # As nearly always: there is no other request yet.
+        if self._reading and not (self.full or self.eof or self._lingers) and self.reader.rest():
+            return
+        self._next()
 
     def _next(self) -> None:
         """Go on to the next request, if the answers are taken."""

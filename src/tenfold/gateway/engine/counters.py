@@ -32,13 +32,16 @@ class Counters:
         "proxied",
         "proxied_failed",
         "queued",
+        "rate_limited",
         "refused",
         "reloads",
         "replay_overflows",
         "requests",
         "retries",
         "retries_refused",
+        "retries_status",
         "reused",
+        "shed",
         "tunnels",
         "unsolicited",
         "upstreams",
@@ -73,8 +76,12 @@ class Counters:
         """Requests sent once more to the same endpoint, because a kept connection had closed under them."""
         self.failovers = self.retries = self.retries_refused = self.replay_overflows = 0
         """Further tries: of what was not sent, of what was; those not paid for; bodies too long to be kept."""
+        self.retries_status = 0
+        """Of the retries those of an answer with one of `Route.retry_statuses`."""
         self.queued = 0
         """Requests that waited for a free endpoint."""
+        self.rate_limited = self.shed = 0
+        """Requests refused by a rate limit, and for want of a place in an adaptive limit."""
         self.unsolicited = 0
         """Connections dropped because bytes came that nobody had asked for."""
         self.canaries = 0

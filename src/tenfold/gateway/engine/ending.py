@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from asyncio import TimerHandle
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tenfold.balance import Ticket
-from tenfold.gateway.engine import problem
+from tenfold.gateway.engine import concurrency, problem
+from tenfold.gateway.engine.concurrency import Place
 from tenfold.gateway.engine.plan import PoolPlan, RoutePlan
 from tenfold.gateway.engine.problem import Fault
 from tenfold.gateway.engine.upstream import UpstreamConnection
@@ -22,15 +23,18 @@ if TYPE_CHECKING:
     from tenfold.gateway.engine.client_side import Client
     from tenfold.gateway.engine.site import Site
 
+JOINED: Final = 128 * 1024
+"""Bytes up to which pieces are put together to be written at once: a copy costs less than another system call then."""
+
 
 class Ending:
     """The state of an exchange, and its ends."""
 
     __slots__ = (
-        "attempt", "bytes_out", "canary", "client", "clocked", "close", "connection", "due", "ended", "extra",
-        "failed_by", "fault", "finished", "head", "identity", "kept", "kept_size", "pause", "paused", "pool",
-        "rechunk", "refreshed", "route", "site", "started", "status", "ticket", "timer", "tried", "tunnel",
-        "until",
+        "admitted", "attempt", "bytes_out", "callers", "canary", "client", "clocked", "close", "connection", "cookie",
+        "due", "ended", "extra", "failed_by", "fault", "finished", "head", "identity", "kept", "kept_size", "pause",
+        "paused", "place", "pool", "rechunk", "refreshed", "renewal", "route", "site", "started", "status", "ticket",
+        "timer", "tried", "tunnel", "until",
     )  # fmt: skip
 
     def __init__(self, site: Site, client: Client, head: RequestHead, route: RoutePlan, pool: PoolPlan) -> None:
@@ -73,11 +77,22 @@ class Ending:
         """While it waits for a place: until when."""
         self.until = inf
         """The deadline for the answer's head."""
+        self.callers = False
+        """The deadline is the caller's own, and says nothing of the endpoint."""
+        self.admitted = False
+        """The rate limit was asked."""
+        self.place: Place | None = None
+        """Its place in the adaptive limit."""
+        self.cookie = self.renewal = ""
+        """The sticky cookie that came, and the one to set."""
 
     def _write(self, out: list[bytes]) -> None:
-        data = out[0] if len(out) == 1 else b"".join(out)
-        self.bytes_out += len(data)
-        self.client.write(data)
+        size = sum(map(len, out))
+        self.bytes_out += size
+        if size <= JOINED and len(out) > 1:
+            out = [b"".join(out)]
+        for data in out:
+            self.client.write(data)
 
     def _cut(self) -> None:
         """An answer broke off, and only a closed connection can say so."""
@@ -99,6 +114,8 @@ class Ending:
             self._cut()
             return
         self.fault = fault.reason
+        if fault.limit:
+            fault = problem.measured(fault, self._options)
         self.site.counters.own_answers += 1
         request_id = b"" if self.identity is None else self.identity.request_id
         self.close = not (self.head.keep_alive and self.ended) or self.client.closing
@@ -106,6 +123,12 @@ class Ending:
             fault, close=self.close, request_id=request_id, extra=extra, head_only=self.head.method == b"HEAD"
         )
         self.respond(fault.status, data)
+
+    def _options(self, table: str) -> object:
+        """The options that hold for this request."""
+        if table == "gateway":
+            return self.site.plan.gateway
+        return self.route.route if table == "route" else getattr(self.pool, "options", None)
 
     def respond(self, status: int, data: bytes) -> None:
         """A whole answer that is not an endpoint's."""
@@ -133,8 +156,20 @@ class Ending:
         ticket, self.ticket = self.ticket, None
         if ticket is not None:
             ticket.release(ok)
+            if ok is not None:
+                self.pool.times.add(self.site.clock() - ticket.began)
             if self.pool.options.queue:
                 self.pool.wake()
+
+    def _answer_done(self, *, ok: bool | None) -> None:
+        """The endpoint's answer is not for the client."""
+        connection = self.connection
+        if connection is not None and connection.reader.ended and connection.reader.reusable:
+            self.connection = None
+            connection.upstream.put(connection)
+        else:
+            self._detach()
+        self._release(ok=ok)
 
     def dated_no_more(self) -> None:
         """The deadline is met, or nobody cares any more."""
@@ -162,6 +197,9 @@ class Ending:
         self.finished = True
         self.dated_no_more()
         self.kept = None
+        if self.place is not None:
+            place, self.place = self.place, None
+            concurrency.ended(place, self.fault, self.site.clock())
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None

@@ -12,8 +12,8 @@ from __future__ import annotations
 from math import inf
 
 from tenfold.balance.transports.rules import Failure
-from tenfold.gateway.engine import problem
-from tenfold.gateway.engine.problem import Fault
+from tenfold.gateway.engine import concurrency, problem, sticky
+from tenfold.gateway.engine.again import retry_status
 from tenfold.gateway.engine.sending import Sending
 from tenfold.gateway.engine.upstream import UpstreamConnection
 from tenfold.gateway.framing import (
@@ -72,6 +72,12 @@ class Exchange(Sending):
         ticket = self.ticket
         assert ticket is not None
         ticket.answered()
+        if head.status in self.route.retry_statuses and retry_status(self, head):
+            return
+        if self.place is not None:
+            concurrency.answered(self, head.status)
+        if self.renewal:
+            sticky.renew(self)
         self.dated_no_more()
         changes = self.route.response_changes
         if changes is not None:
@@ -177,5 +183,5 @@ class Exchange(Sending):
             return
         fault = problem.BROKEN
         if refusal is not None and refusal.token != "premature_end":
-            fault = Fault(502, f"upstream_{refusal.token}", f"the endpoint's answer is none: {refusal.sentence}")
+            fault = problem.unreadable(refusal)
         self._failed(Failure.NO_ANSWER if began else Failure.BROKEN, fault, used=used)

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Final
 
 from tenfold._core.errors import MisuseError
 from tenfold._core.units import Duration, duration
-from tenfold.gateway.config import Address, Changes, Config, diff
-from tenfold.gateway.config.engines import unfinished
+from tenfold.gateway.config import Address, Changes, Config, ConfigFile, diff
 from tenfold.gateway.edge import Edge
+from tenfold.gateway.engine.beside import Beside
 from tenfold.gateway.engine.certificates import Certificates
+from tenfold.gateway.engine.edge_keys import keys_of
 from tenfold.gateway.engine.listener import Listener
+from tenfold.gateway.engine.log import AccessLog
 from tenfold.gateway.engine.plan import Plan
+from tenfold.gateway.engine.policies import close_limits, limits_state
 from tenfold.gateway.engine.site import Site, edge_of
 
 _log: Final = logging.getLogger("tenfold.gateway")
@@ -37,16 +42,41 @@ class Gateway:
     Leaving the block closes everything at once; `drain` first lets requests under way end. Runs on uvloop where the
     loop is one, and on asyncio's else; HTTP/1.1 over TCP, TLS and unix sockets.
 
+    ``sockets`` are some that listen already, each with its address; they are closed as its own would be. ``accept`` is
+    on which of them, by index, clients are accepted (default: all); see `accept_on`. ``admin`` is one for the admin
+    API; it stays the caller's.
+
     Raises `MisuseError` for a configuration of another engine, with what this engine does not do, or with certificates
     that cannot be read; and `OSError` where it cannot listen.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        sockets: Sequence[tuple[Address, socket.socket]] | None = None,
+        accept: Iterable[int] | None = None,
+        admin: tuple[Address, socket.socket] | None = None,
+    ) -> None:
         _expect_ours(config)
+        if sockets is None and config.gateway.processes != 1:
+            raise MisuseError(
+                f"gateway: expected processes = 1 for the engine embedded in one event loop, got "
+                f"{config.gateway.processes}; `tenfold gateway run` starts several"
+            )
         self.config = config
+        self._sockets = sockets
+        self._accept = accept
         self._site: Site | None = None
         self._listeners: list[Listener] = []
         self._lock = asyncio.Lock()
+        self._beside = Beside(admin)
+        self.file: ConfigFile | None = None
+        """Where the configuration is from, for the admin API's reload; whoever watches a file says so."""
+        self.overrides: Final = self._beside.overrides
+        """What an administrator has changed of endpoints, which reloads leave in force."""
+        self.stopping: Final = asyncio.Event()
+        """Set when an administrator has told it to drain: whoever runs the gateway ends then."""
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -61,13 +91,20 @@ class Gateway:
             for pool in site.plan.pools.values():
                 await pool.balancer.__aenter__()
                 entered.append(pool)
-            for address in self.config.gateway.listen:
-                self._listeners.append(Listener(site, address))
+            if self._sockets is None:
+                for address in self.config.gateway.listen:
+                    self._listeners.append(Listener(site, address))
+            else:
+                self._listeners += [Listener(site, address, made) for address, made in self._sockets]
+                if self._accept is not None:
+                    self.accept_on(self._accept)
             site.left = self._client_left
             site.tasks.spawn(site.sweep_for_ever(), name="sweep")
+            await self._beside.start(self, site)
             for listener in self._listeners:
                 listener.start()
         except BaseException:
+            await self._beside.stop()
             for listener in self._listeners:
                 listener.close()
             for pool in entered:
@@ -77,6 +114,14 @@ class Gateway:
         return self
 
     async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self._beside.stop()
+        finally:
+            await self._end(kind, error, trace)
+
+    async def _end(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         site = self._running()
@@ -96,6 +141,7 @@ class Gateway:
         finally:
             await site.tasks.__aexit__(kind, error, trace)
             site.cut()  # who came meanwhile
+            await close_limits(site.plan)
             if site.log is not None:
                 await asyncio.to_thread(site.log.close)
 
@@ -109,7 +155,17 @@ class Gateway:
     @property
     def addresses(self) -> tuple[Address, ...]:
         """Where it listens, with the ports that the system chose."""
-        return tuple(listener.address for listener in self._listeners)
+        return tuple(dict.fromkeys(listener.address for listener in self._listeners))
+
+    @property
+    def admin(self) -> Address | None:
+        """Where the admin API listens; None where there is none."""
+        return self._beside.admin
+
+    @property
+    def site(self) -> Site:
+        """Its parts, for the admin API. Raises `MisuseError` outside of the block."""
+        return self._running()
 
     @property
     def edge(self) -> Edge | None:
@@ -137,6 +193,7 @@ class Gateway:
             "clients": len(site.clients),
             "counters": site.counters.state(),
             "pools": pools,
+            "limits": limits_state(site.plan),
             "edge": None if stats is None else {name: getattr(stats, name) for name in stats.__slots__},
             "log": None if site.log is None else {"written": site.log.written, "dropped": site.log.dropped},
         }
@@ -157,14 +214,12 @@ class Gateway:
             if changes.restart:
                 told = "; ".join(map(str, changes.restart))
                 raise MisuseError(f"reload: expected changes that a running gateway can make, got {told}; restart it")
-            log_changed = [each for each in changes.settings if each.key == "gateway.access_log"]
-            if log_changed:
-                raise MisuseError("reload: expected the same access_log, got another one; restart the gateway")
             certificates = site.keyring.certificates
             if any(each.key.startswith("gateway.tls") for each in changes.settings):
                 certificates = await _certificates(config)
             old = site.plan
             new = Plan(site, config, old)
+            new_log = self._log_of(config, changes)
             fresh = [pool for name, pool in new.pools.items() if old.pools.get(name) is not pool]
             entered = []
             try:
@@ -174,22 +229,62 @@ class Gateway:
             except BaseException:
                 for pool in entered:
                     await pool.balancer.__aexit__(None, None, None)
+                if new_log is not site.log and new_log is not None:
+                    new_log.close()
                 raise
+            self.overrides.forget(changes)
             for options in config.pools:
                 if new.pools[options.name] not in fresh:
                     new.pools[options.name].reconfigure(options)
+            self.overrides.apply(new)
             site.plan = new
             _certify(site, certificates)
+            rekeyed = keys_of(self.config) != keys_of(config)
             self.config = config
             site.counters.reloads += 1
-            if _store(config) != (None if site.edge is None else _store_of(site.edge)):
+            if rekeyed or _store(config) != (None if site.edge is None else _store_of(site.edge)):
                 site.edge = edge_of(config)
+            if new_log is not site.log:
+                old_log, site.log = site.log, new_log
+                if old_log is not None:
+                    await asyncio.to_thread(old_log.close)
             kept = set(map(id, new.pools.values()))
             for pool in [each for each in old.pools.values() if id(each) not in kept]:
                 pool.retire()
                 site.retired.append(pool)
                 await pool.balancer.__aexit__(None, None, None)
+            await self._beside.renew(config, site)
+            await close_limits(old, new)
             return changes
+
+    def _log_of(self, config: Config, changes: Changes) -> AccessLog | None:
+        """The access log under that configuration: the same one where nothing is new about it."""
+        site = self._running()
+        if all(each.key != "gateway.access_log" for each in changes.settings):
+            return site.log
+        options = config.gateway.access_log
+        if options is None:
+            return None
+        try:
+            return AccessLog(site, options)
+        except OSError as error:
+            raise MisuseError(f"reload: cannot write the access log {options.path}: {error.strerror}") from error
+
+    def reopen_log(self) -> None:
+        """Begin the access log's file anew, under the same name: for who has moved it away (logrotate)."""
+        site = self._running()
+        if site.log is not None:
+            site.log.reopen()
+
+    def accept_on(self, sockets: Iterable[int]) -> None:
+        """Accept clients on these of the sockets that it was given, by index, and leave the others to other processes
+        that hold them too.
+        """
+        chosen = set(sockets)
+        for number, listener in enumerate(self._listeners):
+            if self._running().draining:
+                return
+            listener.deal(number in chosen)
 
     async def drain(self, deadline: Duration | None = None) -> bool:
         """Take no more connections, and let requests under way end, for ``deadline`` (the configuration's
@@ -252,8 +347,5 @@ def _expect_ours(config: Config) -> None:
     if config.engine.name != "embedded":
         raise MisuseError(
             f'gateway: expected a configuration for the engine "embedded", got {config.engine.name!r}, '
-            "which this release does not run"
+            "which is `tenfold.gateway.haproxy.HAProxyGateway`'s"
         )
-    found = unfinished(config)
-    if found:
-        raise MisuseError("gateway: " + "; ".join(found))

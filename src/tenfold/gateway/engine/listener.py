@@ -19,13 +19,19 @@ _AT_ONCE: Final = 128
 
 
 class Listener:
-    """A socket that accepts clients, as long as there may be more of them."""
+    """A socket that accepts clients, as long as there may be more of them.
 
-    __slots__ = ("_site", "_socket", "address", "paused")
+    ``made`` is one that listens on the address already; the file of a unix socket is its maker's to remove then.
+    """
 
-    def __init__(self, site: Site, address: Address) -> None:
+    __slots__ = ("_made", "_site", "_socket", "address", "dealt", "paused")
+
+    def __init__(self, site: Site, address: Address, made: socket.socket | None = None) -> None:
         self._site = site
-        self._socket: socket.socket | None = _listening(address)
+        self._made = made
+        self._socket: socket.socket | None = _listening(address) if made is None else made
+        self.dealt = True
+        """Whether clients are to be accepted here, and not by another process that holds the socket too."""
         self.paused = True
         self.address = address
         if not address.path:
@@ -33,7 +39,7 @@ class Listener:
 
     def start(self) -> None:
         """Accept."""
-        if self._socket is not None:
+        if self._socket is not None and self.dealt:
             self.paused = False
             self._site.loop.add_reader(self._socket.fileno(), self.accept)
 
@@ -46,7 +52,7 @@ class Listener:
         """Those that wait, up to a number."""
         site = self._site
         for _ in range(_AT_ONCE):
-            if self._socket is None:
+            if self._socket is None or not self.dealt:
                 return
             if len(site.clients) + len(site.arrivals) >= site.plan.gateway.connections:
                 self._pause()
@@ -71,13 +77,21 @@ class Listener:
         site, local = self._site, bool(self.address.path)
         await site.loop.connect_accepted_socket(lambda: first_protocol(site, local=local), connection)
 
+    def deal(self, dealt: bool) -> None:
+        """Accept here from now on, or leave it to others."""
+        self.dealt = dealt
+        if dealt:
+            self.start()
+        else:
+            self._pause()
+
     def close(self) -> None:
         """Accept no more."""
         if self._socket is not None:
             self._pause()
             listening, self._socket = self._socket, None
             listening.close()
-            if self.address.path:
+            if self.address.path and self._made is None:
                 _unlink(self.address.path)
 
     def __repr__(self) -> str:

@@ -8,12 +8,20 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Final
 
 from tenfold.balance import ANY, Balancer, Endpoint, Request
 from tenfold.gateway.config import Canary, Config, HeaderChanges, Pool, Route, Router
+from tenfold.gateway.engine.concurrency import Concurrency, PoolPlaces
+from tenfold.gateway.engine.edge_keys import EdgeKeys
+from tenfold.gateway.engine.limits import RouteLimit
+from tenfold.gateway.engine.problem import LINE_MAX
+from tenfold.gateway.engine.sticky import StickyCookie, own_names
+from tenfold.gateway.engine.tally import Tally, Times, answers
 from tenfold.gateway.engine.upstream import Upstream
 from tenfold.gateway.engine.upstream_tls import checked, context_of
+from tenfold.gateway.engine.users import select
 from tenfold.gateway.framing import UNIX, Forwarder, Forwarding, Limits, RequestHead
 from tenfold.resilience.budget import Purse
 
@@ -31,10 +39,12 @@ _DOTS: Final = re.compile(rb"/(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
 class PoolPlan:
     """A pool that is alive: its balancer, the connections to its endpoints, and who waits for a place."""
 
-    __slots__ = ("balancer", "context", "gone", "keyed", "options", "selector", "site", "upstreams", "version",
-                 "waiting")  # fmt: skip
+    __slots__ = (
+        "balancer", "context", "gone", "keyed", "options", "selector", "site", "sticky", "tallies", "times",
+        "upstreams", "version", "waiting",
+    )  # fmt: skip
 
-    def __init__(self, site: Site, options: Pool) -> None:
+    def __init__(self, site: Site, options: Pool, old: PoolPlan | None = None) -> None:
         self.site = site
         self.options = options
         self.context = None if options.tls is None else context_of(options.tls, f"pool {options.name} tls")
@@ -50,11 +60,14 @@ class PoolPlan:
             breaker=options.breaker,
         )
         self.upstreams: dict[str, Upstream] = {}
+        self.times: Times = Times() if old is None else old.times
+        self.tallies: dict[str, Tally] = {} if old is None else old.tallies
         self.waiting: tuple[deque[Sending], ...] = tuple(deque() for _ in PRIORITIES)
         self.version = 0
         self.gone = False
         self.selector = ""
         self.keyed = False
+        self.sticky = StickyCookie.of(options)
         spec: Any = options.pick
         while spec is not None:
             if spec.name in (*_HASHED, "ip_hash"):
@@ -68,15 +81,16 @@ class PoolPlan:
         if found is None or found.endpoint.url != endpoint.url:
             if found is not None:
                 found.retire()
-            found = self.upstreams[endpoint.id] = Upstream(self.site, self.options, endpoint, self.context)
+            tally = self.tallies.setdefault(endpoint.id, Tally())
+            found = self.upstreams[endpoint.id] = Upstream(self.site, self.options, endpoint, tally, self.context)
             found.gone = self.gone
         return found
 
-    def request(self, head: RequestHead, client: str) -> Request:
-        """What the pick may know of a request."""
+    def request(self, head: RequestHead, client: str, cookie: str = "") -> Request:
+        """What the pick may know of a request; ``cookie`` is the value of its sticky cookie."""
         if not self.keyed:
-            return ANY
-        return Request(key=select(self.selector, head, client) or client, client=client)
+            return Request(cookie=cookie) if cookie else ANY
+        return Request(key=select(self.selector, head, client) or client, client=client, cookie=cookie)
 
     def reconfigure(self, options: Pool) -> None:
         """Other settings that are not the balancer's, and other endpoints."""
@@ -104,6 +118,9 @@ class PoolPlan:
         if self.balancer.version != self.version:
             self.version = self.balancer.version
             urls = {each.id: each.url for each in self.balancer.endpoints}
+            if not self.gone:
+                for id in [id for id in self.tallies if id not in urls]:
+                    del self.tallies[id]
             for id in [id for id, each in self.upstreams.items() if urls.get(id) != each.endpoint.url]:
                 upstream = self.upstreams[id]
                 upstream.retire()
@@ -139,22 +156,68 @@ class PoolPlan:
 class RoutePlan:
     """A route with what its requests share."""
 
-    __slots__ = ("attempts", "body_max", "canary", "canary_pool", "deadline", "pool", "priority", "purse",
-                 "request_changes", "response_changes", "route", "strip")  # fmt: skip
+    __slots__ = (
+        "adaptive", "answers", "attempts", "body_max", "canary", "canary_adaptive", "canary_answers", "canary_pool",
+        "deadline", "edge_keys", "limit", "own_cookies", "pool", "priority", "purse", "quick", "request_changes",
+        "response_changes", "retry_statuses", "route", "strip",
+    )  # fmt: skip
 
     def __init__(self, route: Route, pools: dict[str, PoolPlan], body_max: int | None, purse: Purse | None) -> None:
         self.route = route
         self.pool = None if route.pool is None else pools[route.pool]
         self.canary: Canary | None = route.canary
         self.canary_pool = None if route.canary is None else pools[route.canary.pool]
+        self.answers = answers()
+        """How many requests have ended, by class of status (`tally.CLASSES`); those that went to the canary apart."""
+        self.canary_answers = answers()
         self.body_max = body_max if route.body_max is None else route.body_max
         self.attempts = 1 if route.retries is None else route.retries.attempts
         self.purse = purse
+        self.limit: RouteLimit | None = None
+        self.adaptive: PoolPlaces | None = None
+        self.canary_adaptive: PoolPlaces | None = None
+        self.own_cookies: frozenset[bytes] = frozenset()
+        """Cookies of the gateway's own, which endpoints do not see."""
+        self.edge_keys = EdgeKeys.of(route.edge)
+        self.retry_statuses = frozenset(route.retry_statuses)
         self.deadline = route.deadline
         self.priority = PRIORITIES.index(route.priority)
         self.request_changes = None if route.request_headers is None else Changer(route.request_headers)
         self.response_changes = None if route.response_headers is None else Changer(route.response_headers)
+        self.quick = route.edge is not None and route.edge.query is None and self.edge_keys is None and _as_usual(route)
+        """Whether a stored answer needs no more than the route's look-up and the edge's."""
         self.strip = len(route.path.rstrip("/").encode()) if route.strip_prefix else 0
+
+    def change(self, head: RequestHead) -> None:
+        """What the route does to a request: its prefix goes, headers are changed."""
+        if self.strip:
+            prefix, rest = head.target[: self.strip], head.target[self.strip :]
+            head.target = rest if rest[:1] == b"/" else b"/" + rest
+            head.plain = [line for line in head.plain if line.partition(b":")[0].lower() != b"x-forwarded-prefix"]
+            head.plain.append(b"X-Forwarded-Prefix: " + prefix)
+        changes = self.request_changes
+        if changes is not None:
+            changes.apply(head)
+            if changes.host is not None:
+                head.host = changes.host
+
+    def take_over(self, old: RoutePlan) -> None:
+        """Go on counting where the route of that name was, as far as requests go to the same pools."""
+        if old.route.pool == self.route.pool:
+            self.answers = old.answers
+        if old.canary is not None and self.canary is not None and old.canary.pool == self.canary.pool:
+            self.canary_answers = old.canary_answers
+
+
+_NOT_IN_THE_WAY: Final = frozenset(
+    ("name", "host", "path", "exact", "methods", "headers", "pool", "edge", "retries", "deadline", "response_headers")
+)
+"""Settings of a route that an answer from the store has done with, or has no use for."""
+
+
+def _as_usual(route: Route) -> bool:
+    """Whether a route has no other settings than those."""
+    return all(getattr(route, each.name) == each.default for each in fields(route) if each.name not in _NOT_IN_THE_WAY)
 
 
 class Changer:
@@ -184,14 +247,25 @@ class Changer:
 class Plan:
     """All routes and pools of one configuration."""
 
-    __slots__ = ("_headers", "config", "forwarders", "gateway", "limits", "only", "pools", "router", "routes")
+    __slots__ = (
+        "_headers",
+        "concurrency",
+        "config",
+        "forwarders",
+        "gateway",
+        "limits",
+        "only",
+        "pools",
+        "router",
+        "routes",
+    )
 
     def __init__(self, site: Site, config: Config, old: Plan | None = None) -> None:
         gateway = config.gateway
         self.config = config
         self.gateway = gateway
         self.limits = Limits(
-            head=gateway.header_max, fields=gateway.headers_max, line=min(8 * 1024, gateway.header_max)
+            head=gateway.header_max, fields=gateway.headers_max, line=min(LINE_MAX, gateway.header_max)
         )
         self.forwarders = {
             (trusted, host): Forwarder(
@@ -214,7 +288,7 @@ class Plan:
         for pool in config.pools:
             found = before.get(pool.name)
             if found is None or any(getattr(found.options, name) != getattr(pool, name) for name in BALANCING):
-                found = PoolPlan(site, pool)
+                found = PoolPlan(site, pool, found)
             self.pools[pool.name] = found
         before_routes = {} if old is None else old.routes
         self.routes: dict[str, RoutePlan] = {}
@@ -225,23 +299,37 @@ class Plan:
             if budget is not None and kept is not None and kept.purse is not None:
                 purse = kept.purse
                 purse.reconfigure(budget)
-            self.routes[route.name] = RoutePlan(route, self.pools, gateway.body_max, purse)
+            made = self.routes[route.name] = RoutePlan(route, self.pools, gateway.body_max, purse)
+            if kept is not None:
+                made.take_over(kept)
+        self.concurrency: Concurrency = Concurrency(PRIORITIES, None if old is None else old.concurrency)
+        own = own_names(config.pools, config.routes)
+        for name, each in self.routes.items():
+            self._limit(each, before_routes.get(name), own, site)
         self.router = Router(config.routes)
         self._headers = any(route.headers for route in config.routes)
         first = config.routes[0]
         all_of_it = first.path == "/" and not (first.exact or first.host or first.methods or first.headers)
         self.only = self.routes[first.name] if len(config.routes) == 1 and all_of_it else None
-        """The route that all requests take, where there is but one."""
+        """The route that all requests take, where there is but one: nothing needs to be looked up then."""
+
+    def _limit(self, plan: RoutePlan, kept: RoutePlan | None, own: frozenset[bytes], site: Site) -> None:
+        """What a route holds its requests to."""
+        route = plan.route
+        plan.own_cookies = own
+        if route.rate_limit is not None:
+            plan.limit = RouteLimit(route, route.rate_limit, None if kept is None else kept.limit, site.clock())
+        if route.adaptive is not None and route.pool is not None:
+            plan.adaptive = self.concurrency.places(route.pool, route.adaptive)
+            if route.canary is not None:
+                plan.canary_adaptive = self.concurrency.places(route.canary.pool, route.adaptive)
 
     def trusts(self, address: str) -> bool:
         """Whether the peer with that address may say who the client is."""
         return address != UNIX and self.forwarders[True, True].trusts(address)
 
     def match(self, head: RequestHead) -> RoutePlan | None:
-        """The route of a request."""
-        only = self.only
-        if only is not None:
-            return only
+        """The route of a request, where there are several."""
         headers: dict[str, str] = {}
         if self._headers:
             headers = {
@@ -253,8 +341,6 @@ class Plan:
 
     def dotted(self, head: RequestHead) -> bool:
         """Whether routes could be told apart by a path that a backend would read as another one."""
-        if self.only is not None:
-            return False
         target = head.target
         if b"/." not in target and b"/%" not in target:
             return False
@@ -262,24 +348,3 @@ class Plan:
 
     def __repr__(self) -> str:
         return f"<Plan of {len(self.routes)} routes and {len(self.pools)} pools>"
-
-
-def select(selector: str, head: RequestHead, client: str) -> str:
-    """What tells one user from another (``"client"``, ``"header:NAME"``, ``"cookie:NAME"``); empty if there is none."""
-    kind, _, name = selector.partition(":")
-    if kind == "client":
-        return client
-    if kind == "header":
-        return (head.get(name.lower().encode()) or b"").decode("latin-1")
-    return cookie(head, name) or ""
-
-
-def cookie(head: RequestHead, name: str) -> str | None:
-    """The value of a cookie of the request."""
-    wanted = name.encode()
-    for line in head.fields.get(b"cookie", ()):
-        for part in line.split(b";"):
-            found, _, value = part.strip().partition(b"=")
-            if found == wanted:
-                return value.decode("latin-1").strip('"')
-    return None

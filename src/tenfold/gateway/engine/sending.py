@@ -15,11 +15,12 @@ from typing import Final
 from tenfold.balance import NoEndpoint
 from tenfold.balance.transports.rules import IDEMPOTENT, Failure, Next, after
 from tenfold.gateway.config import choose
-from tenfold.gateway.engine import problem
+from tenfold.gateway.engine import concurrency, problem, starting
 from tenfold.gateway.engine.ending import Ending
-from tenfold.gateway.engine.plan import cookie, select
 from tenfold.gateway.engine.problem import Fault
+from tenfold.gateway.engine.sticky import set_cookie
 from tenfold.gateway.engine.upstream import Upstream, UpstreamConnection
+from tenfold.gateway.engine.users import select
 from tenfold.gateway.framing import Identity, Link
 from tenfold.resilience.backoff import pause
 from tenfold.resilience.deadline import TIMEOUT_HEADER
@@ -27,9 +28,7 @@ from tenfold.resilience.deadline import TIMEOUT_HEADER
 REPLAY: Final = 64 * 1024
 """Bytes of a body that are kept to be sent again, and that may wait for a connection."""
 _IDEMPOTENT: Final = frozenset(name.encode() for name in IDEMPOTENT) | {b"PROPFIND", b"REPORT", b"SEARCH", b"QUERY"}
-_TIMEOUT: Final = TIMEOUT_HEADER.lower().encode()
 _TIMEOUT_LINE: Final = TIMEOUT_HEADER.encode() + b": %d"
-_T: Final = b"tT"
 
 
 class Sending(Ending):
@@ -40,60 +39,42 @@ class Sending(Ending):
     def start(self) -> None:
         """Everything that is done once, and then the first try."""
         route, head = self.route, self.head
-        if route.deadline is not None:
-            self.until = self.site.now + self._allowed(route.deadline)
-            self.site.dated.add(self)
-        if route.strip:
-            self._strip(route.strip)
-        changes = route.request_changes
-        if changes is not None:
-            changes.apply(head)
-            if changes.host is not None:
-                head.host = changes.host
-        if route.canary is not None:
-            self.choose_pool()
+        if route.limit is not None and not route.limit.admits(self):
+            return
+        if route.pool is None:
+            starting.answer(self)
+            return
+        if (route.deadline is not None or self.client.trusted) and not starting.dated(self, route.deadline):
+            return
+        if route.own_cookies:
+            starting.own_cookies(self, route.own_cookies)
+        elif route.canary is not None:
+            self.choose_pool({})
+        if route.strip or route.request_changes is not None:
+            route.change(head)
         purse = route.purse
         if purse is not None and purse.hungry:
             purse.deposit()
         self.begin()
 
-    def choose_pool(self) -> None:
-        """The canary's pool instead, for some."""
+    def choose_pool(self, mine: dict[str, str]) -> None:
+        """The canary's pool instead, for some; ``mine`` are the gateway's own cookies."""
         canary, head = self.route.canary, self.head
         assert canary is not None
         user = mark = asked = None
         if canary.by is not None:
             user = select(canary.by, head, self.client.believed(head))
         if canary.cookie is not None:
-            mark = cookie(head, canary.cookie)
+            mark = mine.get(canary.cookie)
         if canary.header is not None and (value := head.get(canary.header.lower().encode())) is not None:
             asked = value.decode("latin-1")
         choice = choose(canary, self.pool.options.name, self.site.random.random(), header=asked, user=user, cookie=mark)
-        if choice.mark:
-            self.extra.append(f"Set-Cookie: {canary.cookie}={choice.mark}; Path=/; SameSite=Lax; HttpOnly".encode())
+        if choice.mark and canary.cookie is not None:
+            self.extra += set_cookie(canary.cookie, choice.mark, secure=self.client.link(True).secure(head))
         if choice.canary and self.route.canary_pool is not None:
             self.canary = True
             self.site.counters.canaries += 1
             self.pool = self.route.canary_pool
-
-    def _allowed(self, most: float) -> float:
-        """Seconds for the answer's head: the route's, or what is left of the caller's, if that is less."""
-        head = self.head
-        size = len(_TIMEOUT)
-        if not any(line[0] in _T and line[:size].lower() == _TIMEOUT for line in head.plain):
-            return most
-        said = head.get(_TIMEOUT)
-        head.plain = [line for line in head.plain if line.partition(b":")[0].lower() != _TIMEOUT]
-        if said is not None and said.isdigit() and len(said) < 10:
-            return min(most, int(said) / 1000)
-        return most
-
-    def _strip(self, size: int) -> None:
-        head = self.head
-        prefix, rest = head.target[:size], head.target[size:]
-        head.target = rest if rest[:1] == b"/" else b"/" + rest
-        head.plain = [line for line in head.plain if line.partition(b":")[0].lower() != b"x-forwarded-prefix"]
-        head.plain.append(b"X-Forwarded-Prefix: " + prefix)
 
     def begin(self) -> None:
         """After all is known: forward, unless something nearer can answer."""
@@ -102,9 +83,13 @@ class Sending(Ending):
     def forward(self) -> None:
         """Take a place at an endpoint, and send."""
         self.attempt += 1
-        pool = self.pool
+        pool, route = self.pool, self.route
+        if route.adaptive is not None and self.place is None:
+            places = route.canary_adaptive if self.canary else route.adaptive
+            if places is not None and not concurrency.enter(places, self):
+                return
         try:
-            ticket = pool.balancer.acquire(pool.request(self.head, self.client.peer), self.tried)
+            ticket = pool.balancer.acquire(pool.request(self.head, self.client.peer, self.cookie), self.tried)
         except NoEndpoint as none:
             if self.failed_by is not None:
                 self.give_up(self.failed_by)
@@ -112,10 +97,13 @@ class Sending(Ending):
                 self._queue()
             else:
                 why = ", ".join(f"{count} {reason}" for reason, count in none.why.items()) or "none is left"
-                self.give_up(Fault(503, "no_endpoint", f"no endpoint can take the request ({why})",
-                                   "pool.max_in_flight" if none.why.get("full") else "", none.retry_after))  # fmt: skip
+                reason = "no_place" if none.why.get("full") else "no_endpoint"
+                detail = f"no endpoint can take the request ({why})"
+                self.give_up(problem.fault(reason, detail, retry_after=none.retry_after))
             return
         self.ticket = ticket
+        if pool.sticky is not None:
+            self.renewal = pool.sticky.renewal(self, ticket)
         self.tried.append(ticket.endpoint.id)
         self._send(pool.upstream(ticket.endpoint), fresh=False)
 
@@ -145,6 +133,7 @@ class Sending(Ending):
         self.give_up(problem.QUEUE_TIMEOUT)
 
     def _send(self, upstream: Upstream, *, fresh: bool) -> None:
+        upstream.tally.requests += 1
         connection = None if fresh else upstream.take()
         if connection is None:
             upstream.connect(self)  # type: ignore[arg-type] # `Exchange` has the rest of a taker
@@ -170,7 +159,7 @@ class Sending(Ending):
         if self.until != inf:
             left = int((self.until - self.site.clock()) * 1000)
             if left <= 0:
-                self.give_up(problem.DEADLINE)
+                self.give_up(problem.CALLERS_DEADLINE if self.callers else problem.DEADLINE)
                 return
             plain = head.plain
             head.plain = [*plain, _TIMEOUT_LINE % left]
@@ -258,15 +247,15 @@ class Sending(Ending):
         ticket = self.ticket
         assert ticket is not None
         counters, route = self.site.counters, self.route
-        idempotent = self.head.method in _IDEMPOTENT
         then = after(
-            failure, idempotent=idempotent, replayable=self.kept is not None, reused=used, refreshed=self.refreshed
+            failure, idempotent=self.idempotent, replayable=self.kept is not None, reused=used, refreshed=self.refreshed
         )
         if then is Next.FRESH:
             self.refreshed = True
             counters.fresh += 1
             self._send(self.pool.upstream(ticket.endpoint), fresh=True)
             return
+        self.pool.upstream(ticket.endpoint).tally.failures += 1
         self._release(ok=False)
         self.failed_by = fault
         if then is Next.RAISE or self.attempt >= route.attempts:
@@ -276,22 +265,37 @@ class Sending(Ending):
             counters.failovers += 1
             self.forward()
             return
-        purse = route.purse
-        if purse is not None:
-            now = self.site.clock()
-            reservation = purse.reserve(now)
-            if reservation is None:
-                counters.retries_refused += 1
-                self.give_up(fault)
-                return
-            purse.confirm(reservation, now)
+        if not self.pays(self.site.clock()):
+            self.give_up(fault)
+            return
         counters.retries += 1
         options = route.route.retries
         assert options is not None
         self.pause = pause(
             options.jitter, self.attempt, self.pause, float(options.base), float(options.cap), self.site.random
         )
-        self.timer = self.site.loop.call_later(self.pause, self._again)
+        self.again(self.pause)
+
+    @property
+    def idempotent(self) -> bool:
+        """Whether to do it twice is to do it once."""
+        return self.head.method in _IDEMPOTENT
+
+    def pays(self, now: float) -> bool:
+        """Whether the budget pays for a try that may repeat work; then it has."""
+        purse = self.route.purse
+        if purse is None:
+            return True
+        reservation = purse.reserve(now)
+        if reservation is None:
+            self.site.counters.retries_refused += 1
+            return False
+        purse.confirm(reservation, now)
+        return True
+
+    def again(self, wait: float) -> None:
+        """Once more after ``wait`` seconds."""
+        self.timer = self.site.loop.call_later(wait, self._again)
 
     def _again(self) -> None:
         self.timer = None
@@ -302,5 +306,5 @@ class Sending(Ending):
         """The answer's head did not come in time."""
         self.site.counters.late += 1
         self._detach()
-        self._release(ok=False)
-        self.give_up(problem.DEADLINE)
+        self._release(ok=None if self.callers else False)
+        self.give_up(problem.CALLERS_DEADLINE if self.callers else problem.DEADLINE)

@@ -18,6 +18,7 @@ from tenfold.gateway.edge import Edge, EdgeOptions
 from tenfold.gateway.engine.cached import CachedExchange
 from tenfold.gateway.engine.certificates import Keyring
 from tenfold.gateway.engine.counters import Counters
+from tenfold.gateway.engine.edge_keys import MOST_VARIANTS
 from tenfold.gateway.engine.ending import Ending
 from tenfold.gateway.engine.forward import Exchange
 from tenfold.gateway.engine.log import AccessLog
@@ -79,9 +80,16 @@ class Site:
 
     def over(self, exchange: Ending) -> None:
         """The exchange has ended."""
+        self.counters.in_flight -= 1
+        route = exchange.route
+        self.answered(exchange.status, route.canary_answers if exchange.canary else route.answers)
+        if self.log is not None:
+            self.log.exchange(exchange)
+
+    def answered(self, status: int, answers: list[int]) -> None:
+        """Count an answer, also among those of its route; 0 is none."""
+        answers[status // 100] += 1
         counters = self.counters
-        counters.in_flight -= 1
-        status = exchange.status
         if status < 300:
             if status >= 200:
                 counters.answered_2xx += 1
@@ -93,8 +101,6 @@ class Site:
             counters.answered_4xx += 1
         else:
             counters.answered_5xx += 1
-        if self.log is not None:
-            self.log.exchange(exchange)
 
     def refused(self, client: Client, fault: Fault) -> None:
         """What came was no request."""
@@ -154,5 +160,6 @@ def edge_of(config: Config) -> Edge | None:
     edge = config.edge
     largest = max(each.largest for each in routes) + _HEADS
     return Edge(EdgeOptions(
-        name=edge.name, max_bytes=edge.max_bytes, largest_share=max(1e-9, min(0.5, largest / edge.max_bytes))
+        name=edge.name, max_bytes=edge.max_bytes, largest_share=max(1e-9, min(0.5, largest / edge.max_bytes)),
+        max_variants=MOST_VARIANTS if any(each.headers or each.cookies for each in routes) else 64,
     ))  # fmt: skip

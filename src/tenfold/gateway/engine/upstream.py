@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tenfold.balance import Endpoint
     from tenfold.gateway.config import Pool
     from tenfold.gateway.engine.site import Site
+    from tenfold.gateway.engine.tally import Tally
 
 _log: Final = logging.getLogger("tenfold.gateway")
 
@@ -122,12 +123,15 @@ class Upstream:
     """The connections to one endpoint."""
 
     __slots__ = ("_context", "_name", "_where", "authority", "connections", "endpoint", "gone", "idle", "opening",
-                 "options", "site")  # fmt: skip
+                 "options", "site", "tally")  # fmt: skip
 
-    def __init__(self, site: Site, options: Pool, endpoint: Endpoint, context: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, site: Site, options: Pool, endpoint: Endpoint, tally: Tally, context: ssl.SSLContext | None = None
+    ) -> None:
         self.site = site
         self.options = options
         self.endpoint = endpoint
+        self.tally = tally
         self.idle: list[UpstreamConnection] = []
         self.connections: set[UpstreamConnection] = set()
         self.opening = 0

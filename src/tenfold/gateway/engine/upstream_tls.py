@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tenfold._core.errors import MisuseError
 from tenfold.balance.checks import Check, HttpCheck, TcpCheck
 from tenfold.gateway.engine.certificates import PROTOCOLS, load_pair
-from tenfold.gateway.engine.problem import Fault
+from tenfold.gateway.engine.problem import Fault, fault
 
 if TYPE_CHECKING:
     from tenfold.gateway.config.pool import UpstreamTls
@@ -85,9 +85,9 @@ def fault_of_handshake(error: BaseException) -> Fault:
     """What a handshake that failed is answered with."""
     if isinstance(error, ssl.SSLCertVerificationError):
         reason, words = _WHICH.get(error.verify_code, ("tls_certificate", f"was refused: {error.verify_message}"))
-        return Fault(502, reason, f"the endpoint's certificate {words}", "pool.tls")
+        return fault(reason, f"the endpoint's certificate {words}")
     told: Any = getattr(error, "reason", None)
     more = f" ({told.lower().replace('_', ' ')})" if isinstance(told, str) else ""
     if told in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"):
         more = " (what it speaks is no TLS)"
-    return Fault(502, "tls_handshake", f"the TLS handshake with the endpoint failed{more}", "pool.tls")
+    return fault("tls_handshake", f"the TLS handshake with the endpoint failed{more}")

@@ -28,6 +28,7 @@ Draw = Callable[[int], int]
 
 _ID: Final = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _TRACE_PARENT: Final = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_PROTO: Final = b"x-forwarded-proto"
 _NOT_ZERO: Final = 1 << 64 | 1  # neither a trace nor a span may be 0
 
 
@@ -107,6 +108,13 @@ class Link:
             if not self.forwarder.trusts(found):
                 break
         return found
+
+    def secure(self, head: RequestHead) -> bool:
+        """Whether the client came by TLS: to us, or as a trusted hop's first X-Forwarded-Proto says, to the first."""
+        if self._scheme == b"https" or not self.trusted:
+            return self._scheme == b"https"
+        said = (value for kind, value, line in head.claims if kind == f.X_CLAIM and line[:17].lower() == _PROTO)
+        return next(said, b"").partition(b",")[0].strip().lower() == b"https"
 
     def upgrade(self, head: RequestHead) -> bytes | None:
         """The protocol to which the request may be switched: hand it to `ResponseReader.expect`."""

@@ -86,6 +86,23 @@ class RequestHead(Head):
     expects_continue: bool
     """The client waits for 100 (Continue) before it sends the body."""
 
+    def again(self, method: bytes, target: bytes) -> RequestHead:
+        """Another request with the very same fields."""
+        head = RequestHead()
+        head.method = method
+        head.target = target
+        head.lines = self.lines
+        head.plain = self.plain
+        head.claims = self.claims
+        head.http10 = self.http10
+        head.keep_alive = self.keep_alive
+        head.length = self.length
+        head.upgrade = self.upgrade
+        head.host = self.host
+        head.expects_continue = self.expects_continue
+        head._fields = self.fields
+        return head
+
     def __repr__(self) -> str:
         return f"<RequestHead {self.method.decode()} {self.target.decode()} length={self.length}>"
 

@@ -64,6 +64,8 @@ def _version_1(data: bytes) -> Proxied | Refusal | None:
     make = ipaddress.IPv4Address if words[1] == b"TCP4" else ipaddress.IPv6Address
     ends = []
     for address, port in ((words[2], words[4]), (words[3], words[5])):
+        if b"%" in address:
+            return _BAD  # a zone, which is any text at all and would stand in the heads that are passed on
         try:
             host = str(make(address.decode("ascii")))
         except ValueError:

@@ -9,6 +9,10 @@ as long as something is kept, and TCP tells the client.
       └───────────── no body ──────────────────────▲
     any of the first three ──fault──▶ REFUSED
 
+Clients say the same of themselves in one request after another, which is why HTTP/2 sends it but once (HPACK, RFC 7541
+§1). So the reader keeps the fields of its last request that had any twice, and where the next one's are the same to
+the byte, their checks and their meaning are known, and only the request line is read.
+
 A head passes two parsers: ours, which knows every reason and is the stricter one, and llhttp (of Node.js, through
 httptools, without a callback into Python), written by others: a slip in either must be a slip in both to do harm.
 """
@@ -25,7 +29,7 @@ from tenfold.gateway.framing.gather import Gather
 from tenfold.gateway.framing.head import CHUNKED, RequestHead, parse_request
 from tenfold.gateway.framing.limits import Limits
 from tenfold.gateway.framing.refusal import Reason, Refusal, Refused
-from tenfold.gateway.framing.start_line import request_line
+from tenfold.gateway.framing.start_line import METHODS, request_line, usual_line
 
 RequestEvent = RequestHead | bytes | End | Refusal
 
@@ -46,7 +50,20 @@ class RequestReader:
     After `End` nothing is read until `next`.
     """
 
-    __slots__ = ("_chunks", "_decoded", "_gate", "_gather", "_lead", "_left", "_limits", "_size", "_state", "_surplus")
+    __slots__ = (
+        "_block",
+        "_chunks",
+        "_decoded",
+        "_gate",
+        "_gather",
+        "_lead",
+        "_left",
+        "_limits",
+        "_model",
+        "_size",
+        "_state",
+        "_surplus",
+    )
 
     def __init__(self, limits: Limits, *, decoded: bool = False) -> None:
         self._limits = limits
@@ -58,6 +75,8 @@ class RequestReader:
         self._left = 0
         self._size = 0
         self._surplus = b""
+        self._block = b""
+        self._model: RequestHead | None = None
         self._lead: bytes | None = b""  # a part of an empty line before the request; None: there was one
 
     @property
@@ -126,6 +145,15 @@ class RequestReader:
         self._lead = b""
         return self.feed(data) if data else []
 
+    def rest(self) -> bool:
+        """The same, but only where no byte of it has come yet; False, and nothing done, where that is not so."""
+        if self._state != _DONE or self._surplus:
+            return False
+        self._state = _HEAD
+        self._size = 0
+        self._lead = b""
+        return True
+
     def surplus(self) -> bytes:
         """What came after a request that switches protocols: the first bytes for the tunnel. They are handed out
         once.
@@ -169,7 +197,14 @@ class RequestReader:
         try:
             if size > limits.head:  # type: ignore[operator]
                 raise Refused(Reason.HEAD_TOO_LARGE)
-            head = parse_request(data[: size - 4], limits)
+            cut = data.find(b"\r\n")
+            block = data[cut:size]
+            if block == self._block:
+                head = self._same_fields(data, cut, size)
+            else:
+                head = parse_request(data[: size - 4], limits)
+                self._block = block
+                self._model = None
         except Refused as refused:
             first = data.find(b"\r\n\r\n") + 4
             if first < size:
@@ -205,6 +240,21 @@ class RequestReader:
             self._state = _LENGTH
         if rest:
             self._body(rest, events)
+
+    def _same_fields(self, data: bytes, cut: int, size: int) -> RequestHead:
+        """The head of a request whose fields are the last one's."""
+        model = self._model
+        if model is not None and cut <= self._limits.line:  # type: ignore[operator]
+            line = usual_line(data, 0, cut)
+            if line is not None:
+                method, target = line.groups()
+                if method in METHODS:
+                    return model.again(method, target)
+        head = parse_request(data[: size - 4], self._limits)
+        if model is None and not head.http10:
+            # A copy, because what is done to the head on its way must not be done to the next one.
+            self._model = head.again(b"", b"")
+        return head
 
     def _body(self, data: bytes, events: list[RequestEvent]) -> None:
         if self._state == _LENGTH:

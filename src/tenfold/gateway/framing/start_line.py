@@ -20,7 +20,8 @@ METHODS: Final = frozenset(
 )
 """What is passed on: RFC 9110, RFC 5789, QUERY and WebDAV. Methods that no parser here knows are refused."""
 
-_USUAL_LINE: Final = re.compile(rb"([A-Z]+) (/[!\"$-~]*) HTTP/1\.1").fullmatch
+usual_line: Final = re.compile(rb"([A-Z]+) (/[!\"$-~]*) HTTP/1\.1").fullmatch
+"""A match of method, which must be one of `METHODS`, and target, for a request line as nearly all are."""
 _HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{1,5}))?")
 _ABSOLUTE: Final = re.compile(rb"https?://([^/?]+)(.*)", re.IGNORECASE)
 
@@ -33,7 +34,7 @@ _MOST_LINES: Final = 256
 
 def request_line(line: bytes) -> tuple[bytes, bytes, bytes]:
     """Method, target and version. Raises `Refused`."""
-    match = _USUAL_LINE(line)
+    match = usual_line(line)
     if match is not None:
         method, target = match.groups()
         if method in METHODS:

@@ -1,0 +1,102 @@
+"""Every backend replaced, one after the other, and five reloads beside that, under load: how many requests fail.
+
+A new backend starts, the configuration that names it in the place of an old one is put into force, and the old one is
+stopped, without being asked whether it is busy. In between come reloads that change settings. wrk counts what is no 2xx
+and what breaks off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from contextlib import ExitStack
+from typing import Any, Final
+
+import uvloop
+
+from bench._gateway_cost import CONNECTIONS
+from bench._gateway_peers import Bench, backend
+from bench._targets import free_port
+from tenfold.gateway import Gateway, read_config
+
+BACKENDS: Final = 4
+RELOADS: Final = 5
+_CONFIG: Final = """
+[gateway]
+listen = "127.0.0.1:{port}"
+[[pool]]
+name = "app"
+first_byte_timeout = "{timeout}s"
+endpoints = [{endpoints}]
+[[route]]
+pool = "app"
+retries = 3
+"""
+
+
+def measure(bench: Bench, quick: bool) -> dict[str, Any]:
+    """Failed requests, and out of how many."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {bench.core})
+    try:
+        return uvloop.run(_roll(bench, 6 if quick else 15))
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+async def _roll(bench: Bench, seconds: float) -> dict[str, Any]:
+    port = free_port()
+    running: dict[int, ExitStack] = {}
+    timeout = 30
+
+    def start() -> int:
+        new = free_port()
+        own = running[new] = ExitStack()
+        own.enter_context(backend(bench.root / f"rolling{new}", new, bench.load_core))
+        return new
+
+    def config() -> Any:
+        endpoints = ", ".join(f'"http://127.0.0.1:{each}"' for each in sorted(running))
+        return read_config(_CONFIG.format(port=port, endpoints=endpoints, timeout=timeout))
+
+    pause = seconds / (BACKENDS + RELOADS + 2)
+    try:
+        for _ in range(BACKENDS):
+            await asyncio.to_thread(start)
+        old = list(running)
+        async with Gateway(config()) as gateway:
+            wrk = await asyncio.create_subprocess_exec(
+                "taskset", "-c", str(bench.load_core), "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s",
+                f"http://127.0.0.1:{port}/", stdout=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+            done = asyncio.ensure_future(wrk.communicate())
+            for turn in range(max(BACKENDS, RELOADS)):
+                await asyncio.sleep(pause)
+                if turn < RELOADS:
+                    timeout += 1
+                    await gateway.reload(config())
+                    await asyncio.sleep(pause)
+                if turn < BACKENDS:
+                    await asyncio.to_thread(start)
+                    leaving = running.pop(old[turn])
+                    await gateway.reload(config())
+                    await asyncio.to_thread(leaving.close)
+            if done.done():
+                raise RuntimeError("the load ended before the last change")
+            out = (await asyncio.wait_for(done, seconds + 30))[0].decode()
+            counters = gateway.state()["counters"]
+    finally:
+        for each in running.values():
+            each.close()
+    total = re.search(r"(\d+) requests in", out)
+    if total is None:
+        raise RuntimeError(f"wrk said: {out}")
+    failed = sum(map(int, re.findall(r"Non-2xx or 3xx responses: (\d+)", out)))
+    failed += sum(int(n) for line in re.findall(r"Socket errors: (.*)", out) for n in re.findall(r"\d+", line))
+    kept = ("reloads", "retries", "fresh", "failovers", "own_answers", "cut", "reused", "connects")
+    return {
+        "failed_during_replacement_and_reloads": failed,
+        "rolling_requests": int(total[1]),
+        "rolling_counters": {name: counters[name] for name in kept},
+    }

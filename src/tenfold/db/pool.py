@@ -1,0 +1,181 @@
+"""SQLAlchemy's pool with an account of who holds what.
+
+A pool that is exhausted is nearly always a leak or a transaction that waits for something else while it holds a
+connection. "QueuePool limit reached" says neither, so each check-out is noted: since when, by which task, with which
+statement last; and the error tells the longest holders. The wait for a connection ends with the caller's deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from typing import Any, Final
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
+
+from tenfold._core.tasks import shielded
+from tenfold._core.units import format_duration
+from tenfold.db.cluster_errors import PoolExhausted
+from tenfold.resilience import remaining
+
+_TOLD: Final = 10
+_STATEMENT: Final = 80
+
+
+class Holder:
+    """One check-out."""
+
+    __slots__ = ("since", "statement", "task", "write")
+
+    def __init__(self, since: float, write: bool) -> None:
+        self.since = since
+        self.write = write
+        try:
+            task = asyncio.current_task()
+        except RuntimeError:
+            task = None
+        self.task = "no task" if task is None else task.get_name()
+        self.statement = ""
+        """The last one, as it was sent; its values are not in it."""
+
+    def told(self, now: float) -> str:
+        """A line for a person."""
+        statement = " ".join(self.statement[: 4 * _STATEMENT].split())
+        if len(statement) > _STATEMENT:
+            statement = statement[: _STATEMENT - 1] + "…"
+        return f"{self.task} for {format_duration(now - self.since)}, last: {statement or 'nothing yet'}"
+
+
+class Account:
+    """Who holds connections of one node. Plain numbers, and as many holders as there are connections."""
+
+    __slots__ = ("checkouts", "holders", "lost", "readers")
+
+    def __init__(self) -> None:
+        self.holders: dict[int, Holder] = {}
+        self.readers = 0
+        """Connections for reads that are checked out."""
+        self.checkouts = 0
+        self.lost = 0
+        """Connections that were never given back and that the garbage collector found."""
+
+    def take(self, record: ConnectionPoolEntry, now: float, write: bool) -> Holder:
+        """A connection was checked out."""
+        self.give_back(record)
+        holder = self.holders[id(record)] = Holder(now, write)
+        self.checkouts += 1
+        if not write:
+            self.readers += 1
+        return holder
+
+    def give_back(self, record: ConnectionPoolEntry) -> Holder | None:
+        """It came back; None where it was not out."""
+        holder = self.holders.pop(id(record), None)
+        if holder is not None and not holder.write:
+            self.readers -= 1
+        return holder
+
+    def report(self, now: float, *, write: bool | None = None, longer: float = 0.0) -> tuple[str, ...]:
+        """The ten who have held longest, of those that hold longer than ``longer`` seconds."""
+        held: Iterable[Holder] = sorted(self.holders.values(), key=lambda holder: holder.since)
+        wanted = [h for h in held if (write is None or h.write is write) and now - h.since >= longer]
+        told = [holder.told(now) for holder in wanted[:_TOLD]]
+        if len(wanted) > _TOLD:
+            told.append(f"and {len(wanted) - _TOLD} more")
+        return tuple(told)
+
+
+class AccountedPool(AsyncAdaptedQueuePool):
+    """SQLAlchemy's asynchronous pool: waits no longer than the deadline, and says who holds what."""
+
+    account: Account
+    label: str
+    write: bool
+    _longest: float = 0.0
+
+    @property
+    def _timeout(self) -> float:  # SQLAlchemy reads it right before it waits
+        left = remaining()
+        return self._longest if left is None else min(self._longest, left)
+
+    @_timeout.setter
+    def _timeout(self, seconds: float) -> None:
+        self._longest = seconds
+
+    def recreate(self) -> AccountedPool:
+        fresh = super().recreate()
+        assert isinstance(fresh, AccountedPool)
+        fresh.account, fresh.label, fresh.write, fresh._longest = self.account, self.label, self.write, self._longest
+        return fresh
+
+    def _do_get(self) -> ConnectionPoolEntry:
+        waited = self._timeout
+        try:
+            return super()._do_get()
+        except PoolTimeoutError as error:
+            holders = self.account.report(time.monotonic(), write=self.write)
+            raise PoolExhausted(
+                f"{self.label}: expected a free connection within {format_duration(waited)}, and all {self.size()} are "
+                f"in use; give them back sooner, or raise pool_size. Held by: {'; '.join(holders) or 'nobody known'}",
+                holders,
+            ) from error
+
+    def cut_idle(self) -> int:
+        """End the idle connections at once, without a word to a server that may not listen; how many it were.
+
+        Their places stay in the pool and connect anew when they are next used.
+        """
+        records = []
+        while self._pool.qsize():
+            records.append(self._pool.get_nowait())
+        for record in records:
+            cut(record)
+            self._pool.put_nowait(record)
+        return len(records)
+
+
+def cut(record: ConnectionPoolEntry) -> None:
+    """End a connection at once, from outside of SQLAlchemy's greenlets too."""
+    connection: Any = record.driver_connection
+    if connection is not None:
+        connection.terminate()
+
+
+def _is_in_transaction(held: AsyncConnection) -> bool:
+    if held.closed or held.invalidated:
+        return False
+    connection: Any = held.sync_connection
+    driver: Any = connection.connection.driver_connection
+    return driver is not None and bool(driver.is_in_transaction())
+
+
+async def release(connection: AsyncConnection, within: float, session: AsyncSession | None = None) -> None:
+    """Give a connection back, with the session on it, although the caller may be cancelled meanwhile.
+
+    A server that has not answered the rollback after ``within`` seconds loses the connection, which rolls back too.
+    """
+    if not _is_in_transaction(connection):
+        await _close(connection, session)  # nothing to say to the server, so nothing to wait for
+        return
+    driver: Any = connection.sync_connection.connection.driver_connection  # type: ignore[union-attr]
+    timer = asyncio.get_running_loop().call_later(within, driver.terminate)
+    try:
+        await shielded(_close(connection, session))
+    finally:
+        timer.cancel()
+
+
+async def _close(connection: AsyncConnection, session: AsyncSession | None) -> None:
+    try:
+        if session is not None:
+            await session.close()
+        await connection.close()
+    except (DBAPIError, OSError):
+        # The rollback did not get through; the server rolls back when the connection is gone, and so it is now.
+        if not connection.closed:
+            await connection.invalidate()
+            await connection.close()

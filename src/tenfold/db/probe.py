@@ -1,0 +1,46 @@
+"""One probe of a server: its role, system, timeline and position in a single statement.
+
+The timeline of a primary is read from the name of the file that it writes, because after a promotion
+``pg_control_checkpoint()`` still tells the old one until the next checkpoint. That of a replica is the highest of what
+it receives, what it replayed up to its last restart point, and what it must reach to be consistent.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+import asyncpg
+
+from tenfold.db.seen import Position, Role
+
+APPLICATION: Final = "tenfold watch"
+
+# The inner select asks once whether it is a replica: asked twice, a promotion in between would mix two answers.
+STATEMENT: Final = """
+SELECT replica, system,
+       CASE WHEN replica THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END AS lsn,
+       CASE WHEN replica THEN greatest(
+                (SELECT received_tli FROM pg_stat_wal_receiver),
+                (SELECT timeline_id FROM pg_control_checkpoint()),
+                (SELECT min_recovery_end_timeline FROM pg_control_recovery()))
+            ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END AS timeline
+FROM (SELECT pg_is_in_recovery() AS replica, system_identifier AS system FROM pg_control_system() OFFSET 0) AS now
+"""
+
+
+class Found(NamedTuple):
+    """What a server answered."""
+
+    role: Role
+    position: Position | None
+
+
+async def probe(connection: asyncpg.Connection[Any]) -> Found:
+    """Ask. Raises what asyncpg raises."""
+    row = await connection.fetchrow(STATEMENT)
+    if row is None:
+        return Found("unknown", None)
+    role: Role = "replica" if row["replica"] else "primary"
+    if row["lsn"] is None or row["timeline"] is None:
+        return Found(role, None)  # a replica that has replayed nothing yet
+    return Found(role, Position(row["system"] % 2**64, row["timeline"], row["lsn"]))

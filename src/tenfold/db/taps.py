@@ -1,0 +1,135 @@
+"""What SQLAlchemy's engines tell of a node's connections: made, taken, given back, lost, used, failed.
+
+Here generations are kept apart, check-outs are noted, and latencies are measured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.util import await_only
+
+from tenfold.db import pool_policy
+from tenfold.db.pool import Holder, cut
+from tenfold.resilience import Overloaded
+
+if TYPE_CHECKING:
+    from tenfold.db.node import Node
+
+_TURNS_TO_NOTICE: Final = 5
+_MADE_IN: Final = "tenfold_generation"
+_HELD: Final = "tenfold_holder"
+_PLACE: Final = "tenfold_place"
+# A connection past its first use, in which it loads types and prepares every statement.
+_WARM: Final = "tenfold_warm"
+_READ_ONLY: Final = "25006"
+
+
+class Taps:
+    """The listeners of one engine."""
+
+    __slots__ = ("node", "write")
+
+    def __init__(self, node: Node, write: bool) -> None:
+        self.node, self.write = node, write
+
+    def do_connect(self, dialect: object, record: Any, cargs: object, cparams: dict[str, Any]) -> None:
+        node = self.node
+        node.used = True
+        # Noted before the connection is made: what changes meanwhile makes it one of the old.
+        record.info[_MADE_IN] = node.generation
+        timeout = float(node.options.connect_timeout)
+        node.pooled = pool_policy.obey(cparams, lambda: node.pooled, lambda: pool_policy.asked(node.url, timeout))
+
+    def connect(self, connection: Any, record: object) -> None:
+        if self.node.pooled and not self.write:
+            connection.set_isolation_level("read_committed")
+            connection.readonly = True
+
+    def checkout(self, connection: Any, record: Any, proxy: object) -> None:
+        node = self.node
+        if record.info.get(_MADE_IN) != node.generation:
+            raise DisconnectionError("the server is not the one that this connection was made to")
+        if _is_dead(connection.driver_connection):
+            raise DisconnectionError("the server closed this connection while it lay in the pool")
+        now = time.monotonic()
+        record.info[_HELD] = node.account.take(record, now, self.write)
+        if not self.write:
+            try:
+                record.info[_PLACE] = node.adaptive.enter(now)
+            except Overloaded:
+                record.info[_PLACE] = None  # it got here because nobody was better off
+
+    def checkin(self, connection: object, record: Any) -> None:
+        node = self.node
+        held = node.account.give_back(record)
+        now = time.monotonic()
+        if held is not None and not held.write and not held.statement and _WARM in record.info:
+            node.observe(now - held.since, now)  # used through the driver, which tells nothing
+        place = record.info.pop(_PLACE, None)
+        if place is not None:
+            node.adaptive.leave(place, now, True)
+        record.info[_WARM] = True
+        if record.info.get(_MADE_IN) != node.generation:
+            cut(record)
+
+    def detach(self, connection: object, record: Any) -> None:
+        if self.node.account.give_back(record) is not None:
+            self.node.account.lost += 1
+        place = record.info.pop(_PLACE, None)
+        if place is not None:
+            self.node.adaptive.leave(place, time.monotonic(), None)
+
+    def before_cursor_execute(
+        self, connection: Any, cursor: object, statement: str, parameters: object, context: Any, many: bool
+    ) -> None:
+        held: Holder | None = connection.info.get(_HELD)
+        if held is not None:
+            held.statement = statement
+        if context is not None and not self.write:
+            context.tenfold_began = time.monotonic()
+
+    def after_cursor_execute(
+        self, connection: Any, cursor: object, statement: str, parameters: object, context: Any, many: bool
+    ) -> None:
+        if context is not None and _WARM in connection.info:
+            now = time.monotonic()
+            self.node.observe(now - context.tenfold_began, now)
+
+    def handle_error(self, context: ExceptionContext) -> None:
+        node, error = self.node, context.original_exception
+        if context.is_disconnect and not isinstance(error, asyncio.CancelledError):
+            node.look(node)  # one broken connection says little; whether the server is there, the watch finds out
+        if self.write and getattr(error, "sqlstate", None) == _READ_ONLY and not _asked_for(context):
+            node.advance("it was taken for the primary and refused to write")
+            node.doubt(node, "it refused to write")
+
+
+def _asked_for(context: ExceptionContext) -> bool:
+    """Whether the transaction is read-only because its owner said so (``postgresql_readonly``)."""
+    connection = context.connection
+    return connection is None or bool(getattr(connection.connection.dbapi_connection, "readonly", False))
+
+
+def _is_dead(connection: Any) -> bool:
+    """Whether the server has closed this idle connection.
+
+    The driver knows once the loop has read the end of the stream. In a busy loop that may lie unread in the
+    socket; so when something is there to read, the loop is given the few turns that it needs to take it in.
+    """
+    if connection.is_closed():
+        return True
+    socket = connection._transport.get_extra_info("socket")
+    waiting = select.poll()
+    waiting.register(socket.fileno(), select.POLLIN)
+    if waiting.poll(0):
+        for _ in range(_TURNS_TO_NOTICE):
+            await_only(asyncio.sleep(0))
+            if connection.is_closed():
+                return True
+    return False

@@ -1,0 +1,305 @@
+"""`AsyncCluster.run`: a function as a transaction, run again where that is safe, and never where it may not be.
+
+Theory. A transaction that fails with 40001 (serialization) or 40P01 (deadlock) must be run again *from its first
+statement*, because what it read is no longer true (PostgreSQL documentation, "Serialization Failure Handling"). So the
+unit of retry is the caller's function, in a fresh session. The same holds before COMMIT was sent for a lost connection,
+a server that shuts down, and 25006 from a primary that was demoted: nothing of it can have lasted.
+
+COMMIT is another matter. When the answer to it is lost, the transaction may have happened, and to run it again may
+make it happen twice (the two generals' problem). Therefore the transaction's id is read before COMMIT, and when the
+answer is lost, the primary is asked for its ``pg_xact_status``. Its word counts for less than it seems: ids are given
+out anew by a server that was promoted, or that crashed before it wrote the last ones down, so "committed" may be said
+of somebody else's transaction. It is believed only from the same server, on the same timeline, whose watch connection
+has stayed up from before COMMIT until after the answer (a crash would have cut it). "Aborted", and an id that has not
+been given out yet, are true of ours in any case: had ours been committed there, the server would say so. Whatever is
+left is `CommitUnknown`, for the caller to settle, best by an idempotency key (`tenfold.db.idempotency`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, Final, Literal, Protocol, TypeVar
+
+import asyncpg
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+
+from tenfold._core.tasks import shielded
+from tenfold._core.units import Duration, duration, whole_number
+from tenfold.db.cluster_errors import CommitUnknown, NoPrimary, RetriesExhausted
+from tenfold.db.cluster_options import ClusterOptions
+from tenfold.db.node import Node
+from tenfold.db.pool import release
+from tenfold.resilience import Budget, Deadline, DeadlineExceeded
+from tenfold.resilience.backoff import pause
+from tenfold.resilience.budget import Purse
+
+T = TypeVar("T")
+Isolation = Literal["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
+Outcome = Literal["committed", "aborted", "unknown"]
+
+_AGAIN: Final = frozenset({"40001", "40P01", "25006", "57P01", "57P02", "57P03"})
+_ASK: Final = text("SELECT pg_current_xact_id_if_assigned()::text")
+_FUTURE: Final = "22023"
+_LOOK: Final = 0.05
+
+
+class _CommittedLate(Exception):
+    """It was committed, and whoever waited was cancelled meanwhile: by our deadline, or by somebody else."""
+
+    def __init__(self, result: Any, cancelled: BaseException) -> None:
+        super().__init__("committed, and cancelled meanwhile")
+        self.result, self.cancelled = result, cancelled
+
+
+class Host(Protocol):
+    """What `Runner` needs of the cluster."""
+
+    @property
+    def options(self) -> ClusterOptions: ...
+
+    async def connect_for_writes(
+        self, wait: float | None = None, *, isolation: Isolation | None = None
+    ) -> AsyncConnection: ...
+
+    async def writer(self, wait: float | None = None) -> Node: ...
+
+    def nodes(self) -> tuple[Node, ...]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How `AsyncCluster.run` tries again.
+
+    ``attempts`` (6) at most, with pauses of ``base`` (10 ms), doubled each time, ``cap`` (1 s) at most, fully jittered.
+    ``resolve`` (2 s): how long the fate of a commit is looked for. ``track`` (True): read the transaction's id before
+    COMMIT, one round trip; without it a lost answer is always `CommitUnknown`.
+    """
+
+    attempts: int = 6
+    base: Duration = 0.01
+    cap: Duration = 1.0
+    resolve: Duration = 2.0
+    track: bool = True
+
+    def __post_init__(self) -> None:
+        whole_number(self.attempts, "run attempts", least=1)
+        for name in ("base", "cap", "resolve"):
+            object.__setattr__(self, name, duration(getattr(self, name), f"run {name}"))
+
+
+_DEFAULT: Final = RunOptions()
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """What is known of one attempt when it fails."""
+
+    node: Node | None = None
+    branch: tuple[int, int] | None = None
+    epoch: int = 0
+    xid: int | None = None
+    committing: bool = False
+    asked: bool = False
+
+
+@dataclass(slots=True)
+class Runner:
+    """Runs functions as transactions; its budget is shared by all of them."""
+
+    host: Host
+    random: Random
+    purse: Purse = field(default_factory=lambda: Purse(Budget(share=0.5, floor=10.0, burst=50)))
+    runs: int = 0
+    retries: int = 0
+    resolved: int = 0
+    """Commits whose answer was lost and whose fate was found out."""
+
+    async def run(
+        self,
+        fn: Callable[[AsyncSession], Awaitable[T]],
+        *,
+        isolation: Isolation | None = None,
+        deadline: Duration | None = None,
+        options: RunOptions | None = None,
+    ) -> T:
+        """Run ``fn(session)`` in a transaction and commit; give back what ``fn`` returned.
+
+        ``fn`` is run again from the start, in a fresh session, after a serialization failure, a deadlock, and a loss of
+        the primary before COMMIT: it must do nothing outside of the session that cannot be done twice, and must not
+        commit by itself. ``isolation``: the server's default if left out. ``deadline``: for all of it, waits included.
+
+        Raises what ``fn`` raises (the transaction is rolled back), `CommitUnknown`, `NoPrimary`, `RetriesExhausted`,
+        and `DeadlineExceeded`. A ``fn`` that is cancelled is rolled back.
+        """
+        how = options or _DEFAULT
+        self.runs += 1
+        if self.purse.hungry:
+            self.purse.deposit()
+        try:
+            async with AsyncExitStack() as stack:
+                if deadline is not None:
+                    await stack.enter_async_context(Deadline(deadline))
+                return await self._run(fn, isolation, how)
+        except _CommittedLate as late:
+            raise late.cancelled from None
+        except DeadlineExceeded as error:
+            # What became of the commit matters more than that the time is over.
+            if isinstance(error.__cause__, _CommittedLate):
+                result: T = error.__cause__.result
+                return result
+            if isinstance(error.__cause__, CommitUnknown):
+                raise error.__cause__ from error.__cause__.__cause__
+            raise
+
+    async def _run(self, fn: Callable[[AsyncSession], Awaitable[T]], isolation: Isolation | None, how: RunOptions) -> T:
+        result: list[T] = []
+        for number in range(1, how.attempts + 1):
+            attempt = _Attempt()
+            result.clear()
+            try:
+                await self._once(fn, isolation, how, attempt, result)
+            except NoPrimary:
+                raise
+            except BaseException as error:
+                if attempt.committing and _is_ambiguous(error):
+                    # Also when we are cancelled here: whoever cancels must not believe that nothing happened.
+                    outcome, said = await shielded(self._fate(attempt, float(how.resolve)))
+                    if outcome == "unknown":
+                        raise CommitUnknown(
+                            "COMMIT was sent and the answer lost; the transaction "
+                            f"{'of unknown id' if attempt.xid is None else attempt.xid} may have been committed "
+                            f"({said}). Look for its effects, or run it again under an idempotency key",
+                            attempt.xid,
+                            said,
+                        ) from error
+                    self.resolved += 1
+                    if outcome == "committed":
+                        if isinstance(error, Exception):
+                            return result[0]
+                        raise _CommittedLate(result[0], error) from None
+                elif not _is_retryable(error):
+                    raise
+                if not isinstance(error, Exception):
+                    raise
+                await self._before_next(number, how, error)
+            else:
+                return result[0]
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _once(
+        self,
+        fn: Callable[[AsyncSession], Awaitable[T]],
+        isolation: Isolation | None,
+        how: RunOptions,
+        attempt: _Attempt,
+        result: list[T],
+    ) -> None:
+        connection = await self.host.connect_for_writes(isolation=isolation)
+        session = AsyncSession(bind=connection, expire_on_commit=False)
+        within = float(self.host.options.release_timeout)
+        try:
+            pool = connection.sync_engine.pool
+            node = next((n for n in self.host.nodes() if n.engine.sync_engine.pool is pool), None)
+            if node is not None:
+                position = node.seen.position
+                attempt.node, attempt.epoch = node, node.epoch
+                attempt.branch = None if position is None else (position.system, position.timeline)
+            result.append(await fn(session))
+            await session.flush()
+            if how.track and session.in_transaction():
+                found = await session.scalar(_ASK)
+                attempt.xid, attempt.asked = (None if found is None else int(found)), True
+            attempt.committing = True
+            await session.commit()
+        finally:
+            await release(connection, within, session)
+
+    async def _before_next(self, number: int, how: RunOptions, error: Exception) -> None:
+        if number >= how.attempts:
+            raise RetriesExhausted(
+                f"the transaction failed {number} times, the last time with: {error}", number
+            ) from error
+        reservation = self.purse.reserve(time.monotonic())
+        if reservation is None:
+            raise RetriesExhausted(
+                f"the budget for further tries is used up after {number}; the last failed with: {error}", number
+            ) from error
+        try:
+            await asyncio.sleep(pause("full", number, 0.0, float(how.base), float(how.cap), self.random))
+        except BaseException:
+            self.purse.refund(reservation)
+            raise
+        if not self.purse.confirm(reservation, time.monotonic()):
+            raise RetriesExhausted(f"the budget for further tries is used up after {number}", number) from error
+        self.retries += 1
+
+    async def _fate(self, attempt: _Attempt, within: float) -> tuple[Outcome, str]:
+        """What became of a transaction whose COMMIT was not answered, and in words."""
+        if attempt.asked and attempt.xid is None:
+            return "aborted", "it had written nothing"  # so nothing is lost by running it again
+        if attempt.xid is None:
+            return "unknown", "its id is not known"
+        until = time.monotonic() + within
+        said = "no primary answered"
+        while time.monotonic() < until:
+            try:
+                async with asyncio.timeout_at(asyncio.get_running_loop().time() + (until - time.monotonic())):
+                    node = await self.host.writer(until - time.monotonic())
+                    status = await _status(node, attempt.xid)
+            except (TimeoutError, NoPrimary, OSError, DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                status = ""
+            if status in ("aborted", "future"):
+                return "aborted", status
+            if status == "committed":
+                position = node.seen.position
+                branch = None if position is None else (position.system, position.timeline)
+                if node is attempt.node and branch == attempt.branch and node.epoch == attempt.epoch:
+                    return "committed", status
+                return "unknown", "the primary says committed, but it may have given the id to another transaction"
+            said = status or said
+            await asyncio.sleep(_LOOK)
+        return "unknown", said
+
+
+async def _status(node: Node, xid: int) -> str:
+    async with node.reads.connect() as connection:
+        try:
+            found = await connection.scalar(text(f"SELECT pg_xact_status('{xid:d}'::xid8)"))
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) == _FUTURE:
+                return "future"
+            raise
+        return "too long ago to tell" if found is None else str(found)
+
+
+def _sqlstate(error: BaseException) -> str | None:
+    original = error.orig if isinstance(error, DBAPIError) else error
+    found = getattr(original, "sqlstate", None)
+    return found if isinstance(found, str) else None
+
+
+def _is_ambiguous(error: BaseException) -> bool:
+    """Whether an error at COMMIT leaves open what happened: everything but an answer of the server.
+
+    The server's own answer to COMMIT is final, except that it is shutting down, which it may also say to somebody who
+    waits for a synchronous replica with the commit done.
+    """
+    state = _sqlstate(error)
+    return state is None or state.startswith(("08", "57"))
+
+
+def _is_retryable(error: BaseException) -> bool:
+    """Before COMMIT, or as the server's definite answer to it."""
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    state = _sqlstate(error)
+    if state is not None:
+        return state in _AGAIN or state.startswith("08")
+    return isinstance(error, DBAPIError) and isinstance(error.driver_exception, OSError | asyncpg.InterfaceError)

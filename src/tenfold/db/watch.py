@@ -1,0 +1,357 @@
+"""Continuous detection: what each server is, where it stands, and who takes the writes.
+
+Theory. Whoever learns of a promotion from failing statements learns it late and once for each connection. So each
+server is asked over a connection of its own, every ``period`` less or more a fifth (so that many processes do not ask
+in step), with a deadline on each probe. The end of that connection is noticed at once, without waiting for the next
+probe, because the operating system tells.
+
+Three things make a failover short. While no primary is seen, all servers are asked every 20 ms. A server that does not
+answer is tried again after a pause that doubles (with full jitter) up to 2 s, but up to 100 ms only while there is no
+primary. And writers wait for the election instead of failing (`Watch.primary`), bounded in number and in time.
+
+What is seen takes effect in one place, `Watch._judge`: it is synchronous, so no reader or writer ever sees half of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from random import Random
+from typing import Any, Final
+
+import asyncpg
+
+from tenfold._core.events import EVENTS, Hub
+from tenfold._core.tasks import shielded
+from tenfold._core.units import format_duration
+from tenfold.db.cluster_errors import NoPrimary
+from tenfold.db.cluster_options import ClusterOptions
+from tenfold.db.election import Election
+from tenfold.db.happenings import LagChanged, PrimaryElected, PrimaryRefused, RoleChanged
+from tenfold.db.lag import LagSwitch, Trail
+from tenfold.db.node import Node
+from tenfold.db.pool_policy import driver_arguments, is_pooled
+from tenfold.db.probe import APPLICATION, Found, probe
+from tenfold.db.seen import Position, Seen
+from tenfold.resilience.backoff import pause
+
+_log: Final = logging.getLogger("tenfold.db.watch")
+_URGENT: Final = 0.02
+_SPREAD: Final = 0.2
+_FIRST_PAUSE: Final = 0.05
+_LONGEST_PAUSE: Final = 2.0
+_LONGEST_WITHOUT_PRIMARY: Final = 0.1
+_FAILED_PROBE: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+_SILENT_PROBES: Final = 2
+
+
+class _Watched:
+    """What the watch remembers of one node."""
+
+    __slots__ = ("afresh", "found", "known", "lag", "silent", "tries", "wake")
+
+    def __init__(self, lag: LagSwitch) -> None:
+        self.wake = asyncio.Event()
+        self.lag = lag
+        self.found = Found("unknown", None)
+        self.known: tuple[str, int, int] | None = None  # role, system, timeline as last seen
+        self.afresh = False  # connect anew before the next probe
+        self.silent = 0  # probes in a row that were not answered in time
+        self.tries = 0  # failed ones since the last good one
+
+
+class Watch:
+    """Watches ``nodes``, of which ``nodes[0]`` is declared the primary. Belongs to one event loop.
+
+    `start` it, and `close` it: it owns one task for each node.
+    """
+
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        options: ClusterOptions,
+        *,
+        hub: Hub = EVENTS,
+        random: Random | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._nodes: Final = {node.name: node for node in nodes}
+        self._options = options
+        self._hub = hub
+        self._random = random or Random()
+        self._monotonic = monotonic
+        self._limits = options.lag_limits()
+        self._states = {node.name: _Watched(LagSwitch(self._limits)) for node in nodes}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._unasked = set(self._nodes)
+        self._settled = asyncio.Event()
+        self._there = asyncio.Event()
+        self.election: Final = Election()
+        self.trail: Final = Trail()
+        self.waiting = 0
+        """Writers that wait for a primary now."""
+        self.probes = 0
+        for node in nodes:
+            node.look, node.doubt = self.look, self.doubt
+
+    # -- its life
+
+    def start(self) -> None:
+        """Begin to watch. Needs the running loop."""
+        loop = asyncio.get_running_loop()
+        self._tasks = [
+            loop.create_task(self._follow(node), name=f"tenfold.db watch of {node.name}")
+            for node in self._nodes.values()
+        ]
+
+    async def close(self) -> None:
+        """End all tasks and their connections."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await shielded(_ended(tasks))
+
+    # -- for readers and writers
+
+    @property
+    def winner(self) -> Node | None:
+        """The node that takes the writes; None while there is none."""
+        name = self.election.winner
+        return None if name is None else self._nodes[name]
+
+    @property
+    def settled(self) -> bool:
+        """Whether each node was asked once."""
+        return not self._unasked
+
+    async def settle(self) -> None:
+        """Return when each node was asked once, whatever came of it; at the latest after the time for a connection."""
+        if not self._settled.is_set():
+            try:
+                async with asyncio.timeout(float(self._options.connect_timeout)):
+                    await self._settled.wait()
+            except TimeoutError:
+                return  # whoever has not answered by now is not known, and the choice goes by that
+
+    async def primary(self, until: float) -> Node:
+        """The node that takes the writes; waits for one until the monotonic time ``until``.
+
+        Raises `NoPrimary`, also at once where ``held_writers`` wait already.
+        """
+        began = self._monotonic()
+        if self.waiting >= self._options.held_writers and self.winner is None:
+            raise NoPrimary(self._told(f"and {self.waiting} writers wait for one already", 0.0), retry_after=0.1)
+        self.waiting += 1
+        try:
+            async with asyncio.timeout(max(0.0, until - began)):
+                while True:
+                    winner = self.winner
+                    if winner is not None:
+                        return winner
+                    await self._there.wait()
+        except TimeoutError:
+            waited = self._monotonic() - began
+            raise NoPrimary(self._told("was seen", waited), retry_after=0.5) from None
+        finally:
+            self.waiting -= 1
+
+    def look(self, node: Node) -> None:
+        """Ask ``node`` now, rather than when its turn comes."""
+        self._states[node.name].wake.set()
+
+    def doubt(self, node: Node, reason: str) -> None:
+        """Somebody's statement showed that ``node`` is not what it was: ask it anew, over a new connection, and
+        send no writes there until it has answered.
+        """
+        state = self._states[node.name]
+        state.afresh = True
+        state.wake.set()
+        if node.seen.role == "primary":
+            self._judge(node, Found("unknown", None), reason)
+
+    # -- watching
+
+    async def _follow(self, node: Node) -> None:
+        state = self._states[node.name]
+        connection: asyncpg.Connection[Any] | None = None
+        try:
+            while True:
+                state.wake.clear()
+                if connection is not None and (state.afresh or connection.is_closed()):
+                    connection.terminate()
+                    connection = None
+                state.afresh = False
+                began = self._monotonic()
+                try:
+                    async with asyncio.timeout(float(self._options.connect_timeout)):
+                        if connection is None:
+                            connection = await self._connect(node, state)
+                        began = self._monotonic()
+                        found = await probe(connection)
+                except _FAILED_PROBE as error:
+                    if connection is not None:
+                        connection.terminate()
+                        connection = None
+                    self._silent(node, state, error)
+                except Exception as error:  # noqa: BLE001 - the watch goes on, and the log has it
+                    _log.exception("the probe of %s failed in an unexpected way", node.name)
+                    self._silent(node, state, error)
+                else:
+                    state.silent = state.tries = 0
+                    if not state.afresh:  # else somebody doubted it meanwhile, and this answer may be of before
+                        self._judge(node, found, "its probe says so", began)
+                self._asked(node)
+                await self._rest(state)
+        finally:
+            if connection is not None:
+                connection.terminate()
+
+    async def _connect(self, node: Node, state: _Watched) -> asyncpg.Connection[Any]:
+        connection: asyncpg.Connection[Any] = await asyncpg.connect(
+            **driver_arguments(node.url),
+            timeout=float(self._options.connect_timeout),
+            statement_cache_size=0,
+            server_settings={"application_name": APPLICATION},
+        )
+        connection.add_termination_listener(lambda _: state.wake.set())
+        if node.pooled is None:
+            try:
+                node.pooled = await is_pooled(connection)
+            except BaseException:
+                connection.terminate()
+                raise
+        node.epoch += 1
+        return connection
+
+    async def _rest(self, state: _Watched) -> None:
+        no_primary = self.winner is None
+        if state.tries:
+            cap = _LONGEST_WITHOUT_PRIMARY if no_primary else _LONGEST_PAUSE
+            seconds = max(0.005, pause("full", state.tries, 0.0, _FIRST_PAUSE, cap, self._random))
+        else:
+            period = _URGENT if no_primary else float(self._options.watch_period)
+            seconds = period * self._random.uniform(1 - _SPREAD, 1 + _SPREAD)
+        try:
+            async with asyncio.timeout(seconds):
+                await state.wake.wait()
+        except TimeoutError:
+            return
+        await asyncio.sleep(0.002)  # however often it is woken
+
+    def _asked(self, node: Node) -> None:
+        self.probes += 1
+        if self._unasked:
+            self._unasked.discard(node.name)
+            if not self._unasked:
+                self._settled.set()
+
+    def _silent(self, node: Node, state: _Watched, error: BaseException) -> None:
+        state.tries += 1
+        state.silent += 1
+        # A refused connection says that nobody is there. A probe that took too long may be the fault of a busy
+        # machine, ours included, and one of them is not enough to stop the writes.
+        slow = isinstance(error, TimeoutError) and state.silent < _SILENT_PROBES
+        if not slow:
+            reason = f"{type(error).__name__}: {error}"
+            if node.seen.role != "unknown":
+                node.fail(error, self._monotonic())
+            self._judge(node, Found("unknown", None), reason)
+
+    # -- what follows from it: synchronous
+
+    def _judge(self, node: Node, found: Found, reason: str, began: float | None = None) -> None:
+        state = self._states[node.name]
+        state.found = found
+        now = self._monotonic()
+        position = found.position
+        before = node.seen.role
+        if found.role == "unknown":
+            node.seen = Seen("unknown", None, None, state.lag.update(None), now)
+        else:
+            self._generation(node, state, found)
+            node.seen = replace(node.seen, role=found.role, position=position, at=now)
+            if before == "unknown" and not node.usable(now):
+                node.circuit.reset()
+        if node.seen.role != before:
+            timeline = None if position is None else position.timeline
+            self._hub.emit(RoleChanged(node.name, before, node.seen.role, timeline, reason))
+        changed = self._elect()
+        system = self.election.system
+        node.stranger = position is not None and system is not None and position.system != system
+        if self.winner is node and position is not None:
+            self.trail.note(position, now if began is None else began)
+        if changed:
+            for other in self._nodes.values():
+                self._measure(other, now)
+        else:
+            self._measure(node, now)
+
+    def _generation(self, node: Node, state: _Watched, found: Found) -> None:
+        position: Position | None = found.position
+        if position is None:
+            return
+        known, state.known = state.known, (found.role, position.system, position.timeline)
+        if known is None or known == state.known:
+            return
+        if known[0] != found.role:
+            node.advance(f"it was a {known[0]} and is a {found.role}")
+        elif known[1] != position.system:
+            node.advance(f"it was of system {known[1]} and is of {position.system}")
+        elif found.role == "primary":
+            node.advance(f"it was on timeline {known[2]} and is on {position.timeline}")
+        # A replica that follows its new primary onto another timeline is the same server with the same data.
+
+    def _elect(self) -> bool:
+        before = self.election.winner
+        outcome = self.election.decide((name, node.seen) for name, node in self._nodes.items())
+        refused = dict(outcome.refused)
+        for name, node in self._nodes.items():
+            reason = refused.get(name, "")
+            if reason and not node.refused:
+                self._hub.emit(PrimaryRefused(name, reason))
+                node.advance(f"it is refused as a primary: {reason}")
+            node.refused = reason
+        if outcome.winner == before:
+            return False
+        if outcome.winner is None:
+            self._there.clear()
+            for state in self._states.values():
+                state.wake.set()
+        else:
+            self._there.set()
+        self._hub.emit(PrimaryElected(outcome.winner, before, self.election.timeline))
+        return True
+
+    def _measure(self, node: Node, now: float) -> None:
+        seen, state = node.seen, self._states[node.name]
+        if seen.role == "replica" and seen.position is not None:
+            behind = None if self.winner is None else self.trail.behind(seen.position, now, float(self._limits.horizon))
+        elif node is self.winner:
+            behind = (0.0, 0)
+        else:
+            behind = None
+        lag, lag_bytes = (None, None) if behind is None else behind
+        before, after = seen.lag_state, state.lag.update(lag)
+        node.seen = replace(seen, lag=lag, lag_state=after, lag_bytes=lag_bytes)
+        if before != after:
+            self._hub.emit(LagChanged(node.name, before, after, lag))
+
+    def _told(self, what: str, waited: float) -> str:
+        nodes = "; ".join(
+            f"{name} is {'refused: ' + node.refused if node.refused else node.seen.role}"
+            + (f" ({node.last_error})" if node.last_error and node.seen.role == "unknown" else "")
+            for name, node in self._nodes.items()
+        )
+        within = f" within {format_duration(waited)}" if waited else ""
+        return f"no primary {what}{within}: {nodes}. Nothing was sent; try again when one is promoted"
+
+
+async def _ended(tasks: list[asyncio.Task[None]]) -> None:
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    for result in results:
+        if isinstance(result, Exception):
+            _log.error("a watch had failed", exc_info=result)

@@ -1,0 +1,142 @@
+"""Each class of candidates, its place in the order, and the reason that is given for it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from random import Random
+
+import pytest
+
+from tenfold._core.errors import MisuseError
+from tenfold.db.choose import Choice, Want, choose
+from tenfold.db.pool_size import connections_for
+from tenfold.db.seen import Position, Seen
+
+HERE = Position(7, 1, 1000)
+FRESH = Seen("replica", HERE, 0.0, "fresh")
+
+
+@dataclass
+class Fake:
+    name: str
+    seen: Seen = FRESH
+    in_flight: int = 0
+    places: int = 10
+    stranger: bool = False
+    up: bool = True
+    seconds: float = 0.001
+
+    def latency(self, now: float) -> float:
+        return self.seconds
+
+    def usable(self, now: float) -> bool:
+        return self.up
+
+
+PRIMARY = Fake("p", Seen("primary", HERE, 0.0, "fresh"))
+
+
+def chosen(
+    want: Want, *nodes: Fake, primary: str | None = "p", spill: int | None = 5, seed: int = 1
+) -> list[Choice[Fake]]:
+    return choose(want, [PRIMARY, *nodes], 0.0, Random(seed), primary=primary, spill=spill)
+
+
+def ranks(choices: list[Choice[Fake]]) -> list[tuple[str, str]]:
+    return [(choice.node.name, choice.rank) for choice in choices]
+
+
+def test_the_order_of_the_classes() -> None:
+    found = chosen(
+        Want(),
+        Fake("dead", up=False),
+        Fake("crowded", in_flight=10),
+        Fake("late", replace(FRESH, lag=30.0, lag_state="stale")),
+        Fake("fine"),
+        Fake("foreign", stranger=True),
+        Fake("unknown", Seen("replica", HERE)),
+        Fake("false", Seen("primary", HERE)),
+    )
+    assert ranks(found)[:3] == [("fine", "serve"), ("crowded", "crowded"), ("p", "spill")]
+    assert {rank for _, rank in ranks(found)[3:]} == {"out"}
+    why = {choice.node.name: choice.why for choice in found}
+    assert why["dead"] == "its breaker is open"
+    assert why["crowded"] == "10 in flight, at its limit of 10"
+    assert why["late"] == "it is 30.0 s behind, which is too much"
+    assert why["fine"] == "0 in flight, 1.00 ms each"
+    assert why["foreign"] == "it belongs to another system"
+    assert why["unknown"] == "its lag is not known"
+    assert why["false"] == "it says that it is a primary and was not elected"
+    assert str(found[0]) == "fine: serve (0 in flight, 1.00 ms each)"
+
+
+def test_the_spill_is_capped_and_a_primary_alone_is_not() -> None:
+    late = Fake("late", replace(FRESH, lag=30.0, lag_state="stale"))
+    busy = replace(PRIMARY, in_flight=5)
+    assert not any(c.ok for c in choose(Want(), [busy, late], 0.0, Random(1), primary="p", spill=5))
+    assert choose(Want(), [busy, late], 0.0, Random(1), primary="p", spill=6)[0].ok
+    assert choose(Want(), [busy], 0.0, Random(1), primary="p", spill=5)[0].ok
+
+
+def test_without_a_primary_replicas_of_unknown_lag_serve_and_stale_ones_do_not() -> None:
+    unknown = Fake("unknown", Seen("replica", HERE))
+    late = Fake("late", replace(FRESH, lag=30.0, lag_state="stale"))
+    found = choose(Want(), [unknown, late], 0.0, Random(1), primary=None, spill=5)
+    assert ranks(found) == [("unknown", "unknown"), ("late", "out")]
+
+
+def test_a_token_is_covered_or_waited_for() -> None:
+    after = Position(7, 1, 1000)
+    behind = Fake("behind", replace(FRESH, position=Position(7, 1, 999)))
+    elsewhere = Fake("elsewhere", replace(FRESH, position=Position(7, 2, 5000)))
+    unknown_but_there = Fake("there", Seen("replica", after))
+    found = chosen(Want(after=after), behind, elsewhere, unknown_but_there)
+    assert ranks(found)[:2] == [("there", "serve"), ("p", "spill")]
+    assert dict(ranks(found)[2:]) == {"behind": "wait", "elsewhere": "wait"}
+    assert not any(choice.ok for choice in found[2:])
+
+
+def test_the_lag_that_the_statement_allows_goes_before_the_clusters() -> None:
+    slow = Fake("slow", replace(FRESH, lag=30.0, lag_state="stale"))
+    assert chosen(Want(max_lag=60.0), slow)[0].node is slow
+    quick = Fake("quick", replace(FRESH, lag=1.0))
+    found = {c.node.name: c for c in chosen(Want(max_lag=0.5), quick)}
+    assert (found["quick"].rank, found["quick"].why) == ("out", "it is 1.00 s behind, 500 ms were asked for")
+
+
+def test_who_is_pinned_stays_as_long_as_it_may() -> None:
+    a, b = Fake("a", in_flight=9), Fake("b")
+    found = chosen(Want(pinned="a"), a, b)
+    assert found[0].node is a
+    assert found[0].why.startswith("pinned; ")
+    assert chosen(Want(pinned="a"), replace(a, up=False), b)[0].node is b
+
+
+def test_writes_go_to_the_primary_alone() -> None:
+    assert ranks(chosen(Want("write"), Fake("a"))) == [("p", "serve"), ("a", "out")]
+    found = choose(Want("write"), [PRIMARY], 0.0, Random(1), primary=None)
+    assert (found[0].rank, found[0].why) == ("out", "the primary is not known")
+
+
+def test_equal_replicas_share_the_load_and_latency_counts() -> None:
+    nodes = [Fake(str(number)) for number in range(4)]
+    random = Random(3)
+    firsts = Counter(choose(Want(), [PRIMARY, *nodes], 0.0, random, primary="p")[0].node.name for _ in range(2000))
+    assert all(400 < firsts[node.name] < 600 for node in nodes)
+    idle_but_slow, busy_but_quick = Fake("slow", in_flight=0, seconds=0.1), Fake("quick", in_flight=3)
+    for seed in range(20):
+        assert chosen(Want(), idle_but_slow, busy_but_quick, seed=seed)[0].node.name == "quick"
+        assert (
+            chosen(Want(), Fake("a", in_flight=1), Fake("b", in_flight=0, seconds=0.0015), seed=seed)[0].node.name
+            == "b"
+        )
+
+
+def test_sizes_by_littles_law() -> None:
+    assert connections_for("500/s", "4ms") == 5  # two in use on average, and 2√2 more
+    assert connections_for(10_000, "5ms") == 65
+    assert connections_for("1/s", "1ms") == 2
+    for rate, held in ((0, "1ms"), (5, 0)):
+        with pytest.raises(MisuseError, match='pool_size="auto": expected a rate and a time held above 0'):
+            connections_for(rate, held)
