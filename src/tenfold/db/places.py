@@ -5,13 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from random import Random
 from typing import Protocol
 
 from sqlalchemy.engine import Engine
+from sqlalchemy.exc import MissingGreenlet
+from sqlalchemy.util import await_only
 
+from tenfold.db.choose import Choice, Want
+from tenfold.db.cluster_errors import ReadsRefused
 from tenfold.db.node import Node
-from tenfold.db.routing import order
+from tenfold.db.seen import Position
+from tenfold.db.watch import Watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +35,15 @@ class Place:
 class Places(Protocol):
     """What the router needs of a cluster."""
 
-    def readers(self, after: object | None, pinned: str | None) -> Sequence[Place]:
+    def readers(self, after: Position | None, pinned: str | None) -> Sequence[Place]:
         """Places that may serve a read, best first. ``after``: a position they must show; ``pinned``: whom to prefer.
 
-        Never empty: the last resort is the primary, over connections that refuse to write.
+        Never empty: raises `ReadsRefused` where no server may serve. All refuse to write.
         """
+        ...
+
+    def primary_reader(self) -> Place:
+        """The primary's read-only connections, or the last resort for readers while no primary is known."""
         ...
 
     def writer(self) -> Place:
@@ -44,45 +52,60 @@ class Places(Protocol):
 
 
 class _Cluster(Protocol):
-    def nodes(self) -> tuple[Node, ...]: ...
+    @property
+    def watch(self) -> Watch: ...
+
+    def choices(self, want: Want) -> list[Choice[Node]]: ...
+
+    def engine_for_writes(self) -> Engine: ...
 
 
 class ClusterPlaces:
-    """The places of an `AsyncCluster` that does not know positions: after a write only the primary will do."""
+    """The places of an `AsyncCluster`, as it chooses them."""
 
-    __slots__ = ("_cluster", "_made", "_monotonic", "_random")
+    __slots__ = ("_cluster",)
 
-    def __init__(
-        self, cluster: _Cluster, random: Random | None = None, monotonic: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._cluster, self._random, self._monotonic = cluster, random or Random(), monotonic
-        self._made: dict[Node, Place] = {}
+    def __init__(self, cluster: _Cluster) -> None:
+        self._cluster = cluster
 
-    def readers(self, after: object | None, pinned: str | None) -> list[Place]:
+    def readers(self, after: Position | None, pinned: str | None) -> list[Place]:
         """See `Places.readers`."""
-        _, last, *replicas = self._cluster.nodes()
-        found = []
-        if after is None:
-            ordered = order(replicas, self._monotonic(), self._random)
-            found = [self._place(node, True) for node in ordered]
-            found.sort(key=lambda place: place.name != pinned)
-        return [*found, self._place(last, False)]
+        self._settle()
+        choices = self._cluster.choices(Want(after=after, pinned=pinned))
+        found = [_reader(choice.node, choice.rank != "spill", choice.why) for choice in choices if choice.ok]
+        if not found:
+            reasons = tuple(str(choice) for choice in choices)
+            raise ReadsRefused(f"no server may serve this reader now: {'; '.join(reasons)}", reasons)
+        return found
+
+    def primary_reader(self) -> Place:
+        """See `Places.primary_reader`."""
+        self._settle()
+        node = self._cluster.watch.winner
+        if node is None:
+            return self.readers(None, None)[-1]
+        return _reader(node, False, "the primary")
 
     def writer(self) -> Place:
         """See `Places.writer`."""
-        return self._place(self._cluster.nodes()[0], False)
+        engine = self._cluster.engine_for_writes()
+        node = self._cluster.watch.winner
+        return Place("primary" if node is None else node.name, engine, engine, False, "the primary", _nothing)
 
-    def _place(self, node: Node, replica: bool) -> Place:
-        place = self._made.get(node)
-        if place is None:
-            if len(self._made) > 64:  # nodes of event loops that are gone
-                self._made.clear()
+    def _settle(self) -> None:
+        watch = self._cluster.watch
+        if not watch.settled:
+            try:
+                await_only(watch.settle())
+            except MissingGreenlet:
+                return  # somebody just looks; nothing is sent from here
 
-            def failed(error: BaseException) -> None:
-                node.fail(error, self._monotonic())
 
-            why = "a replica that answers" if replica else "the primary"
-            engine = node.engine.sync_engine
-            streams = engine.execution_options(isolation_level="READ COMMITTED")
-            place = self._made[node] = Place(node.name, engine, streams, replica, why, failed)
-        return place
+def _reader(node: Node, replica: bool, why: str) -> Place:
+    engine = node.reads.sync_engine
+    streams = engine.execution_options(isolation_level="READ COMMITTED")
+    return Place(node.name, engine, streams, replica, why, lambda error: node.fail(error, time.monotonic()))
+
+
+def _nothing(error: BaseException) -> None:
+    """A writer's failures are the watch's to see."""

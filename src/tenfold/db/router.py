@@ -23,6 +23,7 @@ from tenfold.db.classify import Catalogue, Classifier, Verdict
 from tenfold.db.places import ClusterPlaces, Place, Places
 from tenfold.db.refusals import NOT_THERE, ReplicaRefused, refusal, sqlstate
 from tenfold.db.route import Decision, Route, checked_route, decide
+from tenfold.db.seen import Position
 
 _TRY_AGAIN: Final = 5.0
 
@@ -34,7 +35,7 @@ class Causality(Protocol):
         """A transaction on the primary has committed over ``connection``."""
         ...
 
-    def wanted(self) -> object | None:
+    def wanted(self) -> Position | None:
         """The position that reads must show, None for any."""
         ...
 
@@ -138,7 +139,7 @@ class Router:
             self.catalogue_error = f"{type(error).__name__}: {error}"
             self._due = now + _TRY_AGAIN
 
-    def wanted(self) -> object | None:
+    def wanted(self) -> Position | None:
         """The position that reads must show."""
         return None if self.causality is None else self.causality.wanted()
 
@@ -164,8 +165,8 @@ class Router:
     # -- inside
 
     def _load(self) -> None:
-        *others, last = self.places.readers(None, None)  # the primary has what replicas may not have yet
-        order = (last, *others)
+        first = self.places.primary_reader()  # the primary has what replicas may not have yet
+        order = (first, *[place for place in self.places.readers(None, None) if place.name != first.name])
         for place in order:
             try:
                 with place.engine.connect() as connection:
@@ -181,7 +182,7 @@ class Router:
     def _places(self, decision: Decision, *, read_only: bool, pinned: str | None) -> Sequence[Place]:
         if decision.to == "replica":
             return self.places.readers(self.wanted(), pinned)
-        return [self.places.readers(None, None)[-1]] if read_only else [self.places.writer()]
+        return [self.places.primary_reader()] if read_only else [self.places.writer()]
 
     def _execute(self, statement: Executable, parameters: Any, route: Route | None) -> CursorResult[Any]:
         self.keep_fresh()

@@ -134,7 +134,7 @@ class RoutedSession(Session):
     def _reader(self, decision: Decision) -> Place:
         router = self._router
         if decision.to == "primary":
-            return router.places.readers(None, None)[-1]
+            return router.places.primary_reader()
         pinned = self._pinned
         if pinned is not None and self._engine(pinned) in self._connected:
             return pinned  # in the midst of a transaction

@@ -131,7 +131,7 @@ async def test_reads_are_a_replica_s(router: Router) -> None:
         told = router.explain(statement)
         assert told.to == "replica", str(told)
         assert told.places[0].startswith("replica")
-        assert told.places[-1].startswith("primary for reads")
+        assert told.places[-1].startswith("primary")
         await router.execute(statement)
     assert (router.reads_on_replicas, router.sent_to_primary, router.refused) == (len(READS), 0, 0)
 

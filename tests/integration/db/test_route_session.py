@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from tenfold._core.events import Hub
 from tenfold.db import AsyncCluster, create_async_cluster
 from tenfold.db.refusals import ReplicaRefused
 from tenfold.db.router import Router, routed
+from tenfold.db.seen import Position
 from tenfold.db.session import routed_sessionmaker
 
 PORT = select(func.inet_server_port())
@@ -149,12 +151,19 @@ async def test_relationships_are_read_where_the_session_reads(session_of: Any, r
     assert router.reads_on_replicas == 5
 
 
+def held(cluster: AsyncCluster) -> dict[str, int]:
+    """Connections in use by node, those for reads and those for writes."""
+    pools: Any = {node.name: (node.reads.sync_engine.pool, node.engine.sync_engine.pool) for node in cluster.nodes()}
+    counts = {name: sum(pool.checkedout() for pool in both) for name, both in pools.items()}
+    return {name: count for name, count in counts.items() if count}
+
+
 async def test_moving_gives_the_replica_s_connection_back(session_of: Any, cluster: AsyncCluster) -> None:
     async with session_of() as session:
         loaded = await session.execute(select(Item.id).order_by(Item.id))
-        assert sum(node.in_flight for node in cluster.nodes()) == 1
+        assert sum(held(cluster).values()) == 1
         await session.execute(text("UPDATE items SET name = 'x' WHERE id = 1"))
-        assert [node.name for node in cluster.nodes() if node.in_flight] == ["primary"]
+        assert held(cluster) == {"primary": 1}
         assert len(loaded.all()) == 10
         await session.commit()
     async with session_of() as session:
@@ -163,7 +172,7 @@ async def test_moving_gives_the_replica_s_connection_back(session_of: Any, clust
         await session.execute(text("UPDATE items SET name = 'x' WHERE id = 1"))
         assert [number async for number in stream] == list(range(2, 11))  # a cursor keeps its connection
         await session.commit()
-    assert sum(node.in_flight for node in cluster.nodes()) == 0
+    assert held(cluster) == {}
 
 
 # -- what users ask for
@@ -201,8 +210,9 @@ async def test_routes_that_were_asked_for(session_of: Any, items: Any) -> None:
 async def test_a_single_read_is_wrapped_in_nothing(router: Router, cluster: AsyncCluster) -> None:
     """Neither BEGIN nor ROLLBACK. The driver logs these, and not prepared statements."""
     seen: list[str] = []
-    for node in cluster.nodes():
-        async with node.engine.connect() as connection:
+    engines = [engine for node in cluster.nodes() for engine in (node.engine, node.reads)]
+    for engine in engines[:1] + engines[1::2]:  # the primary's both; a replica writes nothing
+        async with engine.connect() as connection:
             driver: Any = (await connection.get_raw_connection()).driver_connection
             driver.add_query_logger(lambda record: seen.append(record.query))
     seen.clear()
@@ -332,12 +342,12 @@ async def test_a_dead_primary_does_not_stop_reads(cluster: AsyncCluster, items: 
 class Hooks:
     def __init__(self) -> None:
         self.commits: list[int] = []
-        self.position: object | None = None
+        self.position: Position | None = None
 
     def after_commit(self, connection: Connection) -> None:
         self.commits.append(connection.execute(PORT).scalar_one() if not connection.closed else -1)
 
-    def wanted(self) -> object | None:
+    def wanted(self) -> Position | None:
         return self.position
 
 
@@ -364,7 +374,9 @@ async def test_the_token_s_hooks(cluster: AsyncCluster, items: Any) -> None:
         assert (await session.scalar(select(Item.name).where(Item.id == 1))) == "q"
     await router.execute(text("UPDATE items SET name = 'q' WHERE id = 1"))
     assert hooks.commits == [items.primary.port] * 2  # over connections that were still open
-    hooks.position = object()  # this cluster does not know positions: the primary shows them all
+    seen = cluster.nodes()[0].seen.position
+    assert seen is not None
+    hooks.position = replace(seen, lsn=seen.lsn + 2**40)  # no replica shows it yet
     assert (await router.execute(PORT)).scalar_one() == items.primary.port
     async with session_of() as session:
         assert await port(session) == items.primary.port
