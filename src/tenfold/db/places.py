@@ -63,16 +63,17 @@ class _Cluster(Protocol):
 class ClusterPlaces:
     """The places of an `AsyncCluster`, as it chooses them."""
 
-    __slots__ = ("_cluster",)
+    __slots__ = ("_cluster", "_made")
 
     def __init__(self, cluster: _Cluster) -> None:
         self._cluster = cluster
+        self._made: dict[tuple[Node, bool], Place] = {}
 
     def readers(self, after: Position | None, pinned: str | None) -> list[Place]:
         """See `Places.readers`."""
         self._settle()
         choices = self._cluster.choices(Want(after=after, pinned=pinned))
-        found = [_reader(choice.node, choice.rank != "spill", choice.why) for choice in choices if choice.ok]
+        found = [self._reader(choice.node, choice.rank != "spill") for choice in choices if choice.ok]
         if not found:
             reasons = tuple(str(choice) for choice in choices)
             raise ReadsRefused(f"no server may serve this reader now: {'; '.join(reasons)}", reasons)
@@ -84,13 +85,28 @@ class ClusterPlaces:
         node = self._cluster.watch.winner
         if node is None:
             return self.readers(None, None)[-1]
-        return _reader(node, False, "the primary")
+        return self._reader(node, False)
 
     def writer(self) -> Place:
         """See `Places.writer`."""
         engine = self._cluster.engine_for_writes()
         node = self._cluster.watch.winner
         return Place("primary" if node is None else node.name, engine, engine, False, "the primary", _nothing)
+
+    def _reader(self, node: Node, replica: bool) -> Place:
+        engine = node.reads.sync_engine
+        place = self._made.get((node, replica))
+        if place is None or place.engine is not engine:
+            if len(self._made) > 64:  # nodes of event loops that are gone
+                self._made.clear()
+            streams = engine.execution_options(isolation_level="READ COMMITTED")
+            why = "a replica that may serve" if replica else "the primary"
+
+            def failed(error: BaseException) -> None:
+                node.fail(error, time.monotonic())
+
+            place = self._made[node, replica] = Place(node.name, engine, streams, replica, why, failed)
+        return place
 
     def _settle(self) -> None:
         watch = self._cluster.watch
@@ -99,12 +115,6 @@ class ClusterPlaces:
                 await_only(watch.settle())
             except MissingGreenlet:
                 return  # somebody just looks; nothing is sent from here
-
-
-def _reader(node: Node, replica: bool, why: str) -> Place:
-    engine = node.reads.sync_engine
-    streams = engine.execution_options(isolation_level="READ COMMITTED")
-    return Place(node.name, engine, streams, replica, why, lambda error: node.fail(error, time.monotonic()))
 
 
 def _nothing(error: BaseException) -> None:
