@@ -1,0 +1,13 @@
+"""Whether a statement may run on a replica. See `classify`."""
+
+from tenfold.db.classify.catalogue import Catalogue
+from tenfold.db.classify.classifier import Classifier, classify
+from tenfold.db.classify.verdict import READ, Verdict
+
+__all__ = [
+    "READ",
+    "Catalogue",
+    "Classifier",
+    "Verdict",
+    "classify",
+]

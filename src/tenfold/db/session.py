@@ -1,0 +1,253 @@
+"""Sessions that send each statement where it belongs, and otherwise are SQLAlchemy's.
+
+A session reads from one replica, in autocommit, until a statement needs the primary: then the transaction goes on there
+and so does the session afterwards (see `route`). A replica that refuses a statement (25006, 0A000), loses the
+connection or cancels it for its recovery has changed nothing, for each read ran alone: it runs again on the primary, or
+on another replica.
+
+What this does not do: compare what was read with what is written. A session that loads an object from a replica,
+changes it and flushes writes over whatever another has written since, as under READ COMMITTED on one server, only that
+the time between is longer by the replica's lag. A transaction that writes what it read should read from the primary
+(``route="primary"`` for the session), lock (``with_for_update``), compute in the UPDATE, or use a version column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from sqlalchemy import event
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.sql.base import Executable
+from sqlalchemy.util import EMPTY_DICT
+
+from tenfold._core.errors import MisuseError
+from tenfold.db.places import Place
+from tenfold.db.refusals import NOT_THERE, refusal
+from tenfold.db.route import READ_ONLY, Decision, Route, checked_route, decide
+from tenfold.db.router import Router
+
+_STRICTER: Final = frozenset({"REPEATABLE READ", "SERIALIZABLE"})
+
+
+def routed_sessionmaker(router: Router, **options: Any) -> async_sessionmaker[AsyncSession]:
+    """An `async_sessionmaker` whose sessions are routed; ``options`` are SQLAlchemy's.
+
+    Its sessions also take ``read_only=True`` (reads only, all from one replica) and ``route``: ``"primary"`` for a
+    session that stays there, ``"replica"`` for one that trusts no verdict. A statement takes the same as
+    ``execution_options(route=…)``.
+    """
+    for taken in ("bind", "binds", "sync_session_class"):
+        if taken in options:
+            raise MisuseError(f"routed_sessionmaker: {taken}= is the cluster's own; leave it out")
+    return async_sessionmaker(sync_session_class=RoutedSession, router=router, **options)
+
+
+class RoutedSession(Session):
+    """The synchronous session inside; see `routed_sessionmaker`."""
+
+    def __init__(self, *, router: Router, read_only: bool = False, route: str | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self._router = router
+        self._read_only = read_only
+        self._own_route = checked_route(route)
+        self._call_route: Route | None = None
+        self._pinned: Place | None = None
+        self._last: tuple[Place, Decision] | None = None
+        self._connected: dict[Engine, Connection] = {}
+        self._cursors: set[Engine] = set()
+        self._streaming = False
+        self._failed: set[str] = set()
+        self._writing: Connection | None = None
+        self._on_primary = False
+        self._been_there = False
+
+    def execute(self, statement: Any, params: Any = None, **options: Any) -> Any:
+        """As `Session.execute`, routed."""
+        return self._routed(super().execute, statement, params, options)
+
+    def scalar(self, statement: Any, params: Any = None, **options: Any) -> Any:
+        """As `Session.scalar`, routed."""
+        return self._routed(super().scalar, statement, params, options)
+
+    def scalars(self, statement: Any, params: Any = None, **options: Any) -> Any:
+        """As `Session.scalars`, routed."""
+        return self._routed(super().scalars, statement, params, options)
+
+    def get_bind(self, mapper: Any = None, *, clause: Any = None, bind: Any = None, **options: Any) -> Any:
+        """The engine for ``clause``: SQLAlchemy's hook for this purpose."""
+        if bind is not None:
+            return bind
+        decision = self._decide(clause)
+        if decision.to == "primary" and not self._read_only:
+            self._last = None
+            if not self._on_primary:
+                self._let_go()
+            self._on_primary = self._been_there = True
+            self._router.sent_to_primary += 1
+            return self._router.places.writer().engine
+        place = self._reader(decision)
+        self._last = (place, decision)
+        return self._engine(place)
+
+    def flush(self, objects: Sequence[Any] | None = None) -> None:
+        """As `Session.flush`. Raises `MisuseError` for a read-only session that holds changes."""
+        if self._read_only and (self.new or self.dirty or self.deleted):
+            raise MisuseError(
+                "this session was opened with read_only=True and holds changes; expected reads only. "
+                "Open one without read_only to write"
+            )
+        super().flush(objects)
+
+    def close(self) -> None:
+        """As `Session.close`. The next use begins anew: any replica, nothing remembered."""
+        super().close()
+        self._pinned = self._last = self._writing = None
+        self._failed.clear()
+        self._been_there = False
+
+    # -- inside
+
+    def _decide(self, clause: Any) -> Decision:
+        if self._read_only and self._own_route is None and self._call_route is None:
+            return READ_ONLY
+        statement = clause if isinstance(clause, Executable) and not self._flushing else None
+        route = self._call_route
+        options: Mapping[str, Any] = EMPTY_DICT
+        if statement is not None:
+            options = statement.get_execution_options()
+            if route is None and "route" in options:
+                route = checked_route(options["route"])
+        if self._on_primary and not self._read_only:
+            return decide(None, on_primary=True)
+        level = options.get("isolation_level") or self.execution_options.get("isolation_level")
+        return decide(
+            None if statement is None else self._router.classifier(statement),
+            None if statement is None and not self._read_only else route or self._own_route,
+            read_only=self._read_only,
+            one_connection=self.twophase or self.in_nested_transaction() or level in _STRICTER,
+            been_there=self._been_there and self._router.wanted() is None,
+        )
+
+    def _reader(self, decision: Decision) -> Place:
+        router = self._router
+        if decision.to == "primary":
+            return router.places.primary_reader()
+        pinned = self._pinned
+        if pinned is not None and self._engine(pinned) in self._connected:
+            return pinned  # in the midst of a transaction
+        places = router.readers(been_there=self._been_there, pinned=None if pinned is None else pinned.name)
+        usable = [place for place in places if place.name not in self._failed] or places[-1:]
+        self._pinned = usable[0]
+        return usable[0]
+
+    def _routed(self, call: Callable[..., Any], statement: Any, params: Any, options: dict[str, Any]) -> Any:
+        self._router.keep_fresh()
+        before = self._call_route, self._streaming
+        given = options.get("execution_options") or EMPTY_DICT
+        if "route" in given:
+            self._call_route = checked_route(given["route"])
+        self._streaming = _streams(given) or (
+            isinstance(statement, Executable) and _streams(statement.get_execution_options())
+        )
+        try:
+            while True:
+                self._last = None
+                try:
+                    result = call(statement, params, **options)
+                except NOT_THERE as error:
+                    if not self._recovers(statement, error):
+                        raise
+                else:
+                    self._count()
+                    return result
+        finally:
+            self._call_route, self._streaming = before
+
+    def _count(self) -> None:
+        if self._last is not None:
+            if self._last[0].replica:
+                self._router.reads_on_replicas += 1
+            else:
+                self._router.reads_on_primary += 1
+
+    def _recovers(self, statement: Any, error: BaseException) -> bool:
+        """Whether to run it again, after setting the way for it."""
+        if self._last is None:
+            return False
+        place, decision = self._last
+        if self._engine(place) not in self._connected:  # no connection came about
+            place.failed(error)
+            kind = "again"
+        else:
+            kind = refusal(error) or ""
+        if kind == "refused" and decision.may_move:
+            self._router.note_refused(statement, place, error)
+            self._let_go()
+            self._on_primary = True
+            return True
+        if kind != "again" or place.name in self._failed or not place.replica:
+            return False
+        self._router.repeated += 1
+        self._failed.add(place.name)
+        self._let_go(every=True)
+        self._pinned = None
+        return True
+
+    def _engine(self, place: Place) -> Engine:
+        return place.streams if self._streaming else place.engine
+
+    def _let_go(self, *, every: bool = False) -> None:
+        """Give back the connections for reads: each read ran alone, so the transaction does not need them any more.
+
+        ``every``: those that cursors are read from too.
+
+        SQLAlchemy would keep them to its end, and would not commit at all if one of them was lost.
+        """
+        going = [one for one in self._connected.values() if every or one.engine not in self._cursors]
+        transaction = self.get_transaction()
+        while transaction is not None:
+            held = transaction._connections
+            for connection in going:
+                for key in [key for key, kept in held.items() if kept[0] is connection]:
+                    del held[key]
+            transaction = transaction.parent
+        for connection in going:
+            del self._connected[connection.engine]
+            connection.close()
+
+
+def _streams(options: Mapping[str, Any]) -> bool:
+    return bool(options.get("stream_results") or options.get("yield_per"))
+
+
+def _after_begin(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
+    if isinstance(session, RoutedSession):
+        if session._last is None:
+            session._writing = connection
+        else:
+            session._connected[connection.engine] = connection
+            if session._streaming:
+                session._cursors.add(connection.engine)
+
+
+def _after_commit(session: Session) -> None:
+    if isinstance(session, RoutedSession) and session._writing is not None:
+        causality = session._router.causality
+        if causality is not None and not session.in_nested_transaction():
+            causality.after_commit(session._writing)
+
+
+def _after_transaction_end(session: Session, transaction: SessionTransaction) -> None:
+    if isinstance(session, RoutedSession) and transaction.parent is None:
+        session._on_primary = False
+        session._writing = None
+        session._connected.clear()
+        session._cursors.clear()
+
+
+event.listen(RoutedSession, "after_begin", _after_begin)
+event.listen(RoutedSession, "after_commit", _after_commit)
+event.listen(RoutedSession, "after_transaction_end", _after_transaction_end)
