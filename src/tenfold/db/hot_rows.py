@@ -106,15 +106,20 @@ class HotRows:
         def statement(sql: str) -> TextClause:
             return text(sql.replace("{t}", full)).bindparams(bindparam("key", type_=table.c.key.type))
 
+        # The bucket is chosen in a CTE that is joined, not in `WHERE bucket = (SELECT … SKIP LOCKED)`: where a row
+        # was changed after the statement's snapshot, PostgreSQL checks the WHERE again, and would then run that SELECT
+        # anew, get another bucket and update none.
         self._take = statement(
-            "UPDATE {t} SET amount = amount - :n WHERE key = :key AND bucket = ("
-            "SELECT bucket FROM {t} WHERE key = :key AND amount >= :n ORDER BY bucket < :start, bucket "
-            "LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING bucket"
+            "WITH free AS MATERIALIZED (SELECT key, bucket FROM {t} WHERE key = :key AND amount >= :n "
+            "ORDER BY bucket < :start, bucket LIMIT 1 FOR UPDATE SKIP LOCKED) "
+            "UPDATE {t} AS old SET amount = old.amount - :n FROM free "
+            "WHERE old.key = free.key AND old.bucket = free.bucket RETURNING old.bucket"
         )
         self._add = statement(
-            "UPDATE {t} SET amount = amount + :n WHERE key = :key AND bucket = ("
-            "SELECT bucket FROM {t} WHERE key = :key ORDER BY amount, bucket LIMIT 1 FOR UPDATE SKIP LOCKED) "
-            "RETURNING bucket"
+            "WITH free AS MATERIALIZED (SELECT key, bucket FROM {t} WHERE key = :key "
+            "ORDER BY amount, bucket LIMIT 1 FOR UPDATE SKIP LOCKED) "
+            "UPDATE {t} AS old SET amount = old.amount + :n FROM free "
+            "WHERE old.key = free.key AND old.bucket = free.bucket RETURNING old.bucket"
         )
         self._sum = statement("SELECT sum(amount)::bigint FROM {t} WHERE key = :key")
         self._all = statement("SELECT bucket, amount FROM {t} WHERE key = :key ORDER BY bucket FOR UPDATE")
