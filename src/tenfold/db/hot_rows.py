@@ -106,9 +106,8 @@ class HotRows:
         def statement(sql: str) -> TextClause:
             return text(sql.replace("{t}", full)).bindparams(bindparam("key", type_=table.c.key.type))
 
-        # The bucket is chosen in a CTE that is joined, not in `WHERE bucket = (SELECT … SKIP LOCKED)`: where a row
-        # was changed after the statement's snapshot, PostgreSQL checks the WHERE again, and would then run that SELECT
-        # anew, get another bucket and update none.
+        # The bucket is chosen once, in a CTE that the UPDATE joins: what PostgreSQL checks again, because a row was
+        # changed after the statement's snapshot, is then the join's condition and not another choice.
         self._take = statement(
             "WITH free AS MATERIALIZED (SELECT key, bucket FROM {t} WHERE key = :key AND amount >= :n "
             "ORDER BY bucket < :start, bucket LIMIT 1 FOR UPDATE SKIP LOCKED) "

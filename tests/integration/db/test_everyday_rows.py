@@ -278,11 +278,16 @@ async def test_counts_and_values(engine: AsyncEngine) -> None:
 
 
 async def test_the_last_of_a_key_counts_within_and_across_chunks(engine: AsyncEngine) -> None:
-    rows = [{"id": n % 3, "sku": f"s{n % 3}", "Price": n} for n in range(20)]
-    async with engine.begin() as connection:
-        assert await upsert(connection, PRICES, rows, chunk=10) == Upserted(20, 3, 3, 0, 14)
-        found = (await connection.execute(select(PRICES.c.Price).order_by(PRICES.c.id))).scalars().all()
-    assert found == [18, 19, 17]
+    random = Random(5)
+    rows = [{"id": (key := random.randrange(9)), "sku": f"s{key}", "Price": n} for n in range(600)]
+    last = {row["id"]: row["Price"] for row in rows}
+    for chunk in (100, 1000):
+        async with engine.begin() as connection:
+            done = await upsert(connection, PRICES, rows, chunk=chunk)
+            assert (done.read, done.inserted + done.updated + done.replaced) == (600, 600)
+            found = (await connection.execute(select(PRICES.c.id, PRICES.c.Price))).all()
+            assert dict(map(tuple, found)) == last
+            await connection.execute(update(PRICES).values(Price=-1))
 
 
 async def test_values_pass_through_the_table_s_types(engine: AsyncEngine) -> None:
