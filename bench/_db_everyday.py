@@ -83,7 +83,7 @@ async def _measure(quick: bool) -> dict[str, Any]:
         settings = {"fsync": "on"} if flushes else {}
         async with Postgres(settings=settings) as server:
             await _prepare(server)
-            numbers = await hot_stock(server, rounds=2 if quick else 5, seconds=2 if quick else 4)
+            numbers = await hot_stock(server, rounds=(1 + flushes) if quick else 5, seconds=2 if quick else 4)
             found |= numbers if flushes else {f"{name}_without_fsync": one for name, one in numbers.items()}
             if not flushes:
                 found |= await hot_stock_of_python(server, rounds=1 if quick else 4, seconds=1.5 if quick else 3.0)

@@ -1,21 +1,6 @@
 """Keyset pagination: page 1,000 costs what page 1 costs, and rows that come or go shift nothing.
 
-The theory (Winand, "We need tool support for keyset pagination", use-the-index-luke.com/no-offset). A page is the
-first n rows *strictly after* the last row seen. "After" is the lexicographic order of the sort key k = (k1 … km), each
-part ascending or descending with its NULLs at one end, and it is only a total order if k is unique; hence the primary
-key goes last. Over parts of one direction without NULLs, SQL:1999's row comparison ``(k1, …) > (v1, …)`` says it, and a
-B-tree answers it by one descent. Directions that differ and NULLs have to be written out::
-
-    k1 after v1  OR  k1 = v1 AND (k2 after v2 OR …)
-
-PostgreSQL uses an index for an OR badly, so the coarse bound ``k1 >= v1``, which follows from it, stands before it and
-gives the index its starting point. Parts next to each other that can be compared as a row, are.
-
-"k after v" of one part: ``k > v`` (descending: ``k < v``); NULLs that come after v in the order are added by
-``OR k IS NULL``; with v NULL itself: ``k IS NOT NULL`` if NULLs come first, else nothing. NULLs that come *before* v
-need no word: a comparison with NULL is not true, so such a part can stand in a row comparison as well.
-
-Backward is the same in the reversed order, and the rows turned round.
+The theory stands in `tenfold.db.keyset_order`, what a cursor is in `tenfold.db.cursors`.
 """
 
 from __future__ import annotations
@@ -26,47 +11,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Generic, TypeVar
 
-from sqlalchemy import ColumnElement, Select, Table, and_, false, literal, or_, tuple_
+from sqlalchemy import Select, Table
 from sqlalchemy.dialects.postgresql import asyncpg
 from sqlalchemy.engine import Result
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
-from sqlalchemy.sql import operators
-from sqlalchemy.sql.elements import UnaryExpression
 from sqlalchemy.sql.selectable import Alias
 from sqlalchemy.sql.visitors import iterate
 
 from tenfold._core.errors import MisuseError
 from tenfold._core.units import whole_number
 from tenfold.db.cursors import Place, Signer, encode
+from tenfold.db.keyset_order import Part, after, part_of
 
 T = TypeVar("T")
 LARGEST_PAGE: Final = 10_000
 _DIALECT: Final[Any] = asyncpg.dialect()  # type: ignore[no-untyped-call]
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One part of the sort key. ``nullable``: whether a NULL may be met there."""
-
-    expression: ColumnElement[Any]
-    descending: bool
-    nulls_first: bool
-    nullable: bool
-
-    def reversed(self) -> Part:
-        """The same, read from the end."""
-        return replace(self, descending=not self.descending, nulls_first=not self.nulls_first)
-
-    def ordering(self) -> ColumnElement[Any]:
-        """As ORDER BY has it. NULLS is left out where it is the default, so that a plain index fits."""
-        ordered = self.expression.desc() if self.descending else self.expression.asc()
-        if not self.nullable or self.nulls_first is self.descending:
-            return ordered
-        return ordered.nulls_first() if self.nulls_first else ordered.nulls_last()
-
-    def in_a_row(self, value: Any) -> bool:
-        """Whether a row comparison says the right thing of this part and ``value``."""
-        return value is not None and (not self.nullable or self.nulls_first)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +76,8 @@ class Keyset(Generic[T]):
             raise MisuseError(f"size: expected {LARGEST_PAGE} at most, got {size}; stream what is no page")
         _refuse(statement)
         outer = _has_outer_join(statement)
-        ordered = [replace(part, nullable=True) if outer else part for part in map(_part, order)]
-        self._parts: Final = _total(statement, ordered, [_part(one) for one in unique])
+        ordered = [replace(part, nullable=True) if outer else part for part in map(part_of, order)]
+        self._parts: Final = _total(statement, ordered, [part_of(one) for one in unique])
         self._signer: Final = secret if isinstance(secret, Signer) else Signer(secret)
         self._statement: Final = statement
         self._width: Final = len(statement.column_descriptions)
@@ -185,70 +144,6 @@ class Keyset(Generic[T]):
         return f"<Keyset by {', '.join(str(part.ordering()) for part in self._parts)}, {self.size} a page>"
 
 
-def after(parts: Sequence[Part], values: Sequence[Any]) -> ColumnElement[bool]:
-    """The condition that a row comes strictly after ``values`` in the order of ``parts``."""
-    if not parts:
-        return false()
-    run = 0
-    while run < len(parts) and parts[run].in_a_row(values[run]) and parts[run].descending is parts[0].descending:
-        run += 1
-    rest = after(parts[max(run, 1) :], values[max(run, 1) :]) if len(parts) > max(run, 1) else None
-    if run == 0:
-        beyond = _strictly(parts[0], values[0])
-        return beyond if rest is None else or_(beyond, and_(_equal(parts[0], values[0]), rest))
-    left: Any
-    right: Any
-    if run == 1:
-        left, right = parts[0].expression, _literal(parts[0], values[0])
-    else:
-        left = tuple_(*[part.expression for part in parts[:run]])
-        right = tuple_(*[_literal(part, value) for part, value in zip(parts[:run], values[:run], strict=True)])
-    strictly: ColumnElement[bool] = left < right if parts[0].descending else left > right
-    if rest is None:
-        return strictly
-    equal = and_(*[_equal(part, value) for part, value in zip(parts[:run], values[:run], strict=True)])
-    bound = left <= right if parts[0].descending else left >= right
-    return and_(bound, or_(strictly, and_(equal, rest)))
-
-
-def _strictly(part: Part, value: Any) -> ColumnElement[bool]:
-    if value is None:
-        return part.expression.is_not(None) if part.nulls_first else false()
-    given = _literal(part, value)
-    beyond: ColumnElement[bool] = part.expression < given if part.descending else part.expression > given
-    return or_(beyond, part.expression.is_(None)) if part.nullable and not part.nulls_first else beyond
-
-
-def _equal(part: Part, value: Any) -> ColumnElement[bool]:
-    return part.expression.is_(None) if value is None else part.expression == _literal(part, value)
-
-
-def _literal(part: Part, value: Any) -> ColumnElement[Any]:
-    return literal(value, part.expression.type)
-
-
-def _part(given: Any) -> Part:
-    expression = given.__clause_element__() if hasattr(given, "__clause_element__") else given
-    descending, nulls_first = False, None
-    while isinstance(expression, UnaryExpression) and expression.modifier is not None:
-        modifier = expression.modifier
-        if modifier is operators.desc_op:
-            descending = True
-        elif modifier in (operators.nulls_first_op, operators.nulls_last_op):
-            nulls_first = modifier is operators.nulls_first_op
-        elif modifier is not operators.asc_op:
-            break
-        expression = expression.element
-    if not isinstance(expression, ColumnElement):
-        raise MisuseError(f"order: expected columns or expressions such as Product.price.desc(), got {given!r}")
-    return Part(
-        expression,
-        descending,
-        descending if nulls_first is None else nulls_first,
-        bool(getattr(expression, "nullable", True)),
-    )
-
-
 def _total(statement: Select[Any], order: list[Part], unique: list[Part]) -> tuple[Part, ...]:
     """``order`` with what makes it unique appended, in the last part's direction so that a row comparison fits."""
     if not unique:
@@ -260,7 +155,7 @@ def _total(statement: Select[Any], order: list[Part], unique: list[Part]) -> tup
                 "keyset: the statement does not read one table with a primary key, so its rows cannot be told apart; "
                 "name columns that are unique together in the result: unique=[Order.id, Item.id]"
             )
-        unique = [_part(column) for column in source.primary_key]
+        unique = [part_of(column) for column in source.primary_key]
     descending = bool(order) and order[-1].descending
     missing = [
         replace(one, descending=descending, nulls_first=descending, nullable=False)
