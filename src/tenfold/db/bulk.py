@@ -1,0 +1,233 @@
+"""Bulk upsert: COPY into a temporary table, then one INSERT … ON CONFLICT a chunk.
+
+COPY is the fastest way in, but it knows no ON CONFLICT; so rows are staged. A chunk at a time: memory is bounded by the
+chunk, on both sides, however long the stream. Within a chunk the rows are reduced to one a key (the last), because
+ON CONFLICT refuses to touch a row twice, and are inserted in the order of the key, so that two loads at the same time
+lock in the same order and do not deadlock over a chunk.
+
+Which row was inserted and which updated is told by ``xmax``: 0 on a version that nobody has locked or replaced. An
+update by ON CONFLICT locks the old version first, and the new one inherits that.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Column, Index, Table, UniqueConstraint, text
+from sqlalchemy.engine import Dialect
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+
+from tenfold._core.errors import MisuseError
+from tenfold._core.units import whole_number
+
+CHUNK: Final = 10_000
+_ORDINAL: Final = "tenfold_ordinal"
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Upserted:
+    """What became of the rows.
+
+    ``unchanged``: existing rows that were left alone (``update=[]`` or ``skip_unchanged``). ``replaced``: rows of which
+    a later one of the same chunk had the same key. ``read`` is the sum of the other four.
+    """
+
+    read: int
+    inserted: int
+    updated: int
+    unchanged: int
+    replaced: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Statements:
+    create: str
+    merge: str
+    empty: str
+
+
+async def upsert(
+    where: AsyncConnection | AsyncSession,
+    table: Table,
+    rows: Iterable[Row] | AsyncIterable[Row],
+    *,
+    on: Sequence[str] | None = None,
+    update: Sequence[str] | None = None,
+    skip_unchanged: bool = False,
+    chunk: int = CHUNK,
+) -> Upserted:
+    """Insert ``rows`` into ``table``; those whose key is there already update it. In the transaction of ``where``.
+
+    ``rows`` are mappings with the same column names each, from an iterable or an asynchronous one of any length. Values
+    pass through the types of ``table``, as those of an INSERT do. Columns left out get the *server's* default.
+    ``on`` names the columns of a primary key, unique constraint or unique index (default: the primary key).
+    ``update`` names the columns to set (default: all that are given and not in ``on``; ``[]``: leave existing rows as
+    they are). ``skip_unchanged`` (False) leaves rows alone that hold these values already: no dead versions, no
+    triggers. ``chunk`` (10,000) rows are staged at a time.
+
+    The caller commits; on any error nothing of it is kept. Deferred and partial unique indexes cannot be targets, nor
+    partitioned tables. Raises `MisuseError` for targets, columns and rows that do not fit, before anything is written
+    where the first row shows it, and what SQLAlchemy and asyncpg raise for values that the server refuses.
+    """
+    whole_number(chunk, "chunk", least=1)
+    keys = _target(table, on)
+    connection = await where.connection() if isinstance(where, AsyncSession) else where
+    if isinstance(where, AsyncSession):
+        await where.flush()  # what the session knows must be there before the rows that may refer to it
+    source = _chunks(rows, chunk)
+    first = await anext(source, None)
+    if first is None:
+        return Upserted(0, 0, 0, 0, 0)
+    names = list(first[0])
+    columns = _columns(table, names, keys, update)
+    if update is None:
+        update = [name for name in names if name not in keys]
+    stage = f"tenfold_bulk_{secrets.token_hex(4)}"
+    statements = _write(table, stage, names, keys, list(update), skip_unchanged, connection.dialect)
+    await connection.exec_driver_sql(statements.create)
+    driver = await _driver(connection)
+    processors = [_processor(column, connection.dialect) for column in columns]
+    read = staged = inserted = updated = 0
+    batch: list[Row] | None = first
+    while batch is not None:
+        records = [_record(row, names, processors, read + at) for at, row in enumerate(batch)]
+        await driver.copy_records_to_table(
+            stage, records=records, columns=[*(column.name for column in columns), _ORDINAL]
+        )
+        kept, new, changed = (await connection.execute(text(statements.merge))).one()
+        read, staged, inserted, updated = read + len(batch), staged + kept, inserted + new, updated + changed
+        await connection.exec_driver_sql(statements.empty)
+        batch = await anext(source, None)
+    await connection.exec_driver_sql(f"DROP TABLE pg_temp.{stage}")
+    return Upserted(read, inserted, updated, staged - inserted - updated, read - staged)
+
+
+async def _chunks(rows: Iterable[Row] | AsyncIterable[Row], size: int) -> AsyncIterator[list[Row]]:
+    batch: list[Row] = []
+    if isinstance(rows, AsyncIterable):
+        async for row in rows:
+            batch.append(row)
+            if len(batch) == size:
+                yield batch
+                batch = []
+    else:
+        for row in rows:
+            batch.append(row)
+            if len(batch) == size:
+                yield batch
+                batch = []
+    if batch:
+        yield batch
+
+
+def _record(row: Row, names: list[str], processors: list[Any], number: int) -> tuple[Any, ...]:
+    if len(row) != len(names):
+        raise MisuseError(_other_columns(row, names, number))
+    try:
+        values = [row[name] for name in names]
+    except KeyError:
+        raise MisuseError(_other_columns(row, names, number)) from None
+    return (
+        *[value if process is None else process(value) for value, process in zip(values, processors, strict=True)],
+        number,
+    )
+
+
+def _other_columns(row: Row, names: list[str], number: int) -> str:
+    return (
+        f"upsert: row {number} has the columns {', '.join(row)}; expected those of the first row: {', '.join(names)}. "
+        "Give each row the same, or load them in two calls"
+    )
+
+
+async def _driver(connection: AsyncConnection) -> Any:
+    driver: Any = (await connection.get_raw_connection()).driver_connection
+    if not hasattr(driver, "copy_records_to_table"):
+        raise MisuseError(
+            f"upsert: expected a connection of asyncpg (postgresql+asyncpg://), got {connection.dialect.driver}"
+        )
+    if not driver.is_in_transaction():
+        raise MisuseError(
+            "upsert: expected a transaction, got a connection in autocommit; use `async with engine.begin()`"
+        )
+    return driver
+
+
+def _processor(column: Column[Any], dialect: Dialect) -> Any:
+    return column.type.dialect_impl(dialect).bind_processor(dialect)
+
+
+def _target(table: Table, on: Sequence[str] | None) -> list[str]:
+    """The key's columns, if there is a unique index that ON CONFLICT can infer from them."""
+    found = [[column.key for column in table.primary_key]] if list(table.primary_key) else []
+    found += [
+        [column.key for column in constraint.columns]
+        for constraint in table.constraints
+        if isinstance(constraint, UniqueConstraint) and not constraint.deferrable
+    ]
+    indexes = sorted(table.indexes, key=lambda one: str(one.name))
+    found += [[column.key for column in index.columns] for index in indexes if _can_be_inferred(index)]
+    if on is None and list(table.primary_key):
+        return found[0]
+    for columns in found:
+        if on is not None and set(columns) == set(on) and len(columns) == len(on):
+            return columns
+    options = "; ".join(", ".join(one) for one in found) or "it has none: declare one"
+    raise MisuseError(
+        f"upsert: on={on!r} is no primary key, unique constraint or whole unique index of {table.name}. "
+        f"Expected: {options}"
+    )
+
+
+def _can_be_inferred(index: Index) -> bool:
+    plain = all(isinstance(expression, Column) for expression in index.expressions)
+    return index.unique and plain and index.dialect_options["postgresql"]["where"] is None
+
+
+def _columns(table: Table, names: list[str], keys: list[str], update: Sequence[str] | None) -> list[Column[Any]]:
+    for name in [*names, *(update or ())]:
+        column = table.c.get(name)
+        if column is None:
+            raise MisuseError(f"upsert: {table.name} has no column {name!r}; it has {', '.join(table.c.keys())}")
+        if column.computed is not None:
+            raise MisuseError(f"upsert: {table.name}.{name} is generated by the server; leave it out")
+    missing = [name for name in [*keys, *(update or ())] if name not in names]
+    if missing:
+        raise MisuseError(f"upsert: the rows lack {', '.join(missing)}, which on= and update= need; they have {names}")
+    return [table.c[name] for name in names]
+
+
+def _write(
+    table: Table, stage: str, names: list[str], keys: list[str], update: list[str], skip: bool, dialect: Dialect
+) -> _Statements:
+    prepare = dialect.identifier_preparer
+
+    def named(one: str) -> str:
+        return str(prepare.quote(table.c[one].name))
+
+    target = prepare.format_table(table)
+    columns, key = ", ".join(map(named, names)), ", ".join(map(named, keys))
+    action = "DO NOTHING"
+    if update:
+        action = "DO UPDATE SET " + ", ".join(f"{named(one)} = excluded.{named(one)}" for one in update)
+        if skip:
+            old = ", ".join(f"old_row.{named(one)}" for one in update)
+            new = ", ".join(f"excluded.{named(one)}" for one in update)
+            action += f" WHERE ({old}) IS DISTINCT FROM ({new})"
+    merge = (
+        f"WITH last AS MATERIALIZED (SELECT DISTINCT ON ({key}) {columns} FROM pg_temp.{stage} "
+        f"ORDER BY {key}, {_ORDINAL} DESC), "
+        f"done AS (INSERT INTO {target} AS old_row ({columns}) SELECT {columns} FROM last ORDER BY {key} "
+        f"ON CONFLICT ({key}) {action} RETURNING old_row.xmax = 0 AS new) "
+        "SELECT (SELECT count(*) FROM last), count(*) FILTER (WHERE new), count(*) FILTER (WHERE NOT new) FROM done"
+    ).replace(":", "\\:")
+    return _Statements(
+        f"CREATE TEMP TABLE {stage} ON COMMIT DROP AS "
+        f"SELECT {columns}, 0::bigint AS {_ORDINAL} FROM {target} WITH NO DATA",
+        merge,
+        f"TRUNCATE pg_temp.{stage}",
+    )

@@ -1,0 +1,245 @@
+"""Hot rows: a counter that everybody changes, spread over buckets so that they do not wait for each other.
+
+A row can be locked by one transaction at a time, and until that one commits (a round trip or two and a flush of the
+log), everybody else waits: one row allows a fixed number of commits a second, however many clients there are. So the
+amount lies in n rows, "buckets", and whoever takes some uses one that nobody holds (``FOR UPDATE SKIP LOCKED``,
+PostgreSQL 9.5).
+
+*Skipped is not empty.* No row found may mean that the buckets which had enough were locked, or that no single bucket
+has enough. So nobody is refused on that evidence; two further looks decide:
+
+1. the committed sum, without a lock. Amounts that others have taken and not committed are still in it, amounts that
+   they have put and not committed are not; so a sum below n is proof that n cannot be had now.
+2. all buckets of the key, locked in the order of their numbers (hence without deadlock among those who do so), waiting
+   for those in use. What is in them then is the truth, and is gathered from as many as it needs.
+
+Below zero is impossible three times over: by the condition, under the lock, and by a CHECK.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from random import Random
+from typing import Any, Final
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    TextClause,
+    bindparam,
+    text,
+)
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.types import TypeEngine
+
+from tenfold._core.errors import MisuseError, TenfoldError
+from tenfold._core.units import Duration, duration, format_duration, whole_number
+from tenfold.resilience.deadline import remaining
+
+BUCKETS: Final = 16
+_DIALECT: Final[Any] = postgresql.dialect()  # type: ignore[no-untyped-call]
+Connection = AsyncConnection | AsyncSession
+
+
+class HotRowBusy(TenfoldError, TimeoutError):
+    """Others held the buckets for longer than ``wait``: neither taken nor refused. Roll back; it may be tried again."""
+
+
+class UnknownHotRow(TenfoldError, LookupError):
+    """There are no buckets for that key: `HotRows.open` it first."""
+
+
+def hot_rows_table(name: str, metadata: MetaData, key: TypeEngine[Any] | type[TypeEngine[Any]] = String) -> Table:
+    """The table of the buckets, for your migrations: ``(key, bucket, amount)``.
+
+    Half-full pages (``fillfactor`` 50), so that new versions find a place beside the old ones and need no new entry in
+    the index (HOT updates).
+    """
+    return Table(
+        name,
+        metadata,
+        Column("key", key, primary_key=True),
+        Column("bucket", SmallInteger, primary_key=True, autoincrement=False),
+        Column("amount", BigInteger, CheckConstraint("amount >= 0"), nullable=False),
+        postgresql_with={"fillfactor": "50"},
+    )
+
+
+class HotRows:
+    """Counters in a table of `hot_rows_table`'s form. All methods run in the caller's transaction::
+
+        stock = HotRows(stock_buckets)
+        async with engine.begin() as connection:
+            if not await stock.take(connection, "sku-7", 2):
+                raise SoldOut
+
+    ``buckets`` (16): as many as transactions change one key at a time; more cost reads. ``wait`` (2 s, or what the
+    deadline leaves, if that is less) bounds the wait for buckets in use. ``random`` spreads the takers.
+
+    Use READ COMMITTED, the default: at higher levels a bucket that changed meanwhile is a serialization failure
+    (40001). A transaction that takes several keys does so by `take_many`, which goes in the order of the keys; taking
+    one key twice in a transaction while others do the same can deadlock (40P01) when the key is nearly sold out.
+    """
+
+    __slots__ = ("_add", "_all", "_keep", "_open", "_random", "_sum", "_take", "buckets", "name", "wait")
+
+    def __init__(
+        self, table: Table, *, buckets: int = BUCKETS, wait: Duration = "2s", random: Random | None = None
+    ) -> None:
+        self.buckets: Final = whole_number(buckets, "buckets", least=1)
+        if buckets > 1000:
+            raise MisuseError(f"buckets: expected 1000 at most (16 suffice for most), got {buckets}")
+        if not {"key", "bucket", "amount"} <= set(table.c.keys()):
+            raise MisuseError(f"table: expected one of hot_rows_table(), got {table.name} with {table.c.keys()}")
+        self.wait: Final = duration(wait, "wait")
+        self.name: Final = table.name
+        self._random = random or Random()
+        full = str(_DIALECT.identifier_preparer.format_table(table)).replace(":", "\\:")
+
+        def statement(sql: str) -> TextClause:
+            return text(sql.replace("{t}", full)).bindparams(bindparam("key", type_=table.c.key.type))
+
+        # The bucket is chosen once, in a CTE that the UPDATE joins: what PostgreSQL checks again, because a row was
+        # changed after the statement's snapshot, is then the join's condition and not another choice.
+        self._take = statement(
+            "WITH free AS MATERIALIZED (SELECT key, bucket FROM {t} WHERE key = :key AND amount >= :n "
+            "ORDER BY bucket < :start, bucket LIMIT 1 FOR UPDATE SKIP LOCKED) "
+            "UPDATE {t} AS old SET amount = old.amount - :n FROM free "
+            "WHERE old.key = free.key AND old.bucket = free.bucket RETURNING old.bucket"
+        )
+        self._add = statement(
+            "WITH free AS MATERIALIZED (SELECT key, bucket FROM {t} WHERE key = :key "
+            "ORDER BY amount, bucket LIMIT 1 FOR UPDATE SKIP LOCKED) "
+            "UPDATE {t} AS old SET amount = old.amount + :n FROM free "
+            "WHERE old.key = free.key AND old.bucket = free.bucket RETURNING old.bucket"
+        )
+        self._sum = statement("SELECT sum(amount)::bigint FROM {t} WHERE key = :key")
+        self._all = statement("SELECT bucket, amount FROM {t} WHERE key = :key ORDER BY bucket FOR UPDATE")
+        self._keep = statement(
+            "UPDATE {t} AS old SET amount = new.amount "
+            "FROM unnest(CAST(:numbers AS smallint[]), CAST(:amounts AS bigint[])) AS new (bucket, amount) "
+            "WHERE old.key = :key AND old.bucket = new.bucket"
+        )
+        self._open = statement(
+            "INSERT INTO {t} (key, bucket, amount) "
+            "SELECT :key, n, CAST(:base AS bigint) + CASE WHEN n < :rest THEN 1 ELSE 0 END "
+            "FROM generate_series(0, :buckets - 1) n"
+        )
+
+    async def open(self, connection: Connection, key: Any, amount: int) -> None:
+        """Make the buckets of ``key`` with ``amount`` spread over them.
+
+        An integrity error of SQLAlchemy's, if it has some.
+        """
+        base, rest = divmod(whole_number(amount, "amount"), self.buckets)
+        await connection.execute(self._open, {"key": key, "base": base, "rest": rest, "buckets": self.buckets})
+
+    async def take(self, connection: Connection, key: Any, n: int = 1) -> bool:
+        """Take ``n``; False when there are fewer, which is certain then.
+
+        One statement as long as some free bucket has ``n``. Raises `UnknownHotRow`, and `HotRowBusy` after ``wait``.
+        """
+        whole_number(n, "n", least=1)
+        start = self._random.randrange(self.buckets)
+        if (await connection.execute(self._take, {"key": key, "n": n, "start": start})).first() is not None:
+            return True
+        if await self.total(connection, key) < n:
+            return False
+        held = await self._lock(connection, key)
+        if sum(amount for _, amount in held) < n:
+            return False
+        await self._write(connection, key, _gathered(held, n))
+        return True
+
+    async def take_many(self, connection: Connection, wanted: Mapping[Any, int]) -> list[Any]:
+        """Take of several keys, in sorted order so that two such transactions cannot deadlock.
+
+        The keys of which there was too little; if it is not empty, others may have been taken: roll back.
+        """
+        return [key for key in sorted(wanted) if not await self.take(connection, key, wanted[key])]
+
+    async def put(self, connection: Connection, key: Any, n: int = 1) -> None:
+        """Put ``n`` back, into the emptiest bucket that nobody holds; if all are held, wait. Raises as `take`."""
+        whole_number(n, "n", least=1)
+        if (await connection.execute(self._add, {"key": key, "n": n})).first() is not None:
+            return
+        held = await self._lock(connection, key)
+        if not held:
+            raise UnknownHotRow(f"{self.name}: no buckets for {key!r}; open() it first")
+        bucket, amount = min(held, key=lambda one: one[1])
+        await self._write(connection, key, [(bucket, amount + n)])
+
+    async def total(self, connection: Connection, key: Any) -> int:
+        """The committed sum (and what this transaction has changed), without a lock. Raises `UnknownHotRow`."""
+        found = (await connection.execute(self._sum, {"key": key})).scalar_one()
+        if found is None:
+            raise UnknownHotRow(f"{self.name}: no buckets for {key!r}; open() it first")
+        return int(found)
+
+    async def rebalance(self, connection: Connection, key: Any) -> int:
+        """Spread what is there evenly, and say how much that is. Waits for all buckets; commit soon after.
+
+        Worth it when amounts per take differ much, so that some buckets have too little for a take. Raises as `take`.
+        """
+        held = await self._lock(connection, key)
+        if not held:
+            raise UnknownHotRow(f"{self.name}: no buckets for {key!r}; open() it first")
+        total = sum(amount for _, amount in held)
+        await self._write(connection, key, spread(held, total))
+        return total
+
+    async def _lock(self, connection: Connection, key: Any) -> list[tuple[int, int]]:
+        left = remaining()
+        wait = self.wait if left is None else min(self.wait, left)
+        old = (
+            await connection.execute(
+                text(
+                    "WITH was AS MATERIALIZED (SELECT current_setting('lock_timeout') AS old) "
+                    "SELECT was.old, set_config('lock_timeout', :new, true) FROM was"
+                ),
+                {"new": f"{max(1, int(wait * 1000))}ms"},
+            )
+        ).scalar_one()
+        try:
+            rows = (await connection.execute(self._all, {"key": key})).all()
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) == "55P03":
+                raise HotRowBusy(
+                    f"{self.name}: the buckets of {key!r} were in use for {format_duration(wait)}; "
+                    "roll back and try again"
+                ) from error
+            raise
+        await connection.execute(text("SELECT set_config('lock_timeout', :old, true)"), {"old": old})
+        return [(bucket, amount) for bucket, amount in rows]
+
+    async def _write(self, connection: Connection, key: Any, amounts: Sequence[tuple[int, int]]) -> None:
+        numbers, new = [number for number, _ in amounts], [amount for _, amount in amounts]
+        await connection.execute(self._keep, {"key": key, "numbers": numbers, "amounts": new})
+
+    def __repr__(self) -> str:
+        return f"<HotRows {self.name} buckets={self.buckets} wait={format_duration(self.wait)}>"
+
+
+def _gathered(held: Sequence[tuple[int, int]], n: int) -> list[tuple[int, int]]:
+    """The new amounts of the buckets that ``n`` is taken from: the fullest first, so that few are written."""
+    changed = []
+    for bucket, amount in sorted(held, key=lambda one: -one[1]):
+        part = min(amount, n)
+        changed.append((bucket, amount - part))
+        n -= part
+        if n == 0:
+            break
+    return changed
+
+
+def spread(held: Sequence[tuple[int, int]], total: int) -> list[tuple[int, int]]:
+    """``total`` over the buckets of ``held``, as evenly as whole numbers allow."""
+    base, rest = divmod(total, len(held))
+    return [(bucket, base + (1 if at < rest else 0)) for at, (bucket, _) in enumerate(held)]
