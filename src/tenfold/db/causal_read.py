@@ -43,7 +43,7 @@ class Server(Protocol):
 
 
 @asynccontextmanager
-async def _undivided(connection: AsyncConnection | Connection) -> AsyncIterator[None]:
+async def undivided(connection: AsyncConnection | Connection) -> AsyncIterator[None]:
     """A connection that was stopped in the middle of an answer must not go back to the pool as if it were whole."""
     try:
         yield
@@ -71,7 +71,7 @@ async def wait_for(
     After an exception (`TimeoutError`, or what the driver raises) the connection is ended, and the pool replaces it.
     """
     driver, info = driver_of(connection)
-    async with _undivided(connection), asyncio.timeout(wait + answer):
+    async with undivided(connection), asyncio.timeout(wait + answer):
         return await reach(driver, info, wanted, replayed, within=wait, clock=clock)
 
 
@@ -140,14 +140,14 @@ class CausalReads:
         """The primary's position now, in one round trip over a pooled connection."""
         async with self.writer.engine.connect() as connection:
             driver, info = driver_of(connection)
-            async with _undivided(connection):
+            async with undivided(connection):
                 return await insert_position(driver, info)
 
     async def history(self, timeline: int) -> History | None:
         """The ancestry of ``timeline``, from the primary."""
         async with self.writer.engine.connect() as connection:
             driver, info = driver_of(connection)
-            async with _undivided(connection):
+            async with undivided(connection):
                 return await read_history(driver, info, timeline)
 
     @asynccontextmanager
@@ -260,7 +260,7 @@ class CausalReads:
         """After the data, so at or behind its snapshot."""
         driver, info = driver_of(connection)
         on_primary = server is self._primary
-        async with _undivided(connection):
+        async with undivided(connection):
             seen = await (insert_position(driver, info) if on_primary else replayed_position(driver, info))
             if seen is None:
                 return  # promoted meanwhile: there is no going back from that

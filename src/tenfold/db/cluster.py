@@ -11,26 +11,33 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from random import Random
 from typing import Any, Final, Literal, TypeVar
 
 import asyncpg
-from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.engine import URL, CursorResult, Engine
 from sqlalchemy.exc import DBAPIError, MissingGreenlet
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker
-from sqlalchemy.orm import Session
+from sqlalchemy.sql.base import Executable
 from sqlalchemy.util import await_only
 
 from tenfold._core.errors import MisuseError
 from tenfold._core.events import EVENTS, Hub
 from tenfold._core.units import Duration
-from tenfold.db.choose import Choice, Want, choose
+from tenfold.db.causal_cluster import ClusterCausality
+from tenfold.db.causal_hooks import SessionHooks
+from tenfold.db.causal_read import CausalOptions
+from tenfold.db.choose import Choice, Want, best, choose
 from tenfold.db.cluster_errors import ReadsRefused
 from tenfold.db.cluster_options import ClusterOptions, Pooler
 from tenfold.db.node import NOT_THERE, Node
+from tenfold.db.places import ClusterPlaces
 from tenfold.db.pool import release
+from tenfold.db.position import Position
+from tenfold.db.router import RouteExplanation, Router
+from tenfold.db.session import routed_sessionmaker
 from tenfold.db.transaction import Isolation, Runner, RunOptions
 from tenfold.db.urls import asyncpg_url
 from tenfold.db.watch import Watch
@@ -64,6 +71,7 @@ class AsyncCluster:
         options: ClusterOptions,
         *,
         random: Random | None = None,
+        causal: CausalOptions | None = None,
         hub: Hub = EVENTS,
     ) -> None:
         self._urls = {"primary": primary, **{f"replica {number}": url for number, url in enumerate(replicas)}}
@@ -72,29 +80,59 @@ class AsyncCluster:
         self._hub = hub
         self._servers: dict[asyncio.AbstractEventLoop, _Servers] = {}
         self._runner = Runner(self, self._random)
+        self.causal = ClusterCausality(self, causal)
+        hooks = SessionHooks(self.causal.capture, self.causal.history)
+        self.router = Router(ClusterPlaces(self), causality=hooks, hub=hub)
 
     def sessionmaker(self, **options: Any) -> async_sessionmaker[AsyncSession]:
-        """An `async_sessionmaker` whose sessions also take ``read_only=True``; ``options`` are SQLAlchemy's.
+        """An `async_sessionmaker` whose sessions send each statement where it belongs; ``options`` are SQLAlchemy's.
 
-        A read-only session keeps the replica of its first statement until it is closed. It refuses to flush
-        changes.
+        Statements that are surely reads run on a replica, everything else on the primary, and what follows it in the
+        session too; within `causality` later reads may go back to a replica that shows it. A session also takes
+        ``read_only=True`` (one replica until it is closed; it refuses to flush changes) and ``route="primary"`` or
+        ``"replica"``. See `tenfold.db.session`.
         """
-        for taken in ("bind", "binds", "sync_session_class"):
-            if taken in options:
-                raise MisuseError(f"sessionmaker: {taken}= is the cluster's own; leave it out")
-        return async_sessionmaker(sync_session_class=_RoutedSession, cluster=self, **options)
+        return routed_sessionmaker(self.router, **options)
+
+    def session(self, **options: Any) -> AsyncSession:
+        """One session as `sessionmaker` makes them, for ``async with``."""
+        return self.sessionmaker(**options)()
+
+    async def execute(
+        self,
+        statement: Executable,
+        parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        *,
+        route: str | None = None,
+    ) -> CursorResult[Any]:
+        """Run one statement by itself: a read on a replica, anything else committed on the primary. Buffered.
+
+        See `Router.execute`.
+        """
+        return await self.router.execute(statement, parameters, route=route)
+
+    def explain_route(self, statement: Executable | str, *, route: str | None = None) -> RouteExplanation:
+        """Where ``statement`` would go as the first of a session, and why. Sends nothing. See `Router.explain`."""
+        return self.router.explain(statement, route=route)
 
     @asynccontextmanager
     async def connect(self, *, read_only: bool = False) -> AsyncIterator[AsyncConnection]:
         """A Core connection: to the primary, or ``read_only`` to a replica in autocommit.
 
+        Within `causality`, a replica shows what the scope wants, and what was written over a connection to the primary
+        counts when that connection is given back.
+
         Raises `NoPrimary` when no primary is seen within ``failover_wait``, `ReadsRefused` when no server may serve a
         reader, `PoolExhausted`, and what SQLAlchemy raises.
         """
-        connection = await (self._connect_for_reads(Want()) if read_only else self.connect_for_writes())
+        connection = await (
+            self._connect_for_reads(await self.causal.wanted()) if read_only else self.connect_for_writes()
+        )
         try:
             yield connection
         finally:
+            if not read_only:
+                self.causal.committed()
             await release(connection, float(self.options.release_timeout))
 
     @asynccontextmanager
@@ -115,7 +153,10 @@ class AsyncCluster:
 
         See `Runner.run`.
         """
-        return await self._runner.run(fn, isolation=isolation, deadline=deadline, options=options)
+        try:
+            return await self._runner.run(fn, isolation=isolation, deadline=deadline, options=options)
+        finally:
+            self.causal.committed()  # also where nobody knows whether it was
 
     async def aclose(self) -> None:
         """Close the running loop's connections. The cluster may be used again afterwards."""
@@ -174,22 +215,11 @@ class AsyncCluster:
                 self.watch.doubt(node, f"it refused a connection: {type(error).__name__}")
             await asyncio.sleep(self._random.uniform(*_BETWEEN_TRIES))
 
-    def engine_for_reads(self, want: Want | None = None) -> Engine:
-        """From within SQLAlchemy's greenlet: the engine of a node that may serve and has a live connection to give."""
-        watch = self._here().watch
-        if not watch.settled:
-            await_only(watch.settle())
-        choices = self.choices(want or Want())
-        for choice in choices:
-            if choice.ok:
-                try:
-                    with choice.node.trial():
-                        engine = choice.node.reads.sync_engine
-                        engine.connect().close()  # goes back on top of the pool, where the session takes it from
-                        return engine
-                except (BreakerOpen, *NOT_THERE):
-                    continue
-        raise _refused(choices)
+    def best_reader(self, pinned: str | None = None) -> Node | None:
+        """The replica for the next reader, found the cheap way (`choose.best`); None: see `choices`."""
+        servers = self._here()
+        primary = servers.watch.election.winner
+        return best(servers.nodes, time.monotonic(), self._random, primary=primary, pinned=pinned)
 
     def engine_for_writes(self) -> Engine:
         """The primary's engine. Within SQLAlchemy's greenlet it waits through a failover; raises `NoPrimary`."""
@@ -232,18 +262,31 @@ class AsyncCluster:
         )
         return _Servers(nodes, Watch(nodes, self.options, hub=self._hub, random=self._random))
 
-    async def _connect_for_reads(self, want: Want) -> AsyncConnection:
+    async def _connect_for_reads(self, wanted: Position | None) -> AsyncConnection:
         watch = self._here().watch
         if not watch.settled:
             await watch.settle()
-        choices = self.choices(want)
+        choices = self.choices(Want(after=wanted))
+        patient = True
         for choice in choices:
             if choice.ok:
+                node = choice.node
                 try:
-                    with choice.node.trial():
-                        return await choice.node.reads.connect()
+                    with node.trial():
+                        connection = await node.reads.connect()
                 except (BreakerOpen, *NOT_THERE):
                     continue
+                if wanted is None or choice.rank == "spill":
+                    return connection
+                there = False
+                try:
+                    there = await self.causal.reach(connection, node, wanted, patient)
+                finally:
+                    if not there:
+                        await connection.close()
+                if there:
+                    return connection
+                patient = False
         raise _refused(choices)
 
 
@@ -267,35 +310,6 @@ def _refused(choices: Sequence[Choice[Node]]) -> ReadsRefused:
     )
 
 
-class _RoutedSession(Session):
-    """A session that asks the cluster for its engine, once."""
-
-    def __init__(self, *, cluster: AsyncCluster, read_only: bool = False, **options: Any) -> None:
-        super().__init__(**options)
-        self._cluster = cluster
-        self._read_only = read_only
-        self._target: Engine | None = None
-
-    def get_bind(self, *arguments: Any, bind: Engine | Connection | None = None, **options: Any) -> Engine | Connection:
-        if bind is not None:
-            return bind
-        if self._target is None:
-            self._target = self._cluster.engine_for_reads() if self._read_only else self._cluster.engine_for_writes()
-        return self._target
-
-    def flush(self, objects: Sequence[Any] | None = None) -> None:
-        if self._read_only and (self.new or self.dirty or self.deleted):
-            raise MisuseError(
-                "this session was opened with read_only=True and holds changes; expected reads only. "
-                "Open one without read_only to write"
-            )
-        super().flush(objects)
-
-    def close(self) -> None:
-        super().close()
-        self._target = None
-
-
 def create_async_cluster(
     primary: str | URL,
     replicas: Sequence[str | URL] = (),
@@ -313,6 +327,7 @@ def create_async_cluster(
     watch_period: Duration = "250ms",
     spill: int | None = None,
     pooler: Pooler = "auto",
+    causal: CausalOptions | None = None,
     hub: Hub = EVENTS,
 ) -> AsyncCluster:
     """A cluster of one ``primary`` and any number of streaming ``replicas``, given by URL. Connects when
@@ -332,7 +347,8 @@ def create_async_cluster(
     ``watch_period`` (250 ms): how often each server is asked for its role and position.
 
     ``pooler``: ``"auto"`` finds out whether PgBouncer or its like stands in between, ``"none"`` and ``"transaction"``
-    say so. Behind one, no named prepared statements are used. ``hub`` gets the events.
+    say so. Behind one, no named prepared statements are used. ``causal``: how long a reader
+    with a token waits for a replica (`CausalOptions`). ``hub`` gets the events.
 
     Raises `MisuseError` for URLs that are not PostgreSQL's and for numbers that make no sense. Statements raise what
     SQLAlchemy raises.
@@ -358,5 +374,6 @@ def create_async_cluster(
         asyncpg_url(primary, "primary"),
         [asyncpg_url(url, f"replicas[{number}]") for number, url in enumerate(replicas)],
         options,
+        causal=causal,
         hub=hub,
     )

@@ -26,6 +26,8 @@ from tenfold._core.stats import Ewma
 from tenfold.db.cluster_options import ClusterOptions
 from tenfold.db.happenings import GenerationDropped
 from tenfold.db.pool import Account, AccountedPool
+from tenfold.db.position import Position
+from tenfold.db.replayed import Replayed
 from tenfold.db.seen import NOTHING, Seen
 from tenfold.db.taps import Taps
 from tenfold.resilience import AdaptiveLimit, Breaker, BreakerOpen, Circuit, State
@@ -66,6 +68,7 @@ class Node:
         "options",
         "pooled",
         "refused",
+        "replayed",
         "seen",
         "stranger",
         "url",
@@ -87,6 +90,8 @@ class Node:
         self.adaptive = AdaptivePlaces(AdaptiveLimit(initial=most, maximum=most), name=name, hub=hub)
         self.latencies = Ewma(half_life=2.0)  # towards 0 in silence: who was slow is tried again
         self.seen: Seen = NOTHING
+        self.replayed = Replayed()
+        """What is remembered of a replica's position, for readers with a token."""
         self.generation = 0
         self.epoch = 0
         """Counts the connections of the watch: while it stays, the server has not gone down."""
@@ -151,6 +156,11 @@ class Node:
     def in_flight(self) -> int:
         """Readers that it serves now."""
         return self.account.readers
+
+    @property
+    def shown(self) -> Position | None:
+        """The newest position that it is known to have shown: to its readers with a token, or to the watch."""
+        return self.replayed.position or self.seen.position
 
     @property
     def places(self) -> int:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import MissingGreenlet
 from sqlalchemy.util import await_only
 
+from tenfold.db.causal_cluster import ClusterCausality
 from tenfold.db.choose import Choice, Want
 from tenfold.db.cluster_errors import ReadsRefused
 from tenfold.db.node import Node
-from tenfold.db.seen import Position
+from tenfold.db.position import Position
 from tenfold.db.watch import Watch
 
 
@@ -30,15 +31,18 @@ class Place:
     why: str
     failed: Callable[[BaseException], None]
     """Told when no connection could be made."""
+    shows: Callable[[Connection, Position, bool], bool]
+    """Whether a fresh connection to this replica shows a position; if the last is True, after a short wait."""
 
 
 class Places(Protocol):
     """What the router needs of a cluster."""
 
-    def readers(self, after: Position | None, pinned: str | None) -> Sequence[Place]:
+    def readers(self, after: Position | None, pinned: str | None) -> Iterator[Place]:
         """Places that may serve a read, best first. ``after``: a position they must show; ``pinned``: whom to prefer.
 
-        Never empty: raises `ReadsRefused` where no server may serve. All refuse to write.
+        Replicas must be asked whether they show ``after`` (`Place.shows`). Never empty: raises `ReadsRefused` where no
+        server may serve. All refuse to write.
         """
         ...
 
@@ -57,6 +61,11 @@ class _Cluster(Protocol):
 
     def choices(self, want: Want) -> list[Choice[Node]]: ...
 
+    @property
+    def causal(self) -> ClusterCausality: ...
+
+    def best_reader(self, pinned: str | None) -> Node | None: ...
+
     def engine_for_writes(self) -> Engine: ...
 
 
@@ -69,29 +78,35 @@ class ClusterPlaces:
         self._cluster = cluster
         self._made: dict[tuple[Node, bool], Place] = {}
 
-    def readers(self, after: Position | None, pinned: str | None) -> list[Place]:
-        """See `Places.readers`."""
+    def readers(self, after: Position | None, pinned: str | None) -> Iterator[Place]:
+        """See `Places.readers`. The first place is found without an order of all, which is made if it does not do."""
         self._settle()
+        first = self._cluster.best_reader(pinned) if after is None else None
+        if first is not None:
+            yield self._reader(first, True)
         choices = self._cluster.choices(Want(after=after, pinned=pinned))
-        found = [self._reader(choice.node, choice.rank != "spill") for choice in choices if choice.ok]
+        found = first is not None
+        for choice in choices:
+            if choice.ok and choice.node is not first:
+                found = True
+                yield self._reader(choice.node, choice.rank != "spill")
         if not found:
             reasons = tuple(str(choice) for choice in choices)
             raise ReadsRefused(f"no server may serve this reader now: {'; '.join(reasons)}", reasons)
-        return found
 
     def primary_reader(self) -> Place:
         """See `Places.primary_reader`."""
         self._settle()
         node = self._cluster.watch.winner
         if node is None:
-            return self.readers(None, None)[-1]
+            return list(self.readers(None, None))[-1]
         return self._reader(node, False)
 
     def writer(self) -> Place:
         """See `Places.writer`."""
         engine = self._cluster.engine_for_writes()
         node = self._cluster.watch.winner
-        return Place("primary" if node is None else node.name, engine, engine, False, "the primary", _nothing)
+        return Place("primary" if node is None else node.name, engine, engine, False, "the primary", _nothing, _at_once)
 
     def _reader(self, node: Node, replica: bool) -> Place:
         engine = node.reads.sync_engine
@@ -105,7 +120,11 @@ class ClusterPlaces:
             def failed(error: BaseException) -> None:
                 node.fail(error, time.monotonic())
 
-            place = self._made[node, replica] = Place(node.name, engine, streams, replica, why, failed)
+            def shows(connection: Connection, wanted: Position, patient: bool) -> bool:
+                return self._cluster.causal.shows(connection, node, wanted, patient)
+
+            place = Place(node.name, engine, streams, replica, why, failed, shows)
+            self._made[node, replica] = place
         return place
 
     def _settle(self) -> None:
@@ -119,3 +138,8 @@ class ClusterPlaces:
 
 def _nothing(error: BaseException) -> None:
     """A writer's failures are the watch's to see."""
+
+
+def _at_once(connection: Connection, wanted: Position, patient: bool) -> bool:
+    """A primary shows all."""
+    return True

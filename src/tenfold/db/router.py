@@ -8,7 +8,7 @@ and doubts go to the primary: a catalogue that cannot be read costs replicas' he
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -20,10 +20,11 @@ from tenfold._core.errors import MisuseError
 from tenfold._core.events import EVENTS, Hub
 from tenfold._core.units import Duration, duration
 from tenfold.db.classify import Catalogue, Classifier, Verdict
+from tenfold.db.cluster_errors import ReadsRefused
 from tenfold.db.places import ClusterPlaces, Place, Places
+from tenfold.db.position import Position
 from tenfold.db.refusals import NOT_THERE, ReplicaRefused, refusal, sqlstate
 from tenfold.db.route import Decision, Route, checked_route, decide
-from tenfold.db.seen import Position
 
 _TRY_AGAIN: Final = 5.0
 
@@ -143,9 +144,11 @@ class Router:
         """The position that reads must show."""
         return None if self.causality is None else self.causality.wanted()
 
-    def readers(self, *, been_there: bool, pinned: str | None) -> Sequence[Place]:
-        """Places for a read, best first; ``been_there`` asks for one that shows what the primary showed."""
-        return self.places.readers(self.wanted(), None if been_there else pinned)
+    def readers(self, wanted: Position | None, *, been_there: bool, pinned: str | None) -> Iterator[Place]:
+        """Places for a read that must show ``wanted``, best first; after it has ``been_there``, on the primary, whom it
+        was pinned to does not matter.
+        """
+        return self.places.readers(wanted, None if been_there else pinned)
 
     def note_refused(self, statement: Executable, place: Place, error: BaseException) -> None:
         """A replica refused what was classed as a read."""
@@ -179,7 +182,7 @@ class Router:
         self.catalogue_error = ""
         self._due = self._monotonic() + self._refresh_every
 
-    def _places(self, decision: Decision, *, read_only: bool, pinned: str | None) -> Sequence[Place]:
+    def _places(self, decision: Decision, *, read_only: bool, pinned: str | None) -> Iterable[Place]:
         if decision.to == "replica":
             return self.places.readers(self.wanted(), pinned)
         return [self.places.primary_reader()] if read_only else [self.places.writer()]
@@ -201,25 +204,30 @@ class Router:
 
     def _read(self, statement: Executable, parameters: Any, decision: Decision) -> CursorResult[Any] | None:
         """The result, or None if a replica has refused and the primary is to run it."""
-        *others, last = self.places.readers(self.wanted(), None)
-        for place in (*others, last):
+        wanted = self.wanted()
+        lost: BaseException | None = None
+        patient = True
+        for place in self.places.readers(wanted, None):
             try:
                 connection = place.engine.connect()
             except NOT_THERE as error:
                 place.failed(error)
-                if place is last:
-                    raise
+                lost = error
                 self.repeated += 1
                 continue
             try:
+                if wanted is not None and place.replica and not place.shows(connection, wanted, patient):
+                    patient = False
+                    continue
                 result = connection.execute(statement, parameters)
             except NOT_THERE as error:
                 kind = refusal(error)
                 if kind == "refused" and decision.may_move:
                     self.note_refused(statement, place, error)
                     return None
-                if kind != "again" or place is last:
+                if kind != "again":
                     raise
+                lost = error
                 self.repeated += 1
                 continue
             finally:
@@ -229,7 +237,13 @@ class Router:
             else:
                 self.reads_on_primary += 1
             return result
-        raise AssertionError("the last place either answers or raises")
+        raise lost if lost is not None else not_shown(wanted)
+
+
+def not_shown(wanted: Position | None) -> ReadsRefused:
+    """No server that answers shows what was asked for."""
+    reason = f"no replica shows {wanted} yet, and no primary serves readers"
+    return ReadsRefused(f"{reason}. Try again, or read outside of the causality scope", (reason,))
 
 
 def _asked(statement: Executable | str, route: Route | None) -> Route | None:

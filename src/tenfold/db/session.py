@@ -25,9 +25,10 @@ from sqlalchemy.util import EMPTY_DICT
 
 from tenfold._core.errors import MisuseError
 from tenfold.db.places import Place
+from tenfold.db.position import Position
 from tenfold.db.refusals import NOT_THERE, refusal
 from tenfold.db.route import READ_ONLY, Decision, Route, checked_route, decide
-from tenfold.db.router import Router
+from tenfold.db.router import Router, not_shown
 
 _STRICTER: Final = frozenset({"REPEATABLE READ", "SERIALIZABLE"})
 
@@ -60,6 +61,8 @@ class RoutedSession(Session):
         self._cursors: set[Engine] = set()
         self._streaming = False
         self._failed: set[str] = set()
+        self._behind: set[str] = set()
+        self._wanted: Position | None = None
         self._writing: Connection | None = None
         self._on_primary = False
         self._been_there = False
@@ -75,6 +78,15 @@ class RoutedSession(Session):
     def scalars(self, statement: Any, params: Any = None, **options: Any) -> Any:
         """As `Session.scalars`, routed."""
         return self._routed(super().scalars, statement, params, options)
+
+    def connection(self, *arguments: Any, **options: Any) -> Connection:
+        """As `Session.connection`: the primary's, or in a read-only session a replica's."""
+        self._behind.clear()
+        while True:
+            try:
+                return super().connection(*arguments, **options)
+            except _Behind as behind:
+                self._stand_aside(behind.place)
 
     def get_bind(self, mapper: Any = None, *, clause: Any = None, bind: Any = None, **options: Any) -> Any:
         """The engine for ``clause``: SQLAlchemy's hook for this purpose."""
@@ -135,17 +147,37 @@ class RoutedSession(Session):
         router = self._router
         if decision.to == "primary":
             return router.places.primary_reader()
-        pinned = self._pinned
-        if pinned is not None and self._engine(pinned) in self._connected:
-            return pinned  # in the midst of a transaction
-        places = router.readers(been_there=self._been_there, pinned=None if pinned is None else pinned.name)
-        usable = [place for place in places if place.name not in self._failed] or places[-1:]
-        self._pinned = usable[0]
-        return usable[0]
+        pinned, wanted = self._pinned, router.wanted()
+        if pinned is not None:
+            held = self._connected.get(self._engine(pinned))
+            if held is not None:  # in the midst of a transaction
+                if wanted is None or not pinned.replica or pinned.shows(held, wanted, not self._behind):
+                    return pinned
+                self._stand_aside(pinned)
+        place: Place | None = None
+        for candidate in router.readers(
+            wanted, been_there=self._been_there, pinned=None if pinned is None else pinned.name
+        ):
+            if candidate.name not in self._behind:
+                place = candidate
+                if place.name not in self._failed:
+                    break
+        if place is None:
+            raise not_shown(wanted)
+        self._pinned = place
+        self._wanted = wanted if place.replica else None
+        return place
+
+    def _stand_aside(self, place: Place) -> None:
+        """It does not show what this read wants."""
+        self._behind.add(place.name)
+        self._let_go()
+        self._pinned = None
 
     def _routed(self, call: Callable[..., Any], statement: Any, params: Any, options: dict[str, Any]) -> Any:
         self._router.keep_fresh()
         before = self._call_route, self._streaming
+        self._behind.clear()
         given = options.get("execution_options") or EMPTY_DICT
         if "route" in given:
             self._call_route = checked_route(given["route"])
@@ -157,6 +189,8 @@ class RoutedSession(Session):
                 self._last = None
                 try:
                     result = call(statement, params, **options)
+                except _Behind as behind:
+                    self._stand_aside(behind.place)
                 except NOT_THERE as error:
                     if not self._recovers(statement, error):
                         raise
@@ -219,6 +253,14 @@ class RoutedSession(Session):
             connection.close()
 
 
+class _Behind(Exception):
+    """A replica does not show what is wanted; its connection has just been taken."""
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place.name)
+        self.place: Final = place
+
+
 def _streams(options: Mapping[str, Any]) -> bool:
     return bool(options.get("stream_results") or options.get("yield_per"))
 
@@ -229,6 +271,10 @@ def _after_begin(session: Session, transaction: SessionTransaction, connection: 
             session._writing = connection
         else:
             session._connected[connection.engine] = connection
+            wanted, session._wanted = session._wanted, None
+            place = session._last[0]
+            if wanted is not None and not place.shows(connection, wanted, not session._behind):
+                raise _Behind(place)
             if session._streaming:
                 session._cursors.add(connection.engine)
 

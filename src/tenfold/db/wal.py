@@ -68,6 +68,12 @@ def driver_of(connection: AsyncConnection | Connection) -> tuple[Any, Info]:
     return pooled.driver_connection, pooled.info
 
 
+def known_identity(info: Info) -> Identity | None:
+    """What `identify` found on this connection before; None: it has not been asked."""
+    known: Identity | None = info.get(_IDENTITY)
+    return known
+
+
 async def identify(driver: Any, info: Info, *, clock: Clock = SYSTEM_CLOCK, timeout: float | None = None) -> Identity:
     """Who the server is: a round trip the first time, nothing afterwards."""
     known: Identity | None = info.get(_IDENTITY)

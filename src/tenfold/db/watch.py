@@ -37,6 +37,7 @@ from tenfold.db.pool_policy import driver_arguments, is_pooled
 from tenfold.db.position import Position
 from tenfold.db.probe import APPLICATION, Found, probe
 from tenfold.db.seen import Seen
+from tenfold.db.wal import identify
 from tenfold.resilience.backoff import pause
 
 _log: Final = logging.getLogger("tenfold.db.watch")
@@ -52,10 +53,11 @@ _SILENT_PROBES: Final = 2
 class _Watched:
     """What the watch remembers of one node."""
 
-    __slots__ = ("afresh", "found", "known", "lag", "silent", "tries", "wake")
+    __slots__ = ("afresh", "found", "info", "known", "lag", "silent", "tries", "wake")
 
     def __init__(self, lag: LagSwitch) -> None:
         self.wake = asyncio.Event()
+        self.info: dict[Any, Any] = {}  # what lives as long as the connection
         self.lag = lag
         self.found = Found("unknown", None)
         self.known: tuple[str, int, int] | None = None  # role, system, timeline as last seen
@@ -191,8 +193,12 @@ class Watch:
                     async with asyncio.timeout(float(self._options.connect_timeout)):
                         if connection is None:
                             connection = await self._connect(node, state)
+                            state.info.clear()
                         began = self._monotonic()
                         found = await probe(connection)
+                        if found.role == "replica" and found.position is not None:
+                            # `began` lies before the question: what was seen holds for connections older than that.
+                            node.replayed.note(await identify(connection, state.info), found.position, began)
                 except _FAILED_PROBE as error:
                     if connection is not None:
                         connection.terminate()

@@ -51,10 +51,20 @@ async def test_reads_go_to_replicas_and_writes_to_the_primary(cluster: AsyncClus
     assert set(ports) == {replica.port for replica in items.replicas}
     assert min(ports.values()) >= 10
     session_of = cluster.sessionmaker(expire_on_commit=False)
+    replicas = {replica.port for replica in items.replicas}
     async with session_of() as session:
-        assert (await session.execute(PORT)).scalar_one() == items.primary.port
+        assert (await session.execute(PORT)).scalar_one() in replicas
         session.add(Item(id=11, name="new"))
         await session.commit()
+        assert (await session.execute(PORT)).scalar_one() == items.primary.port  # it must see what it wrote
+    async with session_of(route="primary") as session:
+        assert (await session.execute(PORT)).scalar_one() == items.primary.port
+    async with cluster.session() as session:
+        assert (await session.execute(PORT)).scalar_one() in replicas
+    assert (await cluster.execute(PORT)).scalar_one() in replicas
+    assert (await cluster.execute(PORT, route="primary")).scalar_one() == items.primary.port
+    assert cluster.explain_route(PORT).to == "replica"
+    assert cluster.explain_route(text("DELETE FROM items")).to == "primary"
     async with session_of.begin() as session:
         item = await session.get(Item, 11)
         assert item is not None

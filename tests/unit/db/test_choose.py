@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from tenfold._core.errors import MisuseError
-from tenfold.db.choose import Choice, Want, choose
+from tenfold.db.choose import Choice, Want, best, choose
 from tenfold.db.pool_size import connections_for
 from tenfold.db.position import Position
 from tenfold.db.seen import Seen
@@ -27,6 +27,10 @@ class Fake:
     stranger: bool = False
     up: bool = True
     seconds: float = 0.001
+
+    @property
+    def shown(self) -> Position | None:
+        return self.seen.position
 
     def latency(self, now: float) -> float:
         return self.seconds
@@ -87,15 +91,47 @@ def test_without_a_primary_replicas_of_unknown_lag_serve_and_stale_ones_do_not()
     assert ranks(found) == [("unknown", "unknown"), ("late", "out")]
 
 
-def test_a_token_is_covered_or_waited_for() -> None:
+def test_a_token_is_covered_or_asked_for_before_the_primary_is_troubled() -> None:
     after = Position(7, 1, 1000)
     behind = Fake("behind", replace(FRESH, position=Position(7, 1, 999)))
     elsewhere = Fake("elsewhere", replace(FRESH, position=Position(7, 2, 5000)))
     unknown_but_there = Fake("there", Seen("replica", after))
-    found = chosen(Want(after=after), behind, elsewhere, unknown_but_there)
-    assert ranks(found)[:2] == [("there", "serve"), ("p", "spill")]
-    assert dict(ranks(found)[2:]) == {"behind": "wait", "elsewhere": "wait"}
-    assert not any(choice.ok for choice in found[2:])
+    late = Fake("late", replace(behind.seen, lag=30.0, lag_state="stale"))
+    silent = Fake("silent", Seen())
+    found = chosen(Want(after=after), behind, elsewhere, unknown_but_there, late, silent, spill=0)
+    assert ranks(found)[0] == ("there", "serve")
+    assert dict(ranks(found)[1:3]) == {"behind": "wait", "elsewhere": "wait"}
+    assert ranks(found)[3] == ("p", "spill")  # whatever the cap: nobody else may have it
+    assert dict(ranks(found)[4:]) == {"late": "out", "silent": "out"}
+    assert [choice.ok for choice in found] == [True] * 4 + [False] * 2
+
+
+def test_a_position_of_another_system_is_the_primary_s() -> None:
+    found = chosen(Want(after=Position(0, 1, 5)), Fake("a"))
+    assert ranks(found) == [("p", "spill"), ("a", "out")]
+
+
+def test_the_cheap_way_finds_what_the_long_one_does() -> None:
+    nodes = [
+        PRIMARY,
+        Fake("fine"),
+        Fake("busy", in_flight=5),
+        Fake("crowded", in_flight=10),
+        Fake("dead", up=False),
+        Fake("late", replace(FRESH, lag=30.0, lag_state="stale")),
+        Fake("foreign", stranger=True),
+        Fake("false", Seen("primary", HERE, 0.0, "fresh")),
+    ]
+    random = Random(5)
+    cheap = Counter(best(nodes, 0.0, random, primary="p").name for _ in range(400))  # type: ignore[union-attr]
+    long = Counter(choose(Want(), nodes, 0.0, random, primary="p")[0].node.name for _ in range(400))
+    assert cheap == long == {"fine": 400}
+    assert best(nodes, 0.0, random, primary="p", pinned="busy") is nodes[2]
+    assert best(nodes, 0.0, random, primary="p", pinned="dead") is None
+    assert best(nodes[3:], 0.0, random, primary="p") is None
+    many = [Fake(str(number)) for number in range(4)]
+    firsts = Counter(best(many, 0.0, random, primary="p").name for _ in range(2000))  # type: ignore[union-attr]
+    assert all(400 < firsts[node.name] < 600 for node in many)
 
 
 def test_the_lag_that_the_statement_allows_goes_before_the_clusters() -> None:

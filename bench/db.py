@@ -1,0 +1,33 @@
+"""`tenfold.db` on real servers: what routing costs, whether reads with a token are ever stale, how short a promotion is.
+
+`_db_routing`: the decision for a cached statement, and a single-statement read against ``engine.begin()``. `_db_cluster`:
+write-then-read pairs through a cluster's sessions while replay stops and goes at random, and the time from a planned
+promotion to the first write. `_db_everyday` and `_db_shards`: their own numbers, each under the module's name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import Any
+
+from bench import _db_cluster, _db_routing
+
+_OWN = ("_db_everyday", "_db_shards")
+
+
+def measure(*, quick: bool) -> dict[str, Any]:
+    """All numbers, those with a target first."""
+    found = {**_db_routing.measure(quick), **_db_cluster.measure(quick)}
+    first = (
+        "route_overhead_us",
+        "read_vs_sqlalchemy_begin",
+        "stale_reads_with_token",
+        "reads_on_replicas",
+        "promote_to_first_write_ms",
+    )
+    told: dict[str, Any] = {name: found[name] for name in first} | found
+    for name in _OWN:
+        if importlib.util.find_spec(f"bench.{name}") is not None:
+            told[name.removeprefix("_db_")] = importlib.import_module(f"bench.{name}").measure(quick=quick)
+    return told

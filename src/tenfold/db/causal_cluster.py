@@ -1,0 +1,126 @@
+"""Causality on the nodes of a cluster: where a commit's position is read, and whether a connection shows a wanted one.
+
+A connection to a replica is asked after it was taken and before its first statement (`replayed`): nothing where memory
+covers the position, which the watch keeps fresh; else the first replica gets ``wait`` to arrive, the next ones are
+asked once each, and the primary, which has it, comes last. Which stands where is `choose`'s business.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Final, Protocol
+
+import asyncpg
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.util import await_only
+
+from tenfold.db.causal_hooks import NOWHERE
+from tenfold.db.causal_read import CausalCounters, CausalOptions, undivided, wait_for
+from tenfold.db.causality import CAUSALITY, after_commit
+from tenfold.db.lineage import History
+from tenfold.db.node import Node
+from tenfold.db.position import Position
+from tenfold.db.replayed import Reach
+from tenfold.db.wal import driver_of, insert_position, known_identity, read_history
+from tenfold.resilience import remaining
+
+_NOT_THERE: Final = (OSError, TimeoutError, DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError)
+
+
+class Host(Protocol):
+    """What is needed of the cluster."""
+
+    async def writer(self, wait: float | None = None) -> Node: ...
+
+
+class ClusterCausality:
+    """See the module. ``counters`` counts reads with a token alone; `Router` counts all."""
+
+    __slots__ = ("_host", "counters", "options")
+
+    def __init__(self, host: Host, options: CausalOptions | None = None) -> None:
+        self._host = host
+        self.options = options or CausalOptions()
+        self.counters = CausalCounters()
+
+    # -- writing
+
+    async def capture(self) -> Position:
+        """The primary's position now, in one round trip over a pooled connection. Waits for a primary as writers do."""
+        node = await self._host.writer()
+        async with node.engine.connect() as connection:
+            driver, info = driver_of(connection)
+            async with undivided(connection):
+                return await insert_position(driver, info)
+
+    async def history(self, timeline: int) -> History | None:
+        """The ancestry of ``timeline``, from the primary."""
+        node = await self._host.writer()
+        async with node.engine.connect() as connection:
+            driver, info = driver_of(connection)
+            async with undivided(connection):
+                return await read_history(driver, info, timeline)
+
+    def committed(self) -> None:
+        """A transaction that may have written is over: the present scope, if there is one, counts it."""
+        after_commit(self.capture, self.history)
+
+    # -- reading
+
+    async def wanted(self) -> Position | None:
+        """What a read must see: None for anything, `NOWHERE` for the primary."""
+        scope = CAUSALITY.get()
+        if scope is None:
+            return None
+        try:
+            token = await scope.settle()
+        except _NOT_THERE:
+            token = scope.wanted()  # unknown: the primary answers, or says itself why not
+        if token is None:
+            return None
+        return NOWHERE if token.position is None else token.position
+
+    def shows(self, connection: Connection, node: Node, wanted: Position, patient: bool) -> bool:
+        """As `reach`, from within SQLAlchemy's greenlet, and without leaving it where memory covers ``wanted``."""
+        driver, info = driver_of(connection)
+        who = known_identity(info)
+        if who is not None and node.replayed.covers(who, wanted):
+            self.counters.at_once += 1
+            return True
+        if driver.is_in_transaction():
+            return False  # a cursor is being read from it
+        return await_only(self.reach(connection, node, wanted, patient))
+
+    async def reach(
+        self, connection: AsyncConnection | Connection, node: Node, wanted: Position, patient: bool
+    ) -> bool:
+        """Whether a fresh connection to a replica shows ``wanted``; if ``patient``, up to ``wait`` from now."""
+        options, counters, replayed = self.options, self.counters, node.replayed
+        wait = float(options.wait) if patient and time.monotonic() >= replayed.late_until else 0.0
+        left = remaining()
+        if left is not None:
+            wait = max(0.0, min(wait, left / 2))  # what is left is the primary's
+        try:
+            verdict = await wait_for(connection, wanted, replayed, wait=wait, answer=float(options.answer))
+        except _NOT_THERE as error:
+            counters.failed += 1
+            node.fail(error, time.monotonic())
+            return False
+        if verdict is Reach.AT_ONCE:
+            counters.at_once += 1
+        elif verdict is Reach.THERE:
+            counters.there += 1
+        elif verdict is Reach.FOREIGN:
+            counters.foreign += 1
+        elif verdict is Reach.UNKNOWN:
+            counters.unknown += 1
+        else:
+            counters.behind += 1
+            if wait:
+                replayed.late_until = time.monotonic() + float(options.avoid)
+        return verdict.there
+
+    def __repr__(self) -> str:
+        return f"<ClusterCausality {self.counters}>"

@@ -1,0 +1,185 @@
+"""Read your writes through a cluster's own sessions and connections, on real servers whose replay stops and goes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from sqlalchemy import select, text, update
+
+from bench._db_causality import KEYS, prepare, shaken
+from bench._db_cluster import PAIRS, pairs
+from tenfold.db import AsyncCluster, create_async_cluster
+from tenfold.db.causal_asgi import CausalityMiddleware
+from tenfold.db.causality import causality
+from tenfold.db.cluster_errors import ReadsRefused
+from tenfold.db.token import UNKNOWN, Token
+from tenfold.servers import Topology
+
+PORT = text("SELECT inet_server_port()")
+VERSION = select(PAIRS.c.version).where(PAIRS.c.id == 1)
+
+
+def raised(version: int) -> Any:
+    return update(PAIRS).where(PAIRS.c.id == 1).values(version=version)
+
+
+@pytest.fixture
+async def cluster(topology: Topology) -> AsyncIterator[AsyncCluster]:
+    await topology.revive()
+    await prepare(topology)
+    async with create_async_cluster(topology.primary.url, [replica.url for replica in topology.replicas]) as cluster:
+        await cluster.router.refresh()
+        yield cluster
+
+
+@pytest.fixture
+async def still(topology: Topology, cluster: AsyncCluster) -> AsyncIterator[None]:
+    """No replica replays."""
+    for replica in topology.replicas:
+        await replica.pause_replay()
+    try:
+        yield
+    finally:
+        for replica in topology.replicas:
+            await replica.resume_replay()
+
+
+@pytest.mark.timeout(60)
+async def test_two_thousand_pairs_are_never_stale_and_replicas_serve_most(
+    topology: Topology, cluster: AsyncCluster
+) -> None:
+    async with shaken(topology.replicas, seed=31):
+        found = await pairs(cluster, 2000)
+    router, counters = cluster.router, cluster.causal.counters
+    assert (found.reads, found.stale, found.failed) == (2000, 0, 0)
+    assert router.reads_on_replicas + router.reads_on_primary == 2000
+    assert router.reads_on_replicas >= 1200, (router, counters)
+    assert counters.at_once > 0, counters
+    assert counters.behind > 0, counters
+
+
+async def test_without_tokens_the_same_reads_are_stale(topology: Topology, cluster: AsyncCluster) -> None:
+    """The control: else the test above could not fail."""
+    async with shaken(topology.replicas, seed=32):
+        found = await pairs(cluster, 800, tokens=False)
+    assert found.stale >= 20, found
+
+
+@pytest.mark.usefixtures("still")
+async def test_every_way_to_write_counts_in_the_scope_and_every_way_to_read_asks(cluster: AsyncCluster) -> None:
+    session_of = cluster.sessionmaker()
+
+    async def by_session(version: int) -> None:
+        async with session_of.begin() as session:
+            await session.execute(raised(version))
+
+    async def by_begin(version: int) -> None:
+        async with cluster.begin() as connection:
+            await connection.execute(raised(version))
+
+    async def by_connect(version: int) -> None:
+        async with cluster.connect() as connection:
+            await connection.execute(raised(version))
+            await connection.commit()
+
+    async def by_run(version: int) -> None:
+        await cluster.run(lambda session: session.execute(raised(version)))
+
+    async def by_execute(version: int) -> None:
+        await cluster.execute(raised(version))
+
+    version = 0
+    for write in (by_session, by_begin, by_connect, by_run, by_execute):
+        version += 1
+        with causality() as scope:
+            await write(version)
+            assert scope.wrote, write
+            assert (await cluster.execute(VERSION)).scalar_one() == version
+            assert scope.captures == 1
+            async with session_of() as session:
+                assert await session.scalar(VERSION) == version
+            async with session_of(read_only=True) as session:
+                assert (await (await session.connection()).execute(VERSION)).scalar_one() == version
+            async with cluster.connect(read_only=True) as connection:
+                assert (await connection.execute(VERSION)).scalar_one() == version
+            assert scope.captures == 1
+        assert (await cluster.execute(VERSION)).scalar_one() == 0  # outside of the scope a replica's state will do
+
+
+@pytest.mark.usefixtures("still")
+async def test_a_session_that_is_on_a_replica_leaves_it_for_what_its_scope_wrote(cluster: AsyncCluster) -> None:
+    session_of = cluster.sessionmaker()
+    with causality():
+        async with session_of() as session:
+            assert await session.scalar(VERSION) == 0
+            await cluster.execute(raised(5))
+            assert await session.scalar(VERSION) == 5
+        async with session_of(read_only=True) as session, session.begin():
+            assert await session.scalar(VERSION) == 5
+
+
+async def test_unknown_is_the_primary_s_and_a_scope_that_only_reads_asks_nobody(
+    topology: Topology, cluster: AsyncCluster
+) -> None:
+    with causality(UNKNOWN):
+        assert (await cluster.execute(PORT)).scalar_one() == topology.primary.port
+        async with cluster.session() as session:
+            assert await session.scalar(PORT) == topology.primary.port
+    with causality() as scope:
+        for _ in range(5):
+            assert (await cluster.execute(PORT)).scalar_one() != topology.primary.port
+    assert scope.captures == 0
+    counters = cluster.causal.counters
+    assert counters.at_once + counters.there + counters.behind == 0
+
+
+@pytest.mark.usefixtures("still")
+async def test_without_a_primary_a_read_is_refused_rather_than_stale(topology: Topology, cluster: AsyncCluster) -> None:
+    token: Token | None = None
+    with causality() as scope:
+        await cluster.execute(raised(9))
+        token = await scope.outgoing()
+    await topology.primary.kill()
+    try:
+        with causality(token):
+            for _ in range(3):
+                with pytest.raises((ReadsRefused, OSError)):
+                    await cluster.execute(VERSION)
+            with pytest.raises((ReadsRefused, OSError)):
+                async with cluster.session(read_only=True) as session:
+                    await session.scalar(VERSION)
+    finally:
+        await topology.primary.start()
+
+
+@pytest.mark.usefixtures("still")
+async def test_the_middleware_carries_the_token_to_cluster_sessions(cluster: AsyncCluster) -> None:
+    session_of = cluster.sessionmaker()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["method"] == "POST":
+            async with session_of.begin() as session:
+                await session.execute(raised(42))
+        async with session_of() as session:
+            body = str(await session.scalar(VERSION)).encode()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": body})
+
+    middleware = CausalityMiddleware(app, keys=KEYS)
+
+    async def ask(method: str, *headers: tuple[bytes, bytes]) -> tuple[bytes, dict[bytes, bytes]]:
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await middleware({"type": "http", "method": method, "headers": headers}, None, send)  # type: ignore[arg-type]
+        return sent[1]["body"], dict(sent[0]["headers"])
+
+    body, answered = await ask("POST")
+    assert body == b"42"
+    cookie = answered[b"set-cookie"].split(b";")[0]
+    assert await ask("GET", (b"cookie", cookie)) == (b"42", {})
+    assert (await ask("GET"))[0] == b"0"
