@@ -90,9 +90,7 @@ async def test_every_way_to_write_counts_in_the_scope_and_every_way_to_read_asks
     async def by_execute(version: int) -> None:
         await cluster.execute(raised(version))
 
-    version = 0
-    for write in (by_session, by_begin, by_connect, by_run, by_execute):
-        version += 1
+    for version, write in enumerate((by_session, by_begin, by_connect, by_run, by_execute), 1):
         with causality() as scope:
             await write(version)
             assert scope.wrote, write
