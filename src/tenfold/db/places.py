@@ -14,7 +14,7 @@ from sqlalchemy.util import await_only
 from tenfold.db.choose import Choice, Want
 from tenfold.db.cluster_errors import ReadsRefused
 from tenfold.db.node import Node
-from tenfold.db.seen import Position
+from tenfold.db.position import Position
 from tenfold.db.watch import Watch
 
 

@@ -21,9 +21,9 @@ from tenfold._core.events import EVENTS, Hub
 from tenfold._core.units import Duration, duration
 from tenfold.db.classify import Catalogue, Classifier, Verdict
 from tenfold.db.places import ClusterPlaces, Place, Places
+from tenfold.db.position import Position
 from tenfold.db.refusals import NOT_THERE, ReplicaRefused, refusal, sqlstate
 from tenfold.db.route import Decision, Route, checked_route, decide
-from tenfold.db.seen import Position
 
 _TRY_AGAIN: Final = 5.0
 
