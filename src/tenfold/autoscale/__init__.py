@@ -12,6 +12,7 @@
 """
 
 from tenfold.autoscale.behavior import Behavior, Rate, Rules
+from tenfold.autoscale.forecast import Forecast, NoForecast, forecast
 from tenfold.autoscale.happenings import Scaled
 from tenfold.autoscale.metrics import PerWorker, Proposal, Reading, Sample, Target, Total, Unavailable, Worker
 from tenfold.autoscale.policy import Code, Decision, Observed, Reason, ScalePolicy, Scaler
@@ -40,4 +41,8 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "Reason",
     "Code",
     "Scaled",
+    # what is expected
+    "forecast",
+    "Forecast",
+    "NoForecast",
 ]

@@ -1,6 +1,7 @@
 """Laws of scaling decisions over random policies and random series on a clock of our own."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 from hypothesis import given, settings
@@ -193,3 +194,14 @@ def test_the_rates_hold_over_any_series(policy, series, current):
             bound = widest if side.select == "max" else tightest
             assert decision.desired <= bound if direction == "out" else decision.desired >= bound
         stood.append((now, decision.desired))
+
+
+@settings(max_examples=40)
+@given(policies(), moments, st.integers(1, 60), st.lists(st.floats(0, 900), min_size=25, max_size=25))
+def test_a_forecast_never_asks_for_fewer_than_what_is_measured(policy, series, current, expected):
+    current = min(max(current, policy.least), policy.most)
+    for (_, load, in_flight, measured), demand in zip(series, expected, strict=False):
+        look = seen(current, load, in_flight, measured)
+        alone = Scaler(policy).decide(look, 0.0)
+        helped = Scaler(policy).decide(replace(look, demand={"load": demand}), 0.0)
+        assert helped.desired >= alone.desired
