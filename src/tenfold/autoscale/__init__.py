@@ -15,8 +15,10 @@ from tenfold.autoscale.behavior import Behavior, Rate, Rules
 from tenfold.autoscale.forecast import Forecast, NoForecast, forecast
 from tenfold.autoscale.happenings import Scaled
 from tenfold.autoscale.metrics import PerWorker, Proposal, Reading, Sample, Target, Total, Unavailable, Worker
+from tenfold.autoscale.plan import NoPlan, Plan, plan
 from tenfold.autoscale.policy import Code, Decision, Observed, Reason, ScalePolicy, Scaler
 from tenfold.autoscale.schedule import Schedule
+from tenfold.autoscale.usl import USL, Measured
 
 __all__ = [  # noqa: RUF022 - grouped by what they are for
     # what is wanted
@@ -45,4 +47,10 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "forecast",
     "Forecast",
     "NoForecast",
+    # what a rate takes
+    "plan",
+    "Plan",
+    "NoPlan",
+    "Measured",
+    "USL",
 ]
