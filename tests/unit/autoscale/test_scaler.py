@@ -68,6 +68,12 @@ def test_a_schedule_goes_by_the_wall_clock_on_the_days_that_clocks_change(day):
     assert [hour for hour in range(24) if daily.active(berlin(*day, hour, 30))] == [8]
 
 
+def test_a_schedule_whose_start_and_end_come_together_next_counts_as_inside():
+    """As KEDA has it."""
+    odd = Schedule(name="odd", start="0 8 * * *", end="0 8,20 * * *", workers=2)
+    assert odd.active(datetime(2024, 5, 6, 21, tzinfo=ZoneInfo("UTC")).timestamp())
+
+
 def test_a_schedule_is_a_floor_under_what_is_measured():
     scaler = Scaler(ScalePolicy(most=10, targets=(QUEUE,), schedules=(HOURS,), behavior=QUICK))
     noon, night = berlin(2024, 5, 6, 12), berlin(2024, 5, 6, 23)
