@@ -101,6 +101,17 @@ class Behavior:
     up: Rules = field(default_factory=lambda: Rules(rates=(Rate("percent", 100), Rate("pods", 4))))
     down: Rules = field(default_factory=lambda: Rules(window=300))
 
+    @classmethod
+    def local(cls) -> Behavior:
+        """For worker processes of one machine, which are ready in a second or two and cost nothing to keep for a
+        minute: up at once, by 4 workers or doubled every second; down to the highest wish of the last 60 s, by one
+        worker every 5 s, so that drains do not pile up.
+        """
+        return cls(
+            up=Rules(rates=(Rate("percent", 100, 1), Rate("pods", 4, 1))),
+            down=Rules(window=60, rates=(Rate("pods", 1, 5),)),
+        )
+
     @property
     def tolerance(self) -> Tolerance:
         """Of both directions."""
