@@ -21,11 +21,12 @@ from tenfold.db.shards import execute, store
 from tenfold.db.shards.errors import CannotAnswer, PartialWrite, StaleMap
 from tenfold.db.shards.key import insert_keys
 from tenfold.db.shards.map import ShardMap
+from tenfold.db.shards.parallel import together
 from tenfold.db.shards.plan import Plan, plan
 from tenfold.db.shards.scheme import Scheme
 from tenfold.db.shards.session import ShardSession
 from tenfold.db.urls import asyncpg_url
-from tenfold.resilience.deadline import remaining
+from tenfold.resilience.deadline import Deadline
 
 T = TypeVar("T")
 _FIRST_WAIT: Final = 0.01
@@ -52,7 +53,7 @@ class ShardedCluster:
 
     Used as ``async with``; belongs to the event loop that entered it. Raises `MisuseError` for what makes no sense,
     `CannotAnswer` for statements whose answer would not be that of one database, `StaleMap` when the map stays in
-    change.
+    change, `tenfold.resilience.DeadlineExceeded` (a `TimeoutError`) past the deadline.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class ShardedCluster:
         if unknown := set(self._map.names) - self._urls.keys():
             raise MisuseError(f"map: it names {', '.join(sorted(unknown))}, of which no URL was given")
         self._home = next(iter(self._urls))
-        self._deadline = duration(deadline, "deadline")
+        self._deadline = Deadline(deadline)
         self._concurrency = whole_number(concurrency, "concurrency", least=1)
         self._max_groups = whole_number(max_groups, "max_groups", least=1)
         self._batch = whole_number(batch, "batch", least=1)
@@ -99,10 +100,10 @@ class ShardedCluster:
 
     async def __aenter__(self) -> ShardedCluster:
         for name, url in self._urls.items():
-            self._engines[name] = create_async_engine(url, pool_timeout=self._deadline, **self._options)
+            self._engines[name] = create_async_engine(url, pool_timeout=self._deadline.seconds, **self._options)
             event.listen(self._engines[name].sync_engine, "begin", store.fence)
         try:
-            async with asyncio.timeout(self._left()):
+            async with self._deadline:
                 self._map = await store.prepare(self._engines, self._home, self._map)
         except BaseException:
             await self.aclose()
@@ -191,7 +192,7 @@ class ShardedCluster:
 
         The deadline bounds the whole block. Leaving it, by whichever way, closes all cursors.
         """
-        async with asyncio.timeout(self._left()):
+        async with self._deadline:
             attempt = 0
             while True:
                 made = self.plan(statement, parameters)
@@ -230,7 +231,7 @@ class ShardedCluster:
             for key, row in zip(insert_keys(statement, part, self.scheme), part, strict=True):
                 cut.setdefault(self._map.shard_of(key), []).append(row)
             work = [partial(one, shard, some_rows, epoch, attempt) for shard, some_rows in cut.items()]
-            await execute.together(work, self._concurrency)
+            await together(work, self._concurrency)
 
         async def one(shard: str, part: list[Mapping[str, Any]], epoch: int, attempt: int) -> None:
             options = {store.EXPECTED: epoch, store.SHARD: shard}
@@ -246,7 +247,7 @@ class ShardedCluster:
                 done[shard] = done.get(shard, 0) + len(part)
 
         if rows:
-            async with asyncio.timeout(self._left()):
+            async with self._deadline:
                 await some(rows, 1)
         if failed:
             if len(failed) == 1 and not done:
@@ -312,14 +313,10 @@ class ShardedCluster:
             old, self._map = self._map, new
             EVENTS.emit(MapChanged(old.epoch, new.epoch))
 
-    def _left(self) -> float:
-        inherited = remaining()
-        return self._deadline if inherited is None else min(inherited, self._deadline)
-
     async def _fenced(self, once: Callable[[], Awaitable[T]]) -> T:
         if not self._ready:
             raise MisuseError("ShardedCluster: expected to be entered (`async with cluster`), and is not")
-        async with asyncio.timeout(self._left()):
+        async with self._deadline:
             attempt = 0
             while True:
                 try:

@@ -8,10 +8,10 @@ snapshot common to the shards: each part is consistent in itself.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from sqlalchemy.engine import Result
 from sqlalchemy.engine.result import IteratorResult, SimpleResultMetaData
@@ -19,28 +19,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncResult
 
 from tenfold.db.shards.merge import combine, kmerge
 from tenfold.db.shards.order import Row
+from tenfold.db.shards.parallel import together
 from tenfold.db.shards.plan import Plan
 from tenfold.db.shards.store import check_epoch, epoch_of
 
-T = TypeVar("T")
 Engines = Mapping[str, AsyncEngine]
 _AUTOCOMMIT: Final = {"isolation_level": "AUTOCOMMIT"}
-
-
-async def together(work: Sequence[Callable[[], Awaitable[T]]], concurrency: int) -> list[T]:
-    """The results in order, at most ``concurrency`` at a time. The first failure cancels the others and is raised."""
-    gate = asyncio.Semaphore(concurrency)
-
-    async def one(call: Callable[[], Awaitable[T]]) -> T:
-        async with gate:
-            return await call()
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(call)) for call in work]
-    except BaseExceptionGroup as failures:
-        raise failures.exceptions[0] from None
-    return [task.result() for task in tasks]
 
 
 async def fetch(

@@ -12,8 +12,8 @@ never misplaced, and `repair` publishes the stored map anew under a still higher
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -23,6 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from tenfold._core.errors import MisuseError
 from tenfold.db.shards.errors import ShardError, StaleMap
 from tenfold.db.shards.map import ShardMap
+from tenfold.db.shards.parallel import together
 
 EXPECTED: Final = "tenfold_epoch"
 SHARD: Final = "tenfold_shard"
@@ -102,7 +103,7 @@ async def prepare(engines: Mapping[str, AsyncEngine], home: str, wanted: ShardMa
             if found != name:
                 raise MisuseError(f"shards: the database given as {name} says that it is shard {found}: check the URLs")
 
-    await asyncio.gather(*(one(name) for name in engines))
+    await together([partial(one, name) for name in engines], len(engines))
     return stored
 
 
@@ -136,7 +137,7 @@ async def _change(engines: Mapping[str, AsyncEngine], home: str, new: ShardMap |
         stored = await _stored(connection, "FOR UPDATE")
         if stored is None:
             raise ShardError("the home shard has lost its map: restore tenfold_shard_map")
-        epochs = await asyncio.gather(*(_epoch_on(engine) for engine in engines.values()))
+        epochs = await together([partial(_epoch_on, engine) for engine in engines.values()], len(engines))
         if new is None:
             new = stored.at(max(stored.epoch, *epochs) + 1)
         elif new.epoch != stored.epoch + 1:
@@ -156,9 +157,7 @@ async def _change(engines: Mapping[str, AsyncEngine], home: str, new: ShardMap |
                     sa.text("UPDATE tenfold_shard_epoch SET epoch = :epoch WHERE epoch < :epoch"), {"epoch": epoch}
                 )
 
-        async with asyncio.TaskGroup() as group:
-            for engine in engines.values():
-                group.create_task(raise_epoch(engine, new.epoch))
+        await together([partial(raise_epoch, engine, new.epoch) for engine in engines.values()], len(engines))
         await connection.execute(
             sa.text("UPDATE tenfold_shard_map SET epoch = :epoch, map = :map, changed_at = now()"),
             {"epoch": new.epoch, "map": new.dumps()},
