@@ -31,6 +31,7 @@ from tenfold.resilience.deadline import Deadline
 T = TypeVar("T")
 _FIRST_WAIT: Final = 0.01
 _LONGEST_WAIT: Final = 0.5
+_PLANS: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,8 @@ class ShardedCluster:
         self._random = random or Random()
         self._engines: dict[str, AsyncEngine] = {}
         self._ready = False
+        # Statements are immutable and compared by identity, so one that is kept by its module is planned once.
+        self._plans: dict[Any, tuple[int, Plan]] = {}
         self.stale = 0
         """How often a statement met a shard under another map."""
         self.scattered = 0
@@ -129,7 +132,17 @@ class ShardedCluster:
 
     def plan(self, statement: Any, parameters: Any = None) -> Plan:
         """How ``statement`` would be answered. Raises `CannotAnswer`."""
-        return plan(statement, parameters, self.scheme, self._map, rowwise=self._rowwise)
+        if parameters is not None:
+            return plan(statement, parameters, self.scheme, self._map, rowwise=self._rowwise)
+        found = self._plans.get(statement)
+        if found is None or found[0] != self._map.epoch:
+            made = plan(statement, None, self.scheme, self._map, rowwise=self._rowwise)
+            if not made.volatile:
+                if len(self._plans) >= _PLANS:
+                    self._plans.clear()
+                self._plans[statement] = (self._map.epoch, made)
+            return made
+        return found[1]
 
     def explain(self, statement: Any, parameters: Any = None) -> str:
         """The plan, or the reason for the refusal, in words."""

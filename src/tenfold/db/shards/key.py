@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 from sqlalchemy import Delete, Insert, Select, Table, Update
@@ -144,7 +145,7 @@ def _locate_change(statement: Update | Delete, parameters: Parameters, scheme: S
 def _inside_query(criteria: Iterable[Any], node: Any) -> bool:
     """Whether a column belongs to a nested SELECT's FROM rather than to the statement's own."""
     return any(
-        isinstance(inner, Select) and hash(node.table) in {hash(leaf) for leaf in leaves(inner.get_final_froms())}
+        isinstance(inner, Select) and hash(node.table) in {hash(leaf) for leaf in leaves(final_froms(inner))}
         for term in criteria
         for inner in visitors.iterate(term)
     )
@@ -160,7 +161,7 @@ def _locate_query(statement: SelectBase, parameters: Parameters, scheme: Scheme)
 
 def _locate_select(statement: Select[Any], row: Mapping[str, Any] | None, scheme: Scheme) -> Located:
     joins: list[Join] = []
-    tables = Tables(list(leaves(statement.get_final_froms(), joins)), joins, scheme)
+    tables = Tables(list(leaves(final_froms(statement), joins)), joins, scheme)
     return tables.restrict(statement._where_criteria, row)
 
 
@@ -192,6 +193,12 @@ def leaves(froms: Iterable[FromClause], joins: list[Join] | None = None) -> Iter
             yield from leaves([one.left, one.right], joins)
         else:
             yield one
+
+
+@lru_cache(maxsize=64)
+def final_froms(statement: Select[Any]) -> tuple[FromClause, ...]:
+    """The FROM list that the statement will have. SQLAlchemy compiles it for that, so the last ones are kept."""
+    return tuple(statement.get_final_froms())
 
 
 def base_table(leaf: Any) -> Table | None:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sqlalchemy import Delete, Insert, Select, Update
-from sqlalchemy.sql import operators
+from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.elements import (
     BinaryExpression,
     BindParameter,
@@ -38,7 +38,7 @@ from tenfold.db.shards.aggregate import Aggregate, parts
 from tenfold.db.shards.allowed import check_rowwise, check_select, is_aggregate
 from tenfold.db.shards.errors import CannotAnswer
 from tenfold.db.shards.having import Test, build
-from tenfold.db.shards.key import Located, Parameters, Tables, base_table, leaves, locate, value_of
+from tenfold.db.shards.key import Located, Parameters, Tables, base_table, final_froms, leaves, locate, value_of
 from tenfold.db.shards.keys import check
 from tenfold.db.shards.map import ShardMap
 from tenfold.db.shards.order import OrderKey, is_c_text, why_not_equal, why_not_ordered
@@ -85,6 +85,12 @@ class Plan:
     merge: Merge | None = None
     columns: tuple[Any, ...] = field(default=(), repr=False)
     original: Any = field(default=None, repr=False)
+
+    @property
+    def volatile(self) -> bool:
+        """Whether a parameter gets its value from a function, so that the next plan may differ."""
+        nodes = visitors.iterate(self.original if self.original is not None else self.statement)
+        return any(isinstance(node, BindParameter) and node.callable is not None for node in nodes)
 
     def __str__(self) -> str:
         return f"{self.kind} on {', '.join(self.shards)}: {'; '.join(self.why)}"
@@ -158,7 +164,7 @@ def _keys(located: Located) -> str:
 
 def _grouped_by_key(statement: Select[Any], scheme: Scheme) -> bool:
     joins: list[Any] = []
-    tables = Tables(list(leaves(statement.get_final_froms(), joins)), joins, scheme)
+    tables = Tables(list(leaves(final_froms(statement), joins)), joins, scheme)
     if any(join.isouter or join.full for join in joins):
         return False  # the key may be the NULL of an unmatched row, and that group is on every shard
     return any(tables.key_leaf(_unlabelled(node)) is not None for node in statement._group_by_clauses)
@@ -181,7 +187,7 @@ class _Scatter:
         self.columns: list[Any] = list(statement._all_selected_columns)
         for term in statement._where_criteria:
             self.rowwise_only(term, "WHERE")
-        for one in statement.get_final_froms():
+        for one in final_froms(statement):
             self._check_from(one)
         self.limit = self._number(self.statement._limit_clause, "LIMIT")
         if self.statement._fetch_clause is not None:
