@@ -1,8 +1,8 @@
 """An ordered LIMIT over four shards: tenfold's scatter beside SQLAlchemy's horizontal sharding extension.
 
 Both ask the same four servers for the same three columns through the same driver, the newest 100 of all orders by an
-index. The extension has no merge for ORDER BY and LIMIT, so its caller sorts the four answers and cuts; both are compared
-with the one that is known. Turns alternate and the least time of each counts. Beside the servers on this
+index. The extension has no merge for ORDER BY and LIMIT, so its caller sorts the four answers and cuts; both are
+compared with the one that is known. Turns alternate and the least time of each counts. Beside the servers on this
 machine (``scatter_vs_sequential_local``) each shard is put behind a proxy that makes a round trip a millisecond longer,
 as between two zones of a data centre: that is the case sharding is for, and the one that counts
 (``scatter_vs_sequential``).
@@ -45,7 +45,7 @@ class Order(Base):
 
 
 STATEMENT = sa.select(Order.id, Order.customer, Order.total).order_by(Order.total.desc(), Order.id).limit(LIMIT)
-Read = Callable[[], Awaitable[list[tuple[int, int, int]]]]
+Read = Callable[[], Awaitable[list[tuple[int, ...]]]]
 
 
 def measure(*, quick: bool) -> dict[str, Any]:
@@ -83,7 +83,7 @@ async def _measure(count: int, rounds: int) -> dict[str, Any]:
 
 
 def _tenfold(cluster: ShardedCluster) -> Read:
-    async def read() -> list[tuple[int, int, int]]:
+    async def read() -> list[tuple[int, ...]]:
         return [tuple(row) for row in (await cluster.execute(STATEMENT)).all()]
 
     return read
@@ -98,7 +98,7 @@ async def _extension(urls: list[str], cluster: ShardedCluster, stack: AsyncExitS
         engines[name] = engine.sync_engine
     names = list(engines)
 
-    async def read() -> list[tuple[int, int, int]]:
+    async def read() -> list[tuple[int, ...]]:
         async with AsyncSession(
             sync_session_class=ShardedSession,
             shards=engines,

@@ -125,6 +125,15 @@ async def test_a_session_stays_on_one_shard(cluster: ShardedCluster) -> None:
         assert (await session.execute(select(func.count()).select_from(Sale))).scalar_one() == 1
     async with cluster.session(shard_key=1) as session:
         assert (await session.get(Sale, 1)) is not None
+        for misplaced in (
+            insert(Sale).values(id=9, customer=other, total=0),
+            select(Sale.id).execution_options(shard_key=other),
+        ):
+            with pytest.raises(CrossShard):
+                await session.execute(misplaced)
+        session.add(Sale(id=9, customer=other, total=0))
+        with pytest.raises(CrossShard):
+            await session.flush()
     async with cluster.session() as session:
         with pytest.raises(CannotAnswer, match="entities of several shards"):
             await session.get(Sale, 1)

@@ -293,12 +293,12 @@ def judge_many(world: World, examples: int) -> None:
 
 
 def test_the_answer_is_that_of_one_database_or_is_refused(world: World) -> None:
-    judge_many(world, 80)
+    judge_many(world, 60)
 
 
 @pytest.mark.slow
 def test_the_answer_is_that_of_one_database_or_is_refused_at_length(world: World) -> None:
-    judge_many(world, 500)
+    judge_many(world, 300)
 
 
 @settings(deadline=None, max_examples=20, suppress_health_check=list(HealthCheck))

@@ -5,8 +5,9 @@ from tenfold.db.shards.errors import CannotAnswer, CrossShard, PartialWrite, Sha
 from tenfold.db.shards.ids import ClockWentBack, Snowflake, Uuid7, snowflake_parts, uuid7
 from tenfold.db.shards.lease import LeaseLost, NoWorkerFree, SnowflakeIds
 from tenfold.db.shards.map import DirectoryStrategy, HashStrategy, RangeStrategy, ShardMap
-from tenfold.db.shards.plan import Plan, plan
+from tenfold.db.shards.plan import plan
 from tenfold.db.shards.scheme import Scheme
+from tenfold.db.shards.shape import Plan
 
 __all__ = [
     "CannotAnswer",

@@ -22,9 +22,10 @@ from tenfold.db.shards.errors import CannotAnswer, PartialWrite, StaleMap
 from tenfold.db.shards.key import insert_keys
 from tenfold.db.shards.map import ShardMap
 from tenfold.db.shards.parallel import together
-from tenfold.db.shards.plan import Plan, plan
+from tenfold.db.shards.plan import plan
 from tenfold.db.shards.scheme import Scheme
 from tenfold.db.shards.session import ShardSession
+from tenfold.db.shards.shape import Plan
 from tenfold.db.urls import asyncpg_url
 from tenfold.resilience.deadline import Deadline
 
@@ -130,10 +131,10 @@ class ShardedCluster:
         """The version of the map that this process goes by."""
         return self._map
 
-    def plan(self, statement: Any, parameters: Any = None) -> Plan:
+    def plan(self, statement: Any, parameters: Any = None, *, shard_key: Any = None) -> Plan:
         """How ``statement`` would be answered. Raises `CannotAnswer`."""
-        if parameters is not None:
-            return plan(statement, parameters, self.scheme, self._map, rowwise=self._rowwise)
+        if parameters is not None or shard_key is not None:
+            return plan(statement, parameters, self.scheme, self._map, shard_key=shard_key, rowwise=self._rowwise)
         found = self._plans.get(statement)
         if found is None or found[0] != self._map.epoch:
             made = plan(statement, None, self.scheme, self._map, rowwise=self._rowwise)

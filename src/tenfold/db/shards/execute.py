@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncResult
 from tenfold.db.shards.merge import combine, kmerge
 from tenfold.db.shards.order import Row
 from tenfold.db.shards.parallel import together
-from tenfold.db.shards.plan import Plan
+from tenfold.db.shards.shape import Plan
 from tenfold.db.shards.store import check_epoch, epoch_of
 
 Engines = Mapping[str, AsyncEngine]

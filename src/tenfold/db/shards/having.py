@@ -22,8 +22,8 @@ from sqlalchemy.sql.elements import (
 )
 
 from tenfold.db.shards.errors import CannotAnswer
-from tenfold.db.shards.key import value_of
 from tenfold.db.shards.order import comparable, is_c_text
+from tenfold.db.shards.tables import value_of
 
 Row = Sequence[Any]
 Test = Callable[[Row], bool | None]

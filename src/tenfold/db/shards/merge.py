@@ -14,7 +14,7 @@ from typing import Any
 from tenfold.db.shards.aggregate import final, merged
 from tenfold.db.shards.errors import TooManyGroups
 from tenfold.db.shards.order import Row, identity, sort_key
-from tenfold.db.shards.plan import Groups, Merge
+from tenfold.db.shards.shape import Groups, Merge
 
 
 def combine(merge: Merge, shards: Sequence[Sequence[Row]], *, max_groups: int) -> list[tuple[Any, ...]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from sqlalchemy import event, inspect
+from sqlalchemy import Insert, event, inspect
 from sqlalchemy.engine import Connection, Engine, Result
 from sqlalchemy.orm import ORMExecuteState, Session
 from sqlalchemy.util import await_only
@@ -20,8 +20,8 @@ from tenfold._core.errors import MisuseError
 from tenfold.db.shards.errors import CannotAnswer, CrossShard, StaleMap
 from tenfold.db.shards.keys import Key, check
 from tenfold.db.shards.map import ShardMap
-from tenfold.db.shards.plan import Plan
 from tenfold.db.shards.scheme import Scheme, Sharded
+from tenfold.db.shards.shape import Plan
 from tenfold.db.shards.store import EXPECTED, SHARD
 
 
@@ -33,7 +33,7 @@ class Shards(Protocol):
     @property
     def map(self) -> ShardMap: ...
     def engine(self, shard: str) -> Engine: ...
-    def plan(self, statement: Any, parameters: Any = None) -> Plan: ...
+    def plan(self, statement: Any, parameters: Any = None, *, shard_key: Any = None) -> Plan: ...
     async def refresh(self, stale: StaleMap, attempt: int) -> None: ...
     async def read(self, statement: Any, parameters: Any = None) -> Result[Any]: ...
 
@@ -137,8 +137,8 @@ def _route(state: ORMExecuteState) -> Result[Any] | None:
     assert isinstance(session, ShardSession)
     if session._target() is not None:
         session.bind_shard()
-        if state.statement.get_execution_options().get("shard_key") is None:
-            return None
+        _check_place(session, state)
+        return None
     if (state.is_relationship_load or state.is_column_load) and session._bound is not None:
         return None
     cluster, statement, parameters = session._cluster, state.statement, state.parameters
@@ -152,6 +152,17 @@ def _route(state: ORMExecuteState) -> Result[Any] | None:
         return await_only(cluster.read(statement, parameters))
     session.bind_shard(plan=lambda: cluster.plan(statement, parameters).shards[0])
     return None
+
+
+def _check_place(session: ShardSession, state: ORMExecuteState) -> None:
+    """In a session that is bound from its start: refuse what names another shard, and rows that belong there."""
+    said = state.statement.get_execution_options().get("shard_key")
+    if session._key is not None and (said is not None or isinstance(state.statement, Insert)):
+        made = session._cluster.plan(
+            state.statement, state.parameters, shard_key=session._key if said is None else said
+        )
+        if made.shards[0] != session._bound:
+            raise CrossShard(str(session._bound), made.shards[0])
 
 
 def _unbind(session: Session, transaction: Any) -> None:
