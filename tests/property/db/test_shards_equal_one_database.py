@@ -296,6 +296,24 @@ def test_the_answer_is_that_of_one_database_or_is_refused(world: World) -> None:
     judge_many(world, 60)
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        sa.select(O.id).order_by(O.id).limit(7).offset(120),
+        sa.select(O.qty, O.id).order_by(O.qty.desc(), O.id).limit(9).offset(300),
+        sa.select(O.qty, O.day).distinct().order_by(O.qty, O.day).limit(5).offset(8),
+        sa.select(O.day, sa.func.count().label("n")).group_by(O.day).order_by(sa.desc("n"), O.day).limit(2).offset(1),
+        sa.select(O.customer, sa.func.string_agg(O.name, ",").label("x"))
+        .group_by(O.customer)
+        .having(sa.func.count() < 0),
+        sa.select(O.id, O.name.collate("C")).order_by(O.name.collate("C").desc().nulls_last(), O.id),
+    ],
+)
+def test_chosen_queries_are_answered_in_order(world: World, statement: Any) -> None:
+    assert world.cluster.plan(statement).kind == "scatter"
+    same(*world.both(statement), ordered=True)
+
+
 @pytest.mark.slow
 def test_the_answer_is_that_of_one_database_or_is_refused_at_length(world: World) -> None:
     judge_many(world, 300)

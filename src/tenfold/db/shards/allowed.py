@@ -205,6 +205,14 @@ def check_rowwise(
                     "if it does, name it in ShardedCluster(rowwise=[…]); if it aggregates or has effects, pin the "
                     "statement to one shard key",
                 )
+        elif (
+            whole_groups
+            and node is not root
+            and isinstance(node, ColumnClause)
+            and node.is_literal
+            and node.name == "*"
+        ):
+            continue  # of count(*)
         elif isinstance(node, TextClause) or (isinstance(node, ColumnClause) and node.is_literal):
             raise CannotAnswer(f"text in {where} is not understood", "write it with SQLAlchemy's expressions")
         elif isinstance(node, UnaryExpression) and node.operator is operators.distinct_op:

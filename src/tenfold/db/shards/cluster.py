@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from random import Random
 from typing import Any, Final, TypeVar
 
@@ -18,10 +17,9 @@ from tenfold._core.errors import MisuseError
 from tenfold._core.events import EVENTS, Event
 from tenfold._core.units import Duration, duration, whole_number
 from tenfold.db.shards import execute, store
-from tenfold.db.shards.errors import CannotAnswer, PartialWrite, StaleMap
-from tenfold.db.shards.key import insert_keys
+from tenfold.db.shards.batch import Batch
+from tenfold.db.shards.errors import CannotAnswer, StaleMap
 from tenfold.db.shards.map import ShardMap
-from tenfold.db.shards.parallel import together
 from tenfold.db.shards.plan import plan
 from tenfold.db.shards.scheme import Scheme
 from tenfold.db.shards.session import ShardSession
@@ -235,39 +233,12 @@ class ShardedCluster:
 
         Raises `PartialWrite` when some shards have committed and others failed: their rows are named in it.
         """
+        if not self._ready:
+            raise MisuseError("ShardedCluster: expected to be entered (`async with cluster`), and is not")
         statement = target if isinstance(target, Insert) else insert(target)
-        done: dict[str, int] = {}
-        failed: dict[str, Exception] = {}
-
-        async def some(part: Sequence[Mapping[str, Any]], attempt: int) -> None:
-            epoch = self._map.epoch
-            cut: dict[str, list[Mapping[str, Any]]] = {}
-            for key, row in zip(insert_keys(statement, part, self.scheme), part, strict=True):
-                cut.setdefault(self._map.shard_of(key), []).append(row)
-            work = [partial(one, shard, some_rows, epoch, attempt) for shard, some_rows in cut.items()]
-            await together(work, self._concurrency)
-
-        async def one(shard: str, part: list[Mapping[str, Any]], epoch: int, attempt: int) -> None:
-            options = {store.EXPECTED: epoch, store.SHARD: shard}
-            try:
-                async with self._engines[shard].execution_options(**options).begin() as connection:
-                    await connection.execute(statement, part)
-            except StaleMap as stale:
-                await self.refresh(stale, attempt)
-                await some(part, attempt + 1)
-            except Exception as error:  # noqa: BLE001 - told to the caller in PartialWrite
-                failed[shard] = error
-            else:
-                done[shard] = done.get(shard, 0) + len(part)
-
-        if rows:
-            async with self._deadline:
-                await some(rows, 1)
-        if failed:
-            if len(failed) == 1 and not done:
-                raise next(iter(failed.values()))
-            raise PartialWrite(done, failed)
-        return sum(done.values())
+        batch = Batch(statement, self.scheme, self._engines, lambda: self._map, self.refresh, self._concurrency)
+        async with self._deadline:
+            return await batch.write(rows)
 
     # -- the map
 
