@@ -27,7 +27,7 @@ async def haproxy(text):
     """An HAProxy of that configuration; nothing of it is left afterwards."""
     gateway = HAProxyGateway(read_config(text, environ={}, engine="haproxy"))
     async with gateway:
-        directory, pids = gateway._process.directory, await processes(gateway)
+        directory, pids = gateway.keeper.process.directory, await processes(gateway)
         yield gateway
     assert left_of(directory, pids) == []
 
@@ -38,7 +38,7 @@ def left_of(directory, pids):
 
 
 async def processes(gateway):
-    present, old = await gateway._process.workers()
+    present, old = await gateway.keeper.process.workers()
     return [gateway.pid, *present, *old]
 
 
@@ -277,7 +277,7 @@ async def test_drains_and_weights_outlive_a_reload_and_are_put_right(wire):
             await call(gateway, "endpoint", pool="app", id="a", ready=True, weight=3)
             got = [(await ask(wire, gateway, wire.get())).body for _ in range(8)]
             assert got.count(b"a") == 6
-            await gateway._process.command("set server pool.app/b state maint")
+            await gateway.keeper.process.command("set server pool.app/b state maint")
 
             async def again():
                 return (await call(gateway, "state"))["pools"]["app"]["endpoints"]["b"]["status"] != "MAINT"
@@ -300,9 +300,9 @@ async def test_a_bad_file_leaves_the_old_worker_serving(wire):
             certificate = 'tls = { certificate = "/nowhere.pem", key = "/nowhere.key" }'
             with pytest.raises(OSError, match="nowhere"):
                 await gateway.reload(read_config(wire.toml(backend.url, gateway=certificate), engine="haproxy"))
-            spoil(gateway._process.file)
+            spoil(gateway.keeper.process.file)
             with pytest.raises(HAProxyError, match="did not reload"):
-                await gateway._process.reload()
+                await gateway.keeper.process.reload()
             assert (await ask(wire, gateway, wire.get())).status == 200
             assert set(await processes(gateway)) & set(workers)
             await gateway.reload(read_config(text.replace('name = "all"', 'name = "every"'), engine="haproxy"))

@@ -236,6 +236,23 @@ class Process:
                 into.append(int(fields[0]))
         return present, old
 
+    async def worker(self) -> int:
+        """The process of the newest worker. Raises `HAProxyError`."""
+        info = await self.command("show info")
+        return next((int(line.split()[1]) for line in info.splitlines() if line.startswith("Pid:")), 0)
+
+    async def idle(self) -> bool:
+        """Whether no worker has a request under way."""
+        try:
+            present, old = await self.workers()
+            for pid in (*present, *old):
+                streams = await self.master(f"@!{pid} show sess")
+                if any("fe=in " in f"{line} " for line in streams.splitlines()):
+                    return False
+        except HAProxyError:
+            return not self.running
+        return True
+
     async def reload(self) -> None:
         """Put the file into force. Raises `HAProxyError` where HAProxy could not; the old worker serves on then."""
         said = await self.master("reload")

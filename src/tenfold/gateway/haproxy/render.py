@@ -80,6 +80,8 @@ def _global(config: Config, place: Place) -> Iterator[str]:
     yield f"hard-stop-after {millis(gateway.drain_timeout)}"
     yield f"stats socket unix@{place.directory}/stats.sock mode 600 level admin"
     yield "stats timeout 30s"
+    if any(pool.check is not None for pool in config.pools):
+        yield f"server-state-file {place.directory}/servers.state"
     if (
         gateway.header_max != 32 * 1024
     ):  # at the default HAProxy's own 16 KiB, because larger ones cost a fifth more CPU
@@ -99,6 +101,8 @@ def _defaults(config: Config) -> Iterator[str]:
     yield f"timeout tunnel {millis(gateway.tunnel_timeout)}"
     yield "timeout connect 2s"
     yield "timeout server 60s"
+    if any(pool.check is not None for pool in config.pools):
+        yield "load-server-state-from-file global"
     yield "option idle-close-on-response"
     yield "option dontlognull"
     for fault in _ERRORS:
