@@ -15,21 +15,13 @@ from tenfold.balance.checks import HttpCheck
 from tenfold.balance.endpoint import Endpoint
 from tenfold.gateway.config import Config, Pool
 from tenfold.gateway.engine import problem
-from tenfold.gateway.engine.problem import Fault
+from tenfold.gateway.haproxy import faults
 from tenfold.gateway.haproxy.quote import argument, literal, millis, word
-from tenfold.gateway.haproxy.rules import Rules, changed, told
+from tenfold.gateway.haproxy.rules import Rules, changed
 from tenfold.gateway.haproxy.servers import Overrides, servers
 from tenfold.resilience.ratelimit import RateLimit
 
 IDEMPOTENT: Final = "GET HEAD OPTIONS PUT DELETE TRACE"
-_ERRORS: Final = (
-    Fault(400, "malformed", "what came is no request that can be forwarded"),
-    problem.HEADER_TIMEOUT,
-    Fault(500, "internal", "HAProxy failed by itself"),
-    Fault(502, "upstream_broken", "the endpoint gave no answer that can be passed on"),
-    Fault(503, "no_endpoint", "no endpoint could take the request in time"),
-    Fault(504, "first_byte_timeout", "the endpoint did not answer in time", "pool.first_byte_timeout"),
-)
 _BALANCE: Final = {
     "round_robin": "roundrobin",
     "weighted_round_robin": "roundrobin",
@@ -105,8 +97,7 @@ def _defaults(config: Config) -> Iterator[str]:
         yield "load-server-state-from-file global"
     yield "option idle-close-on-response"
     yield "option dontlognull"
-    for fault in _ERRORS:
-        yield f"http-error status {fault.status} content-type application/problem+json string {word(told(fault))}"
+    yield from faults.of_all(config)
 
 
 def _frontend(config: Config, place: Place) -> Iterator[str]:
@@ -218,7 +209,7 @@ def _backend(
     if pool.max_in_flight is not None:
         yield f"timeout queue {millis(pool.queue_timeout)}"
         full = "{ be_conn_free le 0 } { queue ge " + str(pool.queue) + " }"
-        yield _refuse_full(full)
+        yield faults.refuse(problem.QUEUE_FULL, faults.told(problem.QUEUE_FULL, config, pool), full)
     yield from _balance(config, pool)
     mine = [r for r in config.routes if r.pool == pool.name or (r.canary is not None and r.canary.pool == pool.name)]
     attempts = max((r.retries.attempts for r in mine if r.retries is not None), default=1)
@@ -227,10 +218,12 @@ def _backend(
     if attempts > 1:
         yield "retry-on conn-failure empty-response"
     yield f"http-reuse {'safe' if pool.idle_max else 'never'}"
+    yield from faults.of_pool(config, pool, mine)
     for route in mine:
-        if route.deadline is not None:
+        if route.deadline is not None and faults.deadlined(route, pool):
             name = f" if {{ var(txn.route) -m str {route.name} }}" if Rules(config, "src").all is None else ""
-            yield f"http-request set-timeout server {millis(min(route.deadline, pool.first_byte_timeout))}{name}"
+            yield f"http-request set-timeout server {millis(route.deadline)}{name}"
+            yield f"http-request set-var(txn.late) {faults.late(config, route)}{name}"
     if config.gateway.forwarded in ("both", "forwarded"):
         yield "option forwarded proto host for"
     if not pool.preserve_host and endpoints:
@@ -244,11 +237,6 @@ def _backend(
             yield f"http-check expect status {_expected(pool.check)}"
     for server in servers(pool, endpoints, overrides, place.directory):
         yield server.line()
-
-
-def _refuse_full(condition: str) -> str:
-    body = word(told(problem.QUEUE_FULL))
-    return f"http-request return status 503 content-type application/problem+json string {body} if {condition}"
 
 
 def _balance(config: Config, pool: Pool) -> Iterator[str]:
