@@ -4,8 +4,8 @@ Theory. HAProxy has an answer for each status and not for each cause. Two causes
 and the endpoint that was given took no connection. What tells them apart when the answer is made is whether the request
 has a server; so the body of 503 is an expression. ``srv_id`` yields nothing where there is none, and then all that is
 made of it is nothing too; that is the only branch there is, so the body for "there is none" is the default of a
-variable that is set where there is one. Answers to what is no request are made before there is anything to ask, and
-are fixed texts.
+variable that is set where there is one. What is no request, and a head that takes too long, are answered before there
+is a stream that rules could ask: HAProxy's own page, whatever is configured.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ from typing import Any, Final
 from tenfold.gateway.config import Config, Pool, Route
 from tenfold.gateway.engine import problem
 from tenfold.gateway.engine.limits import limited
-from tenfold.gateway.engine.problem import UNREADABLE, Fault, fault
+from tenfold.gateway.engine.problem import Fault, fault
 from tenfold.gateway.haproxy.quote import argument, word
 
-MALFORMED: Final = Fault(400, "malformed", "what came is no request that can be passed on", kind=UNREADABLE)
 LENGTH: Final = fault("length_required", "the length of the body must be said, because there is a limit")
 ENGINE: Final = fault("engine", "HAProxy failed by itself")
 NO_ENDPOINT: Final = fault("no_endpoint", "no endpoint can take the request")
@@ -50,7 +49,7 @@ def rate(route: Route) -> Fault:
 
 def of_all(config: Config) -> Iterator[str]:
     """The answers that are given before a pool is known, for ``defaults``."""
-    for each in (MALFORMED, problem.HEADER_TIMEOUT, ENGINE, problem.BROKEN, NO_ENDPOINT, problem.FIRST_BYTE):
+    for each in (problem.HEADER_TIMEOUT, ENGINE, problem.BROKEN, NO_ENDPOINT, problem.FIRST_BYTE):
         yield _error(each.status, f"string {word(told(each, config))}")
 
 
