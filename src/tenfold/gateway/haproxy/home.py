@@ -24,7 +24,7 @@ from tenfold.gateway.config import AccessLog, Address
 
 _log: Final = logging.getLogger("tenfold.gateway")
 PREFIX: Final = "tenfold-haproxy-"
-_SAFE: Final = re.compile(r"/[A-Za-z0-9._/-]{1,90}")
+_SAFE: Final = re.compile(r"/[A-Za-z0-9._/-]{1,80}")
 _BACKLOG: Final = 4096
 _OURS: Final = (
     "haproxy.cfg", "haproxy.cfg.new", "master.sock", "stats.sock", "messages", "certificates", "servers.state", "owner"
@@ -43,7 +43,7 @@ class Home:
         directory = tempfile.mkdtemp(prefix=PREFIX) if given is None else os.path.abspath(given)
         if _SAFE.fullmatch(directory) is None:
             raise MisuseError(
-                f"engine.directory: expected a path of up to 90 letters, digits, '.', '_', '-' and '/', "
+                f"engine.directory: expected a path of up to 80 letters, digits, '.', '_', '-' and '/', "
                 f"got {directory!r}"
             )
         os.makedirs(directory, mode=0o700, exist_ok=True)

@@ -81,7 +81,7 @@ def _global(config: Config, place: Place) -> Iterator[str]:
     if gateway.headers_max > 101:
         yield f"tune.http.maxhdr {min(gateway.headers_max, 32767)}"
     if gateway.access_log is not None:
-        yield "log stdout len 8192 format raw local0 info"
+        yield "log stdout len 8192 format raw local0 err"  # HAProxy's own messages there are warnings at most
 
 
 def _defaults(config: Config) -> Iterator[str]:
@@ -108,13 +108,11 @@ def _frontend(config: Config, place: Place) -> Iterator[str]:
     yield f"maxconn {gateway.connections}"
     client = "var(txn.client)" if gateway.trusted or gateway.access_log is not None else "src"
     rules = Rules(config, client)
-    lines: list[str] = []
+    lines: list[str] = [] if gateway.access_log is None else list(_logging(config))
     trusted = _trusting(config, rules, lines)
     lines += rules.choosing()
-    if gateway.access_log is not None:
-        if rules.all is not None:
-            lines.append(f"http-request set-var(txn.route) str({rules.all.name})")
-        lines += _logging(config)
+    if gateway.access_log is not None and rules.all is not None:
+        lines.append(f"http-request set-var(txn.route) str({rules.all.name})")
     for route in config.routes:
         lines += rules.acting(route)
     lines += _forwarding(config, rules, trusted, unix)
@@ -195,10 +193,12 @@ def _logging(config: Config) -> Iterator[str]:
     for name, size in (("Host", 256), ("User-Agent", 512), ("Referer", 1024)):
         yield f"capture request header {name} len {size}"
     yield f"log-format {word(_JSON if log.format == 'json' else _TEXT)}"
+    yield "option log-separate-errors"  # what is no request, and meets no rule
+    yield "http-request set-log-level err"
     if log.sample < 1:
         yield f"http-request set-log-level silent if {{ rand(1000000) ge {round(log.sample * 1_000_000)} }}"
         if log.errors:
-            yield "http-after-response set-log-level info if { status ge 500 }"
+            yield "http-after-response set-log-level err if { status ge 500 }"
 
 
 def _backend(
