@@ -1,12 +1,12 @@
 """The HAProxy engine beside an HAProxy that somebody wrote by hand, with the same features switched on.
 
 Equal work is the fair comparison: what the engine costs is what it generates beside what a person would write for the
-same behaviour, so both have the same pick, retries (and none for a POST), time-outs, counters that can be read, and tell
-the endpoint the same: X-Forwarded-For, -Proto and -Host, Forwarded and X-Request-Id, of which nothing comes from the
-client. `bench.gateway`'s ``cpu_vs_haproxy`` has a leaner HAProxy, which tells the endpoint less. Both run on one core
-with one thread, in pairs of rounds, and the figure is the median of the pairs' ratios: a difference of a twentieth is
-less than what a machine does by itself between the best rounds of two processes (the ratio of those is told as well).
-The engine's figure has the process that drives HAProxy in it.
+same behaviour, so both have the same pick, retries (and none for a POST), time-outs, counters that can be read, and
+tell the endpoint the same: X-Forwarded-For, -Proto and -Host, Forwarded and X-Request-Id, of which nothing comes from
+the client. `bench.gateway`'s ``cpu_vs_haproxy`` has a leaner HAProxy, which tells the endpoint less. Both run on one
+core with one thread, in pairs of rounds, and the figure is the median of the pairs' ratios: a difference of a twentieth
+is less than what a machine does by itself between the best rounds of two processes (their ratio is told as well). The
+engine's figure has the process that drives HAProxy in it.
 """
 
 from __future__ import annotations

@@ -46,17 +46,22 @@ async def test_websocket_and_several_trusted_hops(wire, haproxy):
             writer.transport.abort()
 
             # The client is behind as many trusted hops as there are, and never behind one that is not.
-            found = []
-            for hops in ("203.0.113.1", "203.0.113.1, 10.0.0.1", "9.9.9.9, 203.0.113.1, 10.0.0.2, 10.0.0.1",
-                         "203.0.113.2, 10.0.0.1", "203.0.113.1, 198.51.100.7"):  # fmt: skip
-                found.append((await run.ask(wire.get("/", f"X-Forwarded-For: {hops}"))).status)
+            several = ("203.0.113.1", "203.0.113.1, 10.0.0.1", "9.9.9.9, 203.0.113.1, 10.0.0.2, 10.0.0.1",
+                       "203.0.113.2, 10.0.0.1", "203.0.113.1, 198.51.100.7")  # fmt: skip
+            found = [(await run.ask(wire.get("/", f"X-Forwarded-For: {hops}"))).status for hops in several]
             assert found == [200, 429, 429, 200, 200]
 
 
-async def test_http2_requests_are_carried(wire, haproxy, tmp_path):
-    curl = shutil.which("curl")
-    if curl is None or "HTTP2" not in subprocess.run([curl, "--version"], capture_output=True, text=True).stdout:
+@pytest.fixture
+def curl():
+    """A curl that speaks HTTP/2."""
+    found = shutil.which("curl")
+    if found is None or "HTTP2" not in subprocess.run([found, "--version"], capture_output=True, text=True).stdout:
         pytest.skip("there is no curl that speaks HTTP/2")
+    return found
+
+
+async def test_http2_requests_are_carried(wire, haproxy, curl, tmp_path):
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     own = authority.issue_cert("shop.example")
@@ -74,7 +79,10 @@ async def test_http2_requests_are_carried(wire, haproxy, tmp_path):
             shared = [curl, "-sS", "--http2", "--cacert", f"{tmp_path}/ca.pem", "--max-time", "5", "-w",
                       "\n%{http_version} %{http_code}\n", "--resolve", f"shop.example:{port}:127.0.0.1"]  # fmt: skip
             urls = [f"https://shop.example:{port}/{name}" for name in ("a", "b")]
-            for options, said in ((urls, "none\n2 200\n" * 2), (["-d", "x" * 40_000, urls[0]], "X" * 40_000 + "\n2 200\n")):
+            for options, said in (
+                (urls, "none\n2 200\n" * 2),
+                (["-d", "x" * 40_000, urls[0]], "X" * 40_000 + "\n2 200\n"),
+            ):
                 process = await asyncio.create_subprocess_exec(
                     *shared, *options, stdout=subprocess.PIPE, stderr=subprocess.PIPE
                 )

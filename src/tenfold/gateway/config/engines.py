@@ -356,8 +356,8 @@ CAPABILITIES: Final = (
         "route",
         _always,
         haproxy="differs",
-        why="answers what is no request (400) and a head that takes too long (408) with a page of its own, and 503 where "
-        "an endpoint takes no connection",
+        why="answers what is no request (400) and a head that takes too long (408) with a page of its own, and 503 "
+        "where an endpoint takes no connection",
     ),
     Capability("header changes, redirects, answers, `strip_prefix`", "route", _always),
     Capability(

@@ -11,7 +11,7 @@ from tenfold._core.tasks import Tasks
 from tenfold.balance.endpoint import Endpoint
 from tenfold.gateway.config import Config, Pool
 from tenfold.gateway.config.sources import Source
-from tenfold.gateway.haproxy.process import HAProxyError
+from tenfold.gateway.haproxy.binary import HAProxyError
 
 _WITHIN: Final = 10.0
 

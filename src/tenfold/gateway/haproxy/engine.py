@@ -20,9 +20,10 @@ from tenfold.gateway.admin import AdminServer
 from tenfold.gateway.config import Address, Changes, Config, ConfigFile
 from tenfold.gateway.haproxy import state
 from tenfold.gateway.haproxy.asking import Asking
+from tenfold.gateway.haproxy.binary import HAProxyError, check_version, find_binary
 from tenfold.gateway.haproxy.home import Home, listening, log_output
 from tenfold.gateway.haproxy.keeping import Keeper
-from tenfold.gateway.haproxy.process import HAProxyError, Process, check_version, find_binary
+from tenfold.gateway.haproxy.process import Process
 from tenfold.gateway.haproxy.servers import Override
 
 _QUIET: Final = 0.5

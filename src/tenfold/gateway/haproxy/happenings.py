@@ -31,8 +31,7 @@ class HAProxyRestarted(Event):
 
 @dataclass(frozen=True, slots=True)
 class HAProxyAstray(Event):
-    """HAProxy could not be made what it should be; told once for each reason. It is tried again with every comparison.
-    """
+    """HAProxy could not be made what it should be; told once for each reason, and tried again every few seconds."""
 
     reason: str
 

@@ -21,13 +21,15 @@ from tenfold._core.events import EVENTS
 from tenfold._core.tasks import Tasks
 from tenfold.gateway.config import Changes, Config, Pool, diff
 from tenfold.gateway.haproxy import runtime
+from tenfold.gateway.haproxy.binary import HAProxyError, check_file
 from tenfold.gateway.haproxy.discovering import Discovering
 from tenfold.gateway.haproxy.happenings import HAProxyAstray, HAProxyCorrected, HAProxyReloaded, HAProxyRestarted
 from tenfold.gateway.haproxy.numbers import Numbers
-from tenfold.gateway.haproxy.process import HAProxyError, Leaving, Process, check_file
+from tenfold.gateway.haproxy.process import Process
 from tenfold.gateway.haproxy.render import Place, render
 from tenfold.gateway.haproxy.secrets import secret, write_certificates
 from tenfold.gateway.haproxy.servers import Override, Server, servers
+from tenfold.gateway.haproxy.talking import Leaving
 
 _log: Final = logging.getLogger("tenfold.gateway")
 

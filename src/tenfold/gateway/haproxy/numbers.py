@@ -9,8 +9,10 @@ from typing import Final
 from tenfold._core.events import EVENTS, Hub
 from tenfold.balance.happenings import EndpointDown, EndpointUp
 from tenfold.gateway.haproxy import runtime
-from tenfold.gateway.haproxy.process import HAProxyError, Leaving, Process
+from tenfold.gateway.haproxy.binary import HAProxyError
+from tenfold.gateway.haproxy.process import Process
 from tenfold.gateway.haproxy.servers import Server
+from tenfold.gateway.haproxy.talking import Leaving
 
 _LEAVING: Final = 16
 """Workers that end, whose last numbers are waited for."""

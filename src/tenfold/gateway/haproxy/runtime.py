@@ -88,7 +88,8 @@ def unreachable(wanted: Sequence[Server], has: Mapping[str, Present]) -> str | N
             if not server.numeric:
                 return server.name
         elif server.numeric and not server.address.startswith("unix@"):
-            if now.address != server.address.removeprefix("ipv6@").replace("[", "").replace("]", ""):
+            told = server.address.removeprefix("ipv6@").replace("[", "").replace("]", "")
+            if now.address != told:
                 return server.name
     return None
 
