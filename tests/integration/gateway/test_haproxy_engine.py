@@ -252,8 +252,9 @@ async def test_rolling_replacement_and_five_reloads_under_load_lose_nothing(wire
         assert count[0] > 300
         assert [len(each.seen) for each in old] == seen
         metrics = (await call(gateway, "metrics"))["metrics"]
-        total = next(each["value"] for each in metrics if each["name"] == "tenfold_gateway_requests_total")
-        assert total == count[0]
+        total = next(each for each in metrics if each["name"] == "tenfold_gateway_requests_total")
+        assert total["value"] == count[0]
+        assert total["labels"] == {"pool": "app", "route": "all"}
         assert next(each["value"] for each in metrics if each["name"] == "tenfold_gateway_reloads_total") == 5
 
 
