@@ -124,6 +124,7 @@ async def test_each_limit_that_fires_is_named_as_the_embedded_engine_names_it(wi
                     wire.get("/small", "Transfer-Encoding: chunked", method="POST") + b"1\r\na\r\n0\r\n\r\n"
                 )
                 asked["bad"] = run.ask(b"GET / HTTP/1.1\r\nHost : x\r\n\r\n")
+                asked["host"] = run.ask(b'GET /slow HTTP/1.1\r\nHost: x";for=1.1.1.1;a="\r\n\r\n')
                 asked["dots"] = run.ask(wire.get("/slow/../x"))
                 found = dict(zip(asked, await asyncio.gather(*asked.values()), strict=True))
                 expect(found["slow"], 504, "first_byte_timeout", "pool.first_byte_timeout", 0.3)
@@ -136,6 +137,7 @@ async def test_each_limit_that_fires_is_named_as_the_embedded_engine_names_it(wi
                 expect(found["large"], 413, "body_too_large", "route.body_max", 4)
                 expect(found["unsaid"], 411, "length_required", "route.body_max", 4)
                 assert found["bad"].status == 400
+                assert (found["host"].status, json.loads(found["host"].body)["reason"]) == (400, "host_bad")
                 expect(found["dots"], 400, "dot_segments")
                 expect(found["nowhere"], 404, "no_route")
                 expect(await run.ask(wire.get("/limited")), 429, "rate_limit", "route.rate_limit", "0.0166667/s")

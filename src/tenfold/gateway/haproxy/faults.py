@@ -18,8 +18,10 @@ from tenfold.gateway.config import Config, Pool, Route
 from tenfold.gateway.engine import problem
 from tenfold.gateway.engine.limits import limited
 from tenfold.gateway.engine.problem import Fault, fault
+from tenfold.gateway.framing import Reason, Refusal
 from tenfold.gateway.haproxy.quote import argument, word
 
+HOST: Final = problem.fault_of(Refusal(400, Reason.HOST_BAD))
 LENGTH: Final = fault("length_required", "the length of the body must be said, because there is a limit")
 ENGINE: Final = fault("engine", "HAProxy failed by itself")
 NO_ENDPOINT: Final = fault("no_endpoint", "no endpoint can take the request")
