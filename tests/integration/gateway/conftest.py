@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 from types import SimpleNamespace
 
 import pytest
 import uvloop
 
+from tenfold._core.errors import MisuseError
 from tenfold.gateway.config import read_config
 from tenfold.gateway.engine import Gateway
+from tenfold.gateway.haproxy import HAProxyGateway, find_binary
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 WITHIN = 10.0
@@ -239,8 +242,69 @@ def wire():
     )
 
 
+class Driven:
+    """An HAProxy that runs a configuration, and what a test asks of it."""
+
+    def __init__(self, gateway):
+        self.gateway = gateway
+        self.keeper = gateway.keeper
+
+    async def connect(self, number=0):
+        return await asyncio.open_connection("127.0.0.1", self.gateway.addresses[number].port)
+
+    async def ask(self, data, **how):
+        reader, writer = await self.connect()
+        try:
+            writer.write(data)
+            return await asyncio.wait_for(read_message(reader, **how), WITHIN)
+        finally:
+            writer.transport.abort()
+
+    async def call(self, method, **params):
+        return (await self.gateway.call_all(method, params, timeout=WITHIN))[0]
+
+    async def pids(self):
+        present, old = await self.keeper.process.workers()
+        return [self.gateway.pid, *present, *old]
+
+    async def until(self, condition):
+        """Wait until something is so; fails where it never is. It is in another process, so it is asked again."""
+        async with asyncio.timeout(WITHIN):
+            while not (found := await condition()):  # noqa: ASYNC110 - there is no event between processes
+                await asyncio.sleep(0.02)
+            return found
+
+    async def endpoint(self, id, pool="app"):
+        """What is told of an endpoint now."""
+        return (await self.call("state"))["pools"][pool]["endpoints"][id]
+
+
+@contextlib.asynccontextmanager
+async def driven(text, file=None):
+    """An HAProxy of that configuration; nothing of it is left afterwards."""
+    gateway = HAProxyGateway(read_config(text, environ={}, engine="haproxy"))
+    gateway.file = file
+    async with gateway:
+        run = Driven(gateway)
+        left = [gateway.keeper.process.directory, *(f"/proc/{pid}/exe" for pid in await run.pids())]
+        yield run
+    assert [each for each in left if await asyncio.to_thread(os.path.exists, each)] == []
+
+
+@pytest.fixture
+def haproxy():
+    """`driven`, where there is an HAProxy."""
+    try:
+        find_binary()
+    except MisuseError:
+        pytest.skip("there is no HAProxy")
+    return driven
+
+
 def pytest_asyncio_loop_factories(config, item):
     """Everything holds on both loops; a gateway in a process of its own has a loop of its own."""
+    if "haproxy" in item.fixturenames:
+        return {"asyncio": asyncio.new_event_loop}
     if "process" in item.fixturenames:
         return {"uvloop": uvloop.new_event_loop}
     return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tenfold._core.errors import MisuseError
 from tenfold.gateway.config import Config, Gateway, HeaderChanges, Respond, Route, Router
-from tenfold.gateway.haproxy.process import HAProxyError, check_file, find_binary
+from tenfold.gateway.haproxy.binary import HAProxyError, check_file, find_binary
 from tenfold.gateway.haproxy.render import Place, render
 
 try:

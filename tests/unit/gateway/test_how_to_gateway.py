@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 import tenfold
+from tenfold._core.errors import MisuseError
 from tenfold.cli.gateway import check
 from tenfold.gateway import Gateway, GatewayConfigError, read_config
+from tenfold.gateway.haproxy import HAProxyGateway, find_binary
 
 httpx2 = pytest.importorskip("httpx2", reason="the blocks use it")
 pytest.importorskip("httptools", reason="the gateway reads with it")
@@ -108,6 +110,18 @@ def test_what_the_check_for_haproxy_prints_is_what_the_page_shows(folder, capsys
     assert check(Path("site.toml"), engine="embedded") == 0
     with pytest.raises(GatewayConfigError, match="circuit breaker"):
         read_config((folder / "refused.toml").read_text("utf-8"), engine="haproxy")
+
+
+@pytest.mark.parametrize("name", ["site.toml", "haproxy.toml"])
+async def test_the_files_of_the_move_are_served_by_haproxy(servers, name):
+    try:
+        find_binary()
+    except MisuseError:
+        pytest.skip("there is no HAProxy")
+    config = read_config(placed(files()[name], servers), environ={}, engine="haproxy")
+    async with HAProxyGateway(config) as gateway, httpx2.AsyncClient(trust_env=False) as client:
+        for _ in range(2):
+            assert (await client.get(f"http://{gateway.addresses[0]}/")).status_code == 200
 
 
 async def test_the_purges_of_the_page_are_taken(servers):

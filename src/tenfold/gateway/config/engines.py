@@ -351,6 +351,14 @@ CAPABILITIES: Final = (
         haproxy="no",
         why="has fixed limits; say max_in_flight",
     ),
+    Capability(
+        "problems (RFC 9457) that name the limit which fired",
+        "route",
+        _always,
+        haproxy="differs",
+        why="answers what is no request (400) and a head that takes too long (408) with a page of its own, and 503 "
+        "where an endpoint takes no connection",
+    ),
     Capability("header changes, redirects, answers, `strip_prefix`", "route", _always),
     Capability(
         "body limits",

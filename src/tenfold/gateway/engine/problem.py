@@ -39,6 +39,7 @@ PROBLEMS: Final[dict[str, Problem]] = {
     "head_too_large": Problem(431, "The request's head is too large", "gateway.header_max", "bytes"),
     "line_too_long": Problem(414, "The request line is too long"),
     "too_many_fields": Problem(431, "The request has too many headers", "gateway.headers_max"),
+    "length_required": Problem(411, "The length of the request's body must be said", "route.body_max", "bytes"),
     "body_too_large": Problem(413, "The request's body is too large", "route.body_max", "bytes"),
     "rate_limit": Problem(429, "Too many requests", "route.rate_limit"),
     "rate_limit_store": Problem(429, "The rate limit's store does not answer", "route.rate_limit.on_store_error"),
@@ -60,6 +61,7 @@ PROBLEMS: Final[dict[str, Problem]] = {
     "tls_self_signed": Problem(502, "The endpoint's certificate is self-signed", "pool.tls"),
     "tls_unknown_authority": Problem(502, "The endpoint's certificate is of an unknown authority", "pool.tls"),
     "tls_handshake": Problem(502, "The TLS handshake with the endpoint failed", "pool.tls"),
+    "engine": Problem(500, "HAProxy failed by itself"),
     "upstream_stalled": Problem(504, "The endpoint took the request too slowly", "pool.body_timeout", "s"),
     "upstream_broken": Problem(502, "The endpoint closed the connection without an answer"),
     "upstream_invalid": Problem(502, "The endpoint's answer cannot be passed on"),
@@ -155,8 +157,8 @@ def measured(given: Fault, scope: Scope) -> Fault:
     return given._replace(limit=limit, value=value)
 
 
-def render(fault: Fault, *, close: bool, request_id: bytes = b"", extra: bytes = b"", head_only: bool = False) -> bytes:
-    """The bytes of the answer. ``extra`` are header lines with their ends."""
+def document(fault: Fault) -> dict[str, object]:
+    """What a client is told, but for the request's id."""
     kind = fault.kind or fault.reason
     row = PROBLEMS.get(kind)
     title = UNREADABLE_TITLE if row is None else row.title
@@ -170,6 +172,12 @@ def render(fault: Fault, *, close: bool, request_id: bytes = b"", extra: bytes =
         told["limit"] = fault.limit
         if fault.value is not None:
             told["limit_value"] = fault.value
+    return told
+
+
+def render(fault: Fault, *, close: bool, request_id: bytes = b"", extra: bytes = b"", head_only: bool = False) -> bytes:
+    """The bytes of the answer. ``extra`` are header lines with their ends."""
+    told = document(fault)
     if request_id:
         told["request_id"] = request_id.decode("latin-1")
     body = json.dumps(told).encode()

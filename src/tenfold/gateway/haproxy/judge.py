@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tenfold._core.errors import MisuseError
 from tenfold.gateway.config import Config
-from tenfold.gateway.haproxy.process import HAProxyError, check_file, find_binary
+from tenfold.gateway.haproxy.binary import HAProxyError, check_file, find_binary
 from tenfold.gateway.haproxy.render import Place, render
 from tenfold.gateway.haproxy.secrets import secret, write_certificates
 

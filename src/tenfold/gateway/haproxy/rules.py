@@ -9,20 +9,17 @@ route takes all there is no such variable and nothing is compared.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from math import ceil
 from typing import Any, Final
 
 from tenfold.gateway.config import Config, HeaderChanges, Route
 from tenfold.gateway.engine import problem
-from tenfold.gateway.engine.problem import PHRASES, Fault
+from tenfold.gateway.engine.problem import Fault
+from tenfold.gateway.haproxy.faults import LENGTH, rate, refuse, told
 from tenfold.gateway.haproxy.quote import argument, literal, word
 from tenfold.resilience.deadline import TIMEOUT_HEADER
 
-LENGTH: Final = Fault(411, "length_required", "the length of the body must be said, because there is a limit",
-                      "body_max")  # fmt: skip
-LIMITED: Final = Fault(429, "rate_limit", "too many requests", "route.rate_limit")
 _MILLION: Final = 1_000_000
 
 
@@ -43,22 +40,6 @@ def ordered(config: Config) -> list[tuple[Route, str]]:
             rank = (*specific, not route.exact, -length, -len(route.headers), not route.methods, number)
             rows.append((rank, (route, host.lower())))
     return [row for _, row in sorted(rows, key=lambda each: each[0])]
-
-
-def told(fault: Fault) -> str:
-    """The body of a problem."""
-    title = PHRASES.get(fault.status, b"Error").decode()
-    found = {"type": "about:blank", "title": title, "status": fault.status, "detail": fault.detail,
-             "reason": fault.reason}  # fmt: skip
-    return json.dumps(found | ({"limit": fault.limit} if fault.limit else {}))
-
-
-def refuse(fault: Fault, condition: str, more: str = "") -> str:
-    """A rule that answers with a problem."""
-    return (
-        f"http-request return status {fault.status} content-type application/problem+json "
-        f"string {word(told(fault))}{more} if {condition}"
-    )
 
 
 class Rules:
@@ -89,6 +70,10 @@ class Rules:
         held = " ".join(each for each in conditions if each)
         return f" if {held}" if held else ""
 
+    def refuse(self, fault: Fault, condition: str, more: str = "", route: Route | None = None) -> str:
+        """A rule that answers with a problem."""
+        return refuse(fault, told(fault, self.config, route=route), condition, more)
+
     # -- which route --------------------------------------------------------------------------------------------------
 
     def choosing(self) -> Iterator[str]:
@@ -96,7 +81,7 @@ class Rules:
         if self.all is not None:
             return
         dots = self.acl(r"path -m reg -i " + word(r"/(\.|%2e){1,2}(/|$)"))
-        yield refuse(problem.DOTS, f"{self.acl('path -m sub /. /%')} {dots}")
+        yield self.refuse(problem.DOTS, f"{self.acl('path -m sub /. /%')} {dots}")
         rows = ordered(self.config)
         if any(host for _, host in rows):
             yield "http-request set-var(txn.host) req.hdr(host),host_only,lower"
@@ -108,7 +93,7 @@ class Rules:
                 found.append(self.acl(f"method {' '.join(route.methods)}"))
             found += [each for name, wanted in route.headers.items() for each in self._header(name, wanted)]
             yield f"http-request set-var(txn.route) str({route.name}){self.iff(*found)}"
-        yield refuse(problem.NO_ROUTE, undecided)
+        yield self.refuse(problem.NO_ROUTE, undecided)
 
     def _host(self, host: str) -> list[str]:
         if not host:
@@ -140,11 +125,11 @@ class Rules:
         most = self.config.gateway.body_max if route.body_max is None else route.body_max
         if most is not None:
             chunked = self.acl("req.hdr_cnt(transfer-encoding) gt 0")
-            yield refuse(LENGTH, f"{mine} {chunked}")
+            yield self.refuse(LENGTH, f"{mine} {chunked}", route=route)
             unsaid = [self.acl("req.ver 2.0"), self.acl("method POST PUT PATCH"), "!" + self.acl("req.hdr_cnt(content-length) gt 0")]  # fmt: skip # noqa: E501
             if self.config.gateway.http2:
-                yield refuse(LENGTH, " ".join([mine, *unsaid]))
-            yield refuse(problem.BODY_MAX, f"{mine} {self.acl(f'req.body_size gt {most}')}")
+                yield self.refuse(LENGTH, " ".join([mine, *unsaid]), route=route)
+            yield self.refuse(problem.BODY_MAX, f"{mine} {self.acl(f'req.body_size gt {most}')}", route=route)
         yield from self._limited(route, mine)
         if route.pool is None:
             yield self._own(route, mine)
@@ -171,7 +156,7 @@ class Rules:
         window = float(limit.burst or 1) / float(limit.rate)
         yield f"http-request track-sc0 {word(key)} table {table}{self.iff(mine)}"
         over = self.acl(f"sc0_gpc0_rate({table}) ge {limit.burst}")
-        yield refuse(LIMITED, f"{mine} {over}", f" hdr Retry-After {max(1, ceil(window))}")
+        yield self.refuse(rate(route), f"{mine} {over}", f" hdr Retry-After {max(1, ceil(window))}")
         yield f"http-request sc-inc-gpc0(0){self.iff(mine)}"
 
     def selected(self, selector: str) -> str:

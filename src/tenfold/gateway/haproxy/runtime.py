@@ -14,13 +14,12 @@ import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from tenfold.gateway.haproxy.servers import Server
 
 _MAINT: Final = 0x01 | 0x02 | 0x04
 _DRAIN: Final = 0x08 | 0x10
-PREFIX: Final = "tenfold_gateway_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +78,44 @@ def commands(backend: str, wanted: Sequence[Server], has: Mapping[str, Present])
             yield f"del server {backend}/{name}"
 
 
+def unreachable(wanted: Sequence[Server], has: Mapping[str, Present]) -> str | None:
+    """A server that commands cannot make of what a backend has: one that moved, or a new one whose name must be looked
+    up.
+    """
+    for server in wanted:
+        now = has.get(server.name)
+        if now is None:
+            if not server.numeric:
+                return server.name
+        elif server.numeric and not server.address.startswith("unix@"):
+            told = server.address.removeprefix("ipv6@").replace("[", "").replace("]", "")
+            if now.address != told:
+                return server.name
+    return None
+
+
+def down(text: str, wanted: Mapping[str, Sequence[Server]]) -> str:
+    """What the next worker must know of ``show servers state``: the servers that checks have found down, with the
+    weights of the file.
+    """
+    ready = {(f"pool.{pool}", each.name): each for pool, several in wanted.items() for each in several
+             if each.state == "ready" and "check" in each.options}  # fmt: skip
+    kept = []
+    columns: list[str] = []
+    for line in text.splitlines():
+        fields = line.split()
+        if line.startswith("#"):
+            columns = line[1:].split()
+            kept.append(line)
+        elif len(fields) >= len(columns) > 0:
+            row = dict(zip(columns, fields, strict=False))
+            server = ready.get((row["be_name"], row["srv_name"]))
+            if server is not None and row["srv_op_state"] == "0":
+                row |= {"srv_uweight": str(server.weight), "srv_iweight": str(server.weight), "srv_admin_state": "0"}
+                kept.append(" ".join(row[column] for column in columns))
+    return "\n".join(["1", *kept, ""])
+
+
 def table(text: str) -> list[dict[str, str]]:
     """The answer to ``show stat``: its rows by the names of columns."""
     return list(csv.DictReader(io.StringIO(text.lstrip("# "))))
@@ -86,7 +123,7 @@ def table(text: str) -> list[dict[str, str]]:
 
 _COUNTED: Final = (
     "stot", "bin", "bout", "ereq", "econ", "eresp", "wretr", "wredis", "cli_abrt", "req_tot", "hrsp_1xx", "hrsp_2xx",
-    "hrsp_3xx", "hrsp_4xx", "hrsp_5xx", "cache_hits", "cache_lookups", "conn_tot",
+    "hrsp_3xx", "hrsp_4xx", "hrsp_5xx", "cache_hits", "cache_lookups", "conn_tot", "srv_abrt", "connect",
 )  # fmt: skip
 Key = tuple[str, str, str]
 
@@ -122,52 +159,13 @@ class Totals:
         return self._sums.get((proxy, name, column), 0)
 
 
-def samples(
-    rows: Sequence[Mapping[str, str]], totals: Totals, servers: Mapping[str, Sequence[Server]], edge: bool, reloads: int
-) -> list[dict[str, Any]]:
-    """The metrics, under the names that all engines share."""
-    found: list[dict[str, Any]] = []
-
-    def add(name: str, value: float, **labels: str) -> None:
-        found.append({"name": PREFIX + name, "labels": labels, "value": value})
-
-    now = {(row["pxname"], row["svname"]): row for row in rows}
-    front = now.get(("in", "FRONTEND"), {})
-    add("connections", int(front.get("scur") or 0))
-    add("connections_accepted_total", totals.get("in", "FRONTEND", "conn_tot"))
-    add("bytes_in_total", totals.get("in", "FRONTEND", "bin"))
-    add("bytes_out_total", totals.get("in", "FRONTEND", "bout"))
-    add("refused_total", totals.get("in", "FRONTEND", "ereq"))
-    add("reloads_total", reloads)
-    retries = failovers = 0
-    for pool, several in servers.items():
-        backend = f"pool.{pool}"
-        add("requests_total", totals.get(backend, "BACKEND", "stot"), pool=pool)
-        for code in range(1, 6):
-            add("responses_total", totals.get(backend, "BACKEND", f"hrsp_{code}xx"), pool=pool, code=f"{code}xx")
-        add("queue", int(now.get((backend, "BACKEND"), {}).get("qcur") or 0), pool=pool)
-        retries += totals.get(backend, "BACKEND", "wretr")
-        failovers += totals.get(backend, "BACKEND", "wredis")
-        for server in several:
-            row = now.get((backend, server.name), {})
-            labels = {"pool": pool, "endpoint": server.id}
-            add("endpoint_requests_total", totals.get(backend, server.name, "stot"), **labels)
-            failures = sum(totals.get(backend, server.name, column) for column in ("econ", "eresp"))
-            add("endpoint_failures_total", failures, **labels)
-            add("endpoint_up", int(up(row)), **labels)
-            add("endpoint_weight", int(row.get("weight") or 0), **labels)
-            add("endpoint_in_flight", int(row.get("scur") or 0), **labels)
-    add("retries_total", retries)
-    add("failovers_total", failovers)
-    if edge:
-        hits = sum(totals.get(f"pool.{pool}", "BACKEND", "cache_hits") for pool in servers)
-        lookups = sum(totals.get(f"pool.{pool}", "BACKEND", "cache_lookups") for pool in servers)
-        add("edge_hits_total", hits)
-        add("edge_misses_total", lookups - hits)
-    return found
-
-
 def up(row: Mapping[str, str]) -> bool:
     """Whether an endpoint may be given work."""
     status = row.get("status", "")
     return status.startswith(("UP", "no check")) and (row.get("weight") or "0") != "0"
+
+
+def why(row: Mapping[str, str]) -> str:
+    """What the last check of an endpoint said; "" where there is none."""
+    said = " ".join(filter(None, (row.get("check_status"), row.get("check_code"), row.get("last_chk"))))
+    return said.removeprefix("* ")

@@ -1,0 +1,17 @@
+"""The same policy elsewhere: Kubernetes, KEDA and Azure Container Apps.
+
+::
+
+    from tenfold.autoscale import ScalePolicy, Target
+    from tenfold.autoscale.export import Workload, kubernetes
+
+    policy = ScalePolicy(least=2, most=8, targets=(Target.in_flight(20), Target.cpu("70%", request=0.5)))
+    print(kubernetes(Workload(name="shop", image="registry.example/shop:1", cpu=0.5), policy).text)
+"""
+
+from tenfold.autoscale.export.azure import azure
+from tenfold.autoscale.export.keda import keda
+from tenfold.autoscale.export.kubernetes import kubernetes
+from tenfold.autoscale.export.workload import Export, Workload, requests
+
+__all__ = ["Export", "Workload", "azure", "keda", "kubernetes", "requests"]

@@ -1,0 +1,36 @@
+"""PostgreSQL in several shards: answered as one database would, or refused with the reason. See `ShardedCluster`."""
+
+from tenfold.db.shards.cluster import MapChanged, ShardedCluster
+from tenfold.db.shards.errors import CannotAnswer, CrossShard, PartialWrite, ShardError, StaleMap, TooManyGroups
+from tenfold.db.shards.ids import ClockWentBack, Snowflake, Uuid7, snowflake_parts, uuid7
+from tenfold.db.shards.lease import LeaseLost, NoWorkerFree, SnowflakeIds
+from tenfold.db.shards.map import DirectoryStrategy, HashStrategy, RangeStrategy, ShardMap
+from tenfold.db.shards.plan import plan
+from tenfold.db.shards.scheme import Scheme
+from tenfold.db.shards.shape import Plan
+
+__all__ = [
+    "CannotAnswer",
+    "ClockWentBack",
+    "CrossShard",
+    "DirectoryStrategy",
+    "HashStrategy",
+    "LeaseLost",
+    "MapChanged",
+    "NoWorkerFree",
+    "PartialWrite",
+    "Plan",
+    "RangeStrategy",
+    "Scheme",
+    "ShardError",
+    "ShardMap",
+    "ShardedCluster",
+    "Snowflake",
+    "SnowflakeIds",
+    "StaleMap",
+    "TooManyGroups",
+    "Uuid7",
+    "plan",
+    "snowflake_parts",
+    "uuid7",
+]

@@ -1,0 +1,76 @@
+"""What the sharded cluster raises of its own."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tenfold._core.errors import MisuseError, TenfoldError
+
+
+class ShardError(TenfoldError):
+    """Root of this package's errors."""
+
+
+class CannotAnswer(ShardError, MisuseError):
+    """The statement has no answer that would be that of one database, so it was not sent.
+
+    ``reason`` says why, ``instead`` what to do.
+    """
+
+    def __init__(self, reason: str, instead: str) -> None:
+        super().__init__(f"{reason}; {instead}")
+        self.reason: Final = reason
+        self.instead: Final = instead
+
+
+class CrossShard(CannotAnswer):
+    """A second shard in one transaction. ``bound`` is the transaction's shard, ``wanted`` the statement's."""
+
+    def __init__(self, bound: str, wanted: str) -> None:
+        super().__init__(
+            f"the transaction is bound to shard {bound} and the statement belongs to {wanted}",
+            "commit first and use another session; for one change on two shards write an outbox row in the same "
+            "transaction and let a worker carry it over",
+        )
+        self.bound: Final = bound
+        self.wanted: Final = wanted
+
+
+class StaleMap(ShardError):
+    """A shard's epoch is not the map's. Nothing of the statement has happened.
+
+    ``shard`` says where, ``expected`` is the map's epoch, ``found`` the shard's.
+    """
+
+    def __init__(self, shard: str, expected: int, found: int) -> None:
+        super().__init__(
+            f"shard {shard} is at epoch {found} of the map, this process at {expected}: the map is being changed; "
+            "if it stays so, a change was interrupted and `await cluster.repair()` ends it"
+        )
+        self.shard: Final = shard
+        self.expected: Final = expected
+        self.found: Final = found
+
+
+class TooManyGroups(ShardError):
+    """More groups or distinct rows to merge than ``limit``."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"more than {limit} groups or distinct rows to merge in memory; group by the shard key, narrow the "
+            "WHERE, or raise max_groups"
+        )
+        self.limit: Final = limit
+
+
+class PartialWrite(ShardError):
+    """Some shards have committed their part, others not. ``done``: rows by shard, ``failed``: error by shard."""
+
+    def __init__(self, done: dict[str, int], failed: dict[str, Exception]) -> None:
+        shown = "; ".join(f"{shard}: {type(error).__name__}: {error}" for shard, error in failed.items())
+        super().__init__(
+            f"{sum(done.values())} rows are stored on {', '.join(done) or 'no shard'}, and these failed: {shown}; "
+            "insert again with ON CONFLICT DO NOTHING"
+        )
+        self.done: Final = done
+        self.failed: Final = failed

@@ -1,0 +1,137 @@
+"""Sending a plan to its shards and putting the answer together: in parallel, bounded, and with nothing left behind.
+
+Each shard's part is one autocommit statement on one connection. Short answers and groups are fetched whole; `stream`
+opens a cursor on each shard and reads one batch ahead, so two batches a shard are the most that is held. There is no
+snapshot common to the shards: each part is consistent in itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import Any, Final
+
+from sqlalchemy.engine import Result
+from sqlalchemy.engine.result import IteratorResult, SimpleResultMetaData
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncResult
+
+from tenfold.db.shards.merge import combine, kmerge
+from tenfold.db.shards.order import Row
+from tenfold.db.shards.parallel import together
+from tenfold.db.shards.shape import Plan
+from tenfold.db.shards.store import check_epoch, epoch_of
+
+Engines = Mapping[str, AsyncEngine]
+_AUTOCOMMIT: Final = {"isolation_level": "AUTOCOMMIT"}
+
+
+async def fetch(
+    plan: Plan, parameters: Any, engines: Engines, epoch: int, *, concurrency: int, max_groups: int
+) -> Result[Any]:
+    """The whole answer of a scatter plan. Raises `StaleMap` when a shard is under another map."""
+    assert plan.merge is not None
+
+    async def part(shard: str) -> tuple[Sequence[str], Sequence[Row]]:
+        async with engines[shard].connect() as connection:
+            await connection.execution_options(**_AUTOCOMMIT)
+            found = await connection.execute(plan.statement, parameters)
+            keys, rows = tuple(found.keys()), found.all()
+            check_epoch(shard, epoch, rows[0][-1] if rows else await epoch_of(connection))
+            return keys, rows
+
+    parts = await together([partial(part, shard) for shard in plan.shards], concurrency)
+    rows = combine(plan.merge, [rows for _, rows in parts], max_groups=max_groups)
+    return _result(plan, parts[0][0], engines, iter(rows))
+
+
+@asynccontextmanager
+async def stream(
+    plan: Plan, parameters: Any, engines: Engines, epoch: int, *, batch: int, max_groups: int
+) -> AsyncIterator[AsyncIterator[Any]]:
+    """The rows of a scatter plan as they come. All cursors and connections are closed at the end of the block."""
+    assert plan.merge is not None
+    async with AsyncExitStack() as stack:
+
+        async def opened(shard: str) -> _Feed:
+            connection = await stack.enter_async_context(engines[shard].connect())
+            feed = _Feed(shard, connection)
+            stack.push_async_callback(feed.close)
+            await feed.open(plan.statement, parameters, batch, epoch)
+            return feed
+
+        feeds = await together([partial(opened, shard) for shard in plan.shards], len(plan.shards))
+        made = _row_maker(plan, feeds[0].keys, engines)
+        merged = kmerge(plan.merge, [feed.rows() for feed in feeds], max_groups=max_groups)
+        yield _made(merged, made)
+
+
+async def _made(
+    rows: AsyncIterator[tuple[Any, ...]], made: Callable[[Iterator[Any]], Result[Any]]
+) -> AsyncIterator[Any]:
+    async for values in rows:
+        yield made(iter([values])).one()
+
+
+class _Feed:
+    """One shard's cursor, a batch ahead of its reader."""
+
+    def __init__(self, shard: str, connection: AsyncConnection) -> None:
+        self.shard, self.connection = shard, connection
+        self.keys: Sequence[str] = ()
+        self._result: AsyncResult[Any] | None = None
+        self._next: asyncio.Task[Sequence[Row]] | None = None
+        self._batch = 0
+
+    async def open(self, statement: Any, parameters: Any, batch: int, epoch: int) -> None:
+        self._batch = batch
+        statement = statement.execution_options(yield_per=batch)
+        self._result = await self.connection.stream(statement, parameters)
+        self.keys = tuple(self._result.keys())
+        first = await self._result.fetchmany(batch)
+        check_epoch(self.shard, epoch, first[0][-1] if first else await epoch_of(self.connection))
+        self._next = asyncio.create_task(self._ready(first))
+
+    async def _ready(self, rows: Sequence[Row]) -> Sequence[Row]:
+        return rows
+
+    async def _fetch(self) -> Sequence[Row]:
+        assert self._result is not None
+        return await self._result.fetchmany(self._batch)
+
+    async def rows(self) -> AsyncIterator[Row]:
+        while self._next is not None:
+            rows = await self._next
+            self._next = asyncio.create_task(self._fetch()) if len(rows) == self._batch else None
+            for row in rows:
+                yield row
+
+    async def close(self) -> None:
+        if self._next is not None:
+            self._next.cancel()
+            await asyncio.wait([self._next])
+            self._next = None
+        if self._result is not None:
+            await self._result.close()
+
+
+def _result(plan: Plan, keys: Sequence[str], engines: Engines, rows: Iterator[Any]) -> Result[Any]:
+    return _row_maker(plan, keys, engines)(rows)
+
+
+def _row_maker(plan: Plan, keys: Sequence[str], engines: Engines) -> Callable[[Iterator[Any]], Result[Any]]:
+    """A function from tuples to a result whose rows are SQLAlchemy's, found by name, position and column."""
+    assert plan.merge is not None
+    names = list(keys[: len(plan.columns)])
+    if plan.merge.groups is not None:
+        names = _names(plan, engines)
+    metadata = SimpleResultMetaData(names, extra=[(column,) for column in plan.columns])
+    return lambda rows: IteratorResult(metadata, rows)
+
+
+def _names(plan: Plan, engines: Engines) -> list[str]:
+    """The names that the unpushed select list has in a result."""
+    dialect = engines[plan.shards[0]].dialect
+    compiled: Any = plan.original.compile(dialect=dialect)
+    return [str(entry.keyname) for entry in compiled._result_columns]

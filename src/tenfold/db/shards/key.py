@@ -1,0 +1,157 @@
+"""Which keys a statement can touch: of INSERT, UPDATE, DELETE and SELECT, with the selects inside. See `tables`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from sqlalchemy import Delete, Insert, Select, Update
+from sqlalchemy.sql import visitors
+from sqlalchemy.sql.elements import (
+    BindParameter,
+    ColumnClause,
+)
+from sqlalchemy.sql.selectable import Join, SelectBase
+
+from tenfold._core.errors import MisuseError
+from tenfold.db.shards.errors import CannotAnswer
+from tenfold.db.shards.keys import Key, check
+from tenfold.db.shards.scheme import Everywhere, Scheme, Sharded
+from tenfold.db.shards.tables import Located, Tables, final_froms, leaves, value_of
+
+Parameters = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
+_PINNED: Final = (
+    "pin it with WHERE on the shard key, or say execution_options(shard_key=…) to run it as it stands on that shard"
+)
+
+
+def locate(statement: Any, parameters: Parameters, scheme: Scheme) -> Located:
+    """The keys of a Core or ORM statement. Raises `CannotAnswer` for what cannot be analysed."""
+    if isinstance(statement, Insert):
+        rows = insert_keys(statement, parameters, scheme)
+        return Located(frozenset(rows))
+    if isinstance(statement, Update | Delete):
+        return _locate_change(statement, parameters, scheme)
+    if isinstance(statement, SelectBase):
+        return _locate_query(statement, parameters, scheme)
+    raise CannotAnswer(
+        f"a {type(statement).__name__} says nothing about its keys", "say execution_options(shard_key=…)"
+    )
+
+
+def insert_keys(statement: Insert, parameters: Parameters, scheme: Scheme) -> list[Key]:
+    """The shard key of each row of an INSERT, in order."""
+    known = scheme.of(statement.table)
+    if isinstance(known, Everywhere):
+        raise CannotAnswer(
+            f"{statement.table} stands on every shard, and a write reaches one",
+            "write it on each shard by name: cluster.session(shard=…)",
+        )
+    if statement.select is not None:
+        raise CannotAnswer("INSERT … SELECT may read one shard and write another", "read first, then insert the rows")
+    rows: list[Mapping[Any, Any]] = [
+        dict(zip(statement.table.c, row, strict=False)) if not isinstance(row, Mapping) else row
+        for many in statement._multi_values
+        for row in many
+    ]
+    fixed: Mapping[Any, Any] = statement._values or {}
+    if not rows:
+        given: list[Mapping[str, Any]] = [parameters] if isinstance(parameters, Mapping) else list(parameters or [{}])
+        rows = [{**fixed, **row} for row in given]
+    return [_row_key(statement.table, known, row, parameters) for row in rows]
+
+
+def _row_key(table: Any, known: Sharded, row: Mapping[Any, Any], parameters: Parameters) -> Key:
+    column = table.c[known.column]
+    for name, value in row.items():
+        if (
+            name in (known.column, column.key)
+            if isinstance(name, str)
+            else name is column or hash(name) == hash(column)
+        ):
+            if isinstance(value, BindParameter):
+                value = value_of(value, parameters if isinstance(parameters, Mapping) else None)
+            return check(value, known.kind)
+    raise CannotAnswer(
+        f"a row for {table} comes without its shard key {known.column}",
+        "give it as a value: defaults of the database are not known in time",
+    )
+
+
+def _locate_change(statement: Update | Delete, parameters: Parameters, scheme: Scheme) -> Located:
+    known = scheme.of(statement.table)
+    if isinstance(known, Everywhere):
+        raise CannotAnswer(
+            f"{statement.table} stands on every shard, and a write reaches one",
+            "write it on each shard by name: cluster.session(shard=…)",
+        )
+    many: list[Mapping[str, Any] | None] = (
+        [parameters] if parameters is None or isinstance(parameters, Mapping) else list(parameters)
+    )
+    if isinstance(statement, Update):
+        column = statement.table.c[known.column]
+        names = {getattr(name, "key", name) for name in (statement._values or {})}
+        if {known.column, column.key} & names or any(known.column in (row or {}) for row in many):
+            raise CannotAnswer(
+                f"an UPDATE of the shard key {column} would have to move the row",
+                "insert it under the new key and delete the old one, by outbox",
+            )
+    criteria = list(statement._where_criteria)
+    froms: dict[int, Any] = {hash(statement.table): statement.table}
+    for term in criteria:
+        for node in visitors.iterate(term):
+            if isinstance(node, ColumnClause) and node.table is not None and not _inside_query(criteria, node):
+                froms.setdefault(hash(node.table), node.table)
+    tables = Tables(list(froms.values()), [], scheme)
+    keys: set[Key] = set()
+    for row in many:
+        found = tables.restrict(criteria, row)
+        _check_nested(statement, found, row, scheme)
+        if found.apart:
+            raise CannotAnswer(found.apart, _PINNED)
+        if found.keys is None:
+            raise CannotAnswer(f"the write to {statement.table} does not say which {known.column} it changes", _PINNED)
+        keys |= found.keys
+    return Located(frozenset(keys))
+
+
+def _inside_query(criteria: Iterable[Any], node: Any) -> bool:
+    """Whether a column belongs to a nested SELECT's FROM rather than to the statement's own."""
+    return any(
+        isinstance(inner, Select) and hash(node.table) in {hash(leaf) for leaf in leaves(final_froms(inner))}
+        for term in criteria
+        for inner in visitors.iterate(term)
+    )
+
+
+def _locate_query(statement: SelectBase, parameters: Parameters, scheme: Scheme) -> Located:
+    row = parameters if isinstance(parameters, Mapping) or parameters is None else None
+    if parameters is not None and row is None:
+        raise MisuseError("parameters: expected one mapping for a SELECT, got a list")
+    found = _locate_select(statement, row, scheme) if isinstance(statement, Select) else Located(None, sharded=False)
+    return _check_nested(statement, found, row, scheme)
+
+
+def _locate_select(statement: Select[Any], row: Mapping[str, Any] | None, scheme: Scheme) -> Located:
+    joins: list[Join] = []
+    tables = Tables(list(leaves(final_froms(statement), joins)), joins, scheme)
+    return tables.restrict(statement._where_criteria, row)
+
+
+def _check_nested(outer: Any, found: Located, row: Mapping[str, Any] | None, scheme: Scheme) -> Located:
+    """Selects inside the statement must be pinned to the very keys of the whole."""
+    keys, sharded, apart = found.keys, found.sharded, found.apart
+    for node in visitors.iterate(outer):
+        if node is outer or not isinstance(node, Select | Insert | Update | Delete):
+            continue
+        if not isinstance(node, Select):
+            raise CannotAnswer("a write inside another statement is not analysed", "run it as a statement of its own")
+        inner = _locate_select(node, row, scheme)
+        if not inner.sharded:
+            continue
+        if not sharded:
+            keys, sharded, apart = inner.keys, True, inner.apart
+        pinned = inner.keys is not None and len(inner.keys) == 1 and inner.keys == keys
+        if inner.apart or not pinned:
+            apart = apart or inner.apart or "a subquery over a sharded table would see the rows of one shard only"
+    return Located(keys, sharded, apart)

@@ -1,0 +1,105 @@
+"""Worker numbers under a lease in a real database: never held twice, never used twice in a millisecond."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from tenfold._core.clock import SystemClock
+from tenfold.db.shards import ClockWentBack, LeaseLost, NoWorkerFree, SnowflakeIds, snowflake_parts
+from tenfold.servers import Postgres
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    with asyncio.Runner() as runner:
+        server = Postgres()
+        runner.run(server.start())
+        try:
+            yield server
+        finally:
+            runner.run(server.close())
+
+
+@pytest.fixture
+async def engine(server: Postgres) -> AsyncIterator[AsyncEngine]:
+    engine = create_async_engine(server.url.replace("postgresql:", "postgresql+asyncpg:"))
+    async with engine.begin() as connection:
+        await connection.execute(sa.text("DROP TABLE IF EXISTS tenfold_worker"))
+    yield engine
+    await engine.dispose()
+
+
+class Stepped(SystemClock):
+    """The machine's clocks, the wall clock off by ``by`` seconds."""
+
+    __slots__ = ("by",)
+
+    def __init__(self, by: float = 0.0) -> None:
+        self.by = by
+
+    def time(self) -> float:  # type: ignore[override]
+        return super().time() + self.by
+
+
+async def expire(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(sa.text("UPDATE tenfold_worker SET until = '-infinity'"))
+
+
+async def test_holders_at_once_have_different_numbers(engine: AsyncEngine) -> None:
+    sources = [SnowflakeIds(engine, workers=3) for _ in range(3)]
+    await asyncio.gather(*(source.__aenter__() for source in sources))
+    try:
+        assert {source.worker for source in sources} == {0, 1, 2}
+        with pytest.raises(NoWorkerFree):
+            async with SnowflakeIds(engine, workers=3):
+                pass
+        made = await asyncio.gather(*(source.next() for source in sources for _ in range(2000)))
+        assert len(set(made)) == 6000
+    finally:
+        for source in sources:
+            await source.__aexit__(None, None, None)
+    async with SnowflakeIds(engine, workers=1) as again:
+        assert again.worker == 0
+
+
+async def test_a_successor_after_a_crash_begins_at_the_horizon(engine: AsyncEngine) -> None:
+    """The dead one may have made ids up to its horizon; a clock that is behind it is refused."""
+    async with SnowflakeIds(engine, workers=1, lease="30s") as dead:
+        await dead.next()
+        await expire(engine)
+        async with SnowflakeIds(engine, workers=1) as successor:
+            with pytest.raises(ClockWentBack):
+                await successor.next()
+        with pytest.raises(LeaseLost):
+            await dead.renew()
+        with pytest.raises(LeaseLost):
+            await dead.next()
+
+
+async def test_a_clock_that_steps_back_is_waited_for_or_refused(engine: AsyncEngine) -> None:
+    clock = Stepped()
+    async with SnowflakeIds(engine, workers=1, clock=clock) as ids:
+        first = await ids.next()
+        clock.by = -0.03
+        assert await ids.next() > first
+        clock.by = -5.0
+        with pytest.raises(ClockWentBack):
+            await ids.next()
+    clock.by = -0.05
+    async with SnowflakeIds(engine, workers=1, clock=clock) as ids:  # given back at its last millisecond, not at 30 s
+        assert snowflake_parts(await ids.next())[0] > snowflake_parts(first)[0]
+
+
+async def test_renewal_moves_the_horizon(engine: AsyncEngine) -> None:
+    clock = Stepped()
+    async with SnowflakeIds(engine, workers=1, lease="1s", clock=clock) as ids:
+        clock.by = 3.0  # past the horizon: the next id waits for the renewal in the background
+        async with asyncio.timeout(5):
+            assert await ids.next() > 0
+        assert ids.failed_renewals == 0
