@@ -1,8 +1,8 @@
 """`tenfold.db` on real servers: what routing costs, whether reads with a token are stale, how short a promotion is.
 
 `_db_routing`: the decision for a cached statement, and a single-statement read against ``engine.begin()``.
-`_db_cluster`: write-then-read pairs through a cluster's sessions while replay stops and goes at random, and the time from a planned
-promotion to the first write. `_db_everyday` and `_db_shards`: their own numbers, each under the module's name.
+`_db_cluster`: write-then-read pairs through a cluster's sessions while replay stops and goes at random, and the time
+from the order to promote to the first write. `_db_everyday` and `_db_shards`: their own numbers, each under its name.
 """
 
 from __future__ import annotations

@@ -47,7 +47,8 @@ async def test_pairs_through_a_promotion(topology: Topology) -> None:
         assert cluster.router.reads_on_replicas > 0
         connection = await asyncpg.connect(topology.primary.url)
         try:
-            rows = dict(await connection.fetch("SELECT id, version FROM pairs WHERE id < 4"))
+            records = await connection.fetch("SELECT id, version FROM pairs WHERE id < 4")
         finally:
             await connection.close()
+        rows: dict[int, int] = {record["id"]: record["version"] for record in records}
         assert all(rows[number] >= version for number, version in versions.items()), (rows, versions)
