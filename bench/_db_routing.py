@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from tenfold.db import create_async_cluster
 from tenfold.db.route import decide
-from tenfold.db.router import Router, routed
+from tenfold.db.router import Router
 from tenfold.db.session import routed_sessionmaker
 from tenfold.servers import Topology
 
@@ -50,7 +50,7 @@ async def _measure(quick: bool) -> dict[str, Any]:
         plain = create_async_engine(replica.url.replace("postgresql://", "postgresql+asyncpg://"))
         try:
             async with create_async_cluster(topology.primary.url, [replica.url]) as cluster:
-                router = routed(cluster)
+                router = cluster.router
                 await router.refresh()
                 return _overhead(router, quick) | await _reads(router, plain, quick)
         finally:

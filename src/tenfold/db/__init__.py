@@ -25,7 +25,7 @@ from tenfold.db.router import RouteExplanation, Router
 from tenfold.db.token import BadToken, Token, TokenKeys
 from tenfold.db.transaction import RunOptions
 
-__all__ = [  # noqa: RUF022
+__all__ = [  # noqa: RUF022 - grouped by what they are for
     # the cluster
     "AsyncCluster",
     "Choice",

@@ -24,15 +24,20 @@ Addition = Callable[[], str]
 """Called at every BEGIN; one statement such as ``SET LOCAL x = 1`` without a semicolon, or "". Must not raise."""
 
 
-class HasEngine(Protocol):
+class HasEngines(Protocol):
+    """A `Node`: an engine for transactions, one for reads."""
+
     @property
     def engine(self) -> AsyncEngine: ...
+
+    @property
+    def reads(self) -> AsyncEngine: ...
 
 
 class HasNodes(Protocol):
     """An `AsyncCluster`."""
 
-    def nodes(self) -> Iterable[HasEngine]: ...
+    def nodes(self) -> Iterable[HasEngines]: ...
 
 
 _ADDITIONS: Final[WeakKeyDictionary[Engine, list[Addition]]] = WeakKeyDictionary()
@@ -55,7 +60,7 @@ def engines_of(target: AsyncEngine | HasNodes) -> list[Engine]:
     """The engine, or those of a cluster's nodes in the running loop."""
     if isinstance(target, AsyncEngine):
         return [target.sync_engine]
-    return [node.engine.sync_engine for node in target.nodes()]
+    return [engine.sync_engine for node in target.nodes() for engine in (node.engine, node.reads)]
 
 
 def at_begin(engine: Engine, addition: Addition) -> None:

@@ -208,7 +208,7 @@ async def test_a_killed_primary_holds_writers_and_readers_go_on(
         session_of = cluster.sessionmaker()
 
         async def write() -> int:
-            async with session_of() as session:
+            async with session_of(route="primary") as session:
                 port: int = (await session.execute(PORT)).scalar_one()
                 return port
 
