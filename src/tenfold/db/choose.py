@@ -63,7 +63,7 @@ class Candidate(Protocol):
         ...
 
     def latency(self, now: float) -> float:
-        """Expected seconds of a statement."""
+        """Expected seconds of a reader."""
         ...
 
     def usable(self, now: float) -> bool:

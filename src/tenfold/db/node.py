@@ -37,7 +37,7 @@ from tenfold.resilience.adaptive import AdaptivePlaces
 # caller's error.
 NOT_THERE: Final = (OSError, TimeoutError, DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError)
 _LEAST_LATENCY: Final = 1e-4
-_EVIDENCE: Final = 32.0  # statements in the last seconds; with fewer, one slow one would decide
+_EVIDENCE: Final = 32.0  # readers in the last seconds; with fewer, one slow one would decide
 _CLIP: Final = 4.0
 # One failed connection is enough: the next reader has other servers to go to.
 _BREAKER: Final = Breaker(ratio="off", consecutive=1, open=0.5, open_max=8.0, permits=1, ramp=0, lease=10.0)
@@ -168,15 +168,15 @@ class Node:
         return self.adaptive.in_force
 
     def latency(self, now: float) -> float:
-        """Expected seconds of a statement: the mean of the last ones, which fades while there are none; the least there
-        is while too few are known, so that they get known.
+        """Expected seconds of a reader, from taking a connection to giving it back: the mean of the last ones, which
+        fades while there are none; the least there is while too few are known, so that they get known.
         """
         if self.latencies.weight(now) < _EVIDENCE:
             return _LEAST_LATENCY
         return max(self.latencies.value(now), _LEAST_LATENCY)
 
     def observe(self, seconds: float, now: float) -> None:
-        """A statement took so long. One that took far longer than usual counts as a bit longer: it says more about
+        """A reader took so long. One that took far longer than usual counts as a bit longer: it says more about
         itself than about the server.
         """
         usual = self.latencies.mean
@@ -234,8 +234,8 @@ class Node:
         assert isinstance(pool, AccountedPool)
         pool.account, pool.label, pool.write = self.account, f"{self.name} ({'writes' if write else 'reads'})", write
         taps = Taps(self, write)
-        for name in ("do_connect", "connect", "checkout", "checkin", "detach", "before_cursor_execute", "handle_error"):
+        for name in ("do_connect", "connect", "checkout", "checkin", "detach", "handle_error"):
             event.listen(engine.sync_engine, name, getattr(taps, name))
-        if not write:
-            event.listen(engine.sync_engine, "after_cursor_execute", taps.after_cursor_execute)
+        if write:  # any listener of statements makes all of them dearer, and reads are many
+            event.listen(engine.sync_engine, "before_cursor_execute", taps.before_cursor_execute)
         return engine

@@ -1,8 +1,9 @@
 """SQLAlchemy's pool with an account of who holds what.
 
 A pool that is exhausted is nearly always a leak or a transaction that waits for something else while it holds a
-connection. "QueuePool limit reached" says neither, so each check-out is noted: since when, by which task, with which
-statement last; and the error tells the longest holders. The wait for a connection ends with the caller's deadline.
+connection. "QueuePool limit reached" says neither, so each check-out is noted: since when, by which task, for a writer
+with which statement last; and the error tells the longest holders. The wait for a connection ends with the caller's
+deadline.
 """
 
 from __future__ import annotations
@@ -40,14 +41,15 @@ class Holder:
             task = None
         self.task = "no task" if task is None else task.get_name()
         self.statement = ""
-        """The last one, as it was sent; its values are not in it."""
+        """A writer's last one, as it was sent; its values are not in it. Readers' are not noted."""
 
     def told(self, now: float) -> str:
         """A line for a person."""
         statement = " ".join(self.statement[: 4 * _STATEMENT].split())
         if len(statement) > _STATEMENT:
             statement = statement[: _STATEMENT - 1] + "…"
-        return f"{self.task} for {format_duration(now - self.since)}, last: {statement or 'nothing yet'}"
+        last = f"last: {statement or 'nothing yet'}" if self.write else "reading"
+        return f"{self.task} for {format_duration(now - self.since)}, {last}"
 
 
 class Account:

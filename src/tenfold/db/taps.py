@@ -69,8 +69,8 @@ class Taps:
         node = self.node
         held = node.account.give_back(record)
         now = time.monotonic()
-        if held is not None and not held.write and not held.statement and _WARM in record.info:
-            node.observe(now - held.since, now)  # used through the driver, which tells nothing
+        if held is not None and not held.write and _WARM in record.info:
+            node.observe(now - held.since, now)
         place = record.info.pop(_PLACE, None)
         if place is not None:
             node.adaptive.leave(place, now, True)
@@ -91,15 +91,6 @@ class Taps:
         held: Holder | None = connection.info.get(_HELD)
         if held is not None:
             held.statement = statement
-        if context is not None and not self.write:
-            context.tenfold_began = time.monotonic()
-
-    def after_cursor_execute(
-        self, connection: Any, cursor: object, statement: str, parameters: object, context: Any, many: bool
-    ) -> None:
-        if context is not None and _WARM in connection.info:
-            now = time.monotonic()
-            self.node.observe(now - context.tenfold_began, now)
 
     def handle_error(self, context: ExceptionContext) -> None:
         node, error = self.node, context.original_exception
