@@ -295,6 +295,12 @@ class Bench:
             command = [program, "-c", file, "--concurrency", "1", "-l", "error", "--disable-hot-restart"]
         return self._start(name, command, port, {"GOMAXPROCS": "1"})
 
+    def floor(self, what: str) -> Proxy | None:
+        """``splice`` or ``fixed``: the least that Python on uvloop can do (`bench._gateway_floor`)."""
+        port = free_port()
+        script = str(Path(__file__).with_name("_gateway_floor.py"))
+        return self._start(f"floor {what}", [sys.executable, script, str(port), what, str(self.backend)], port)
+
     def _start(
         self, name: str, command: list[str], port: int, environment: dict[str, str] | None = None, *, each: int = 1
     ) -> Proxy | None:
