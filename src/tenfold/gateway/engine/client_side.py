@@ -147,6 +147,8 @@ class Client(asyncio.Protocol):
         self.due = self.site.now + self.site.plan.gateway.write_timeout
         if self.exchange is not None:
             self.exchange.client_full()
+        else:
+            self.pause_reading()  # its answers were put off (`Outbox`), and it shall ask for no more of them
 
     def resume_writing(self) -> None:
         self.full = False
@@ -267,8 +269,9 @@ class Client(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         """To the client."""
         if self._open:
-            self.site.counters.bytes_out += len(data)
-            self.transport.write(data)
+            site = self.site
+            site.counters.bytes_out += len(data)
+            site.write(self.transport, data)
 
     def switch(self, exchange: Exchange) -> None:
         """From now on bytes go through unread."""
@@ -350,6 +353,7 @@ class Client(asyncio.Protocol):
         if self._open:
             self._lingers = True
             self.due = self.site.now + self.site.plan.gateway.write_timeout
+            self.site.flush()
             self.transport.close()
 
     def _linger(self) -> None:
@@ -361,6 +365,7 @@ class Client(asyncio.Protocol):
             return
         self._lingers = True
         self.due = self.site.now + LINGER
+        self.site.flush()
         self.transport.write_eof()
         if not self._reading:
             self._reading = True
@@ -369,6 +374,7 @@ class Client(asyncio.Protocol):
     def cut(self) -> None:
         """Close at once."""
         if self._open:
+            self.site.flush()
             self.transport.abort()
 
     def late(self) -> None:

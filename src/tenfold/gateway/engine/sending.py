@@ -174,8 +174,12 @@ class Sending(Ending):
             self.kept = None
         connection.reader.expect(head.method, upgrade=link.upgrade(head), decoded=self.decoded)
         options = self.pool.options
-        connection.due = self.site.now + options.first_byte_timeout if self.ended else inf
-        connection.transport.write(data)
+        if self.ended:
+            connection.due = self.site.now + options.first_byte_timeout
+            self.site.write(connection.transport, data)
+        else:
+            connection.due = inf
+            connection.transport.write(data)  # at once: the rest of the body is written without waiting too
         if self.paused:
             self._read_on()
 

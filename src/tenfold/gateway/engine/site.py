@@ -22,6 +22,7 @@ from tenfold.gateway.engine.edge_keys import MOST_VARIANTS
 from tenfold.gateway.engine.ending import Ending
 from tenfold.gateway.engine.forward import Exchange
 from tenfold.gateway.engine.log import AccessLog
+from tenfold.gateway.engine.outbox import Outbox
 from tenfold.gateway.engine.plan import Plan, PoolPlan, RoutePlan
 from tenfold.gateway.engine.sending import Sending
 
@@ -42,8 +43,8 @@ _MOST_TASKS: Final = 200_000
 class Site:
     """One gateway process. Belongs to one event loop."""
 
-    __slots__ = ("arrivals", "clients", "clock", "counters", "dated", "draining", "edge", "keyring", "left",
-                 "log", "loop", "now", "nowhere", "plan", "random", "retired", "tasks", "wall")  # fmt: skip
+    __slots__ = ("arrivals", "clients", "clock", "counters", "dated", "draining", "edge", "flush", "keyring",
+                 "left", "log", "loop", "now", "nowhere", "plan", "random", "retired", "tasks", "wall", "write")  # fmt: skip
 
     def __init__(self, config: Config) -> None:
         self.loop = asyncio.get_running_loop()
@@ -58,6 +59,10 @@ class Site:
         self.dated: set[Sending] = set()
         """Exchanges with a deadline."""
         self.retired: list[PoolPlan] = []
+        outbox = Outbox(self.loop)
+        self.write: Final = outbox.write
+        """Write to a connection, soon: `Outbox`."""
+        self.flush: Final = outbox.flush
         self.draining = False
         self.now = self.clock() + TICK
         """About now; renewed by the sweep."""
