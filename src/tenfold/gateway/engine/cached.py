@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tenfold.gateway.engine.upstream import UpstreamConnection
 
 _FAILURES: Final = (500, 502, 503, 504)
+_JOINED: Final = 64 * 1024
 
 
 def served(client: Client, head: RequestHead, route: RoutePlan) -> bool:
@@ -37,14 +38,29 @@ def served(client: Client, head: RequestHead, route: RoutePlan) -> bool:
     """
     site = client.site
     edge = site.edge
-    if edge is None or head.method != b"GET" or not head.keep_alive or head.http10 or head.length or head.upgrade:
+    if edge is None or head.method != b"GET" or head.length:
         return False
-    answer = edge.plain_hit(key_of(client.scheme.encode(), head, None), head.fields, site.clock())
-    if answer is None:
+    fields = head.fields
+    if fields is not client.plain_fields:
+        # The same ones come again and again on a connection (`RequestReader`), and need to be judged but once.
+        if not head.keep_alive or head.http10 or head.upgrade or not edge.plain(fields):
+            return False
+        client.plain_fields = fields
+        client.origin = url_key(client.scheme.encode(), head.host or b"", b"")
+    now = site.clock()
+    stored = edge.plain_hit(client.origin + head.target, now)
+    if stored is None:
         return False
-    site.answered(answer.status, route.answers)
-    client.write(answer.head)
-    for piece in answer.body:
+    answer = stored.hit_head if now < stored.hit_until else edge.hit_head(stored, now)
+    chunks = stored.chunks
+    if len(chunks) == 1 and stored.length <= _JOINED:
+        answer += chunks[0]
+        chunks = ()
+    kind = stored.status // 100
+    route.answers[kind] += 1
+    site.counters.answers[kind] += 1
+    client.write(answer)
+    for piece in chunks:
         client.write(piece)
     return True
 

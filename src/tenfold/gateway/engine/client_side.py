@@ -22,7 +22,7 @@ from tenfold.gateway.engine.forward import Exchange
 from tenfold.gateway.framing import UNIX, Link, Refusal, RequestEvent, RequestHead, RequestReader
 
 if TYPE_CHECKING:
-    from tenfold.gateway.engine.plan import RoutePlan
+    from tenfold.gateway.engine.plan import Plan, RoutePlan
     from tenfold.gateway.engine.problem import Fault
     from tenfold.gateway.engine.site import Site
 
@@ -40,6 +40,7 @@ class Client(asyncio.Protocol):
         "_heading",
         "_left",
         "_lingers",
+        "_linked",
         "_links",
         "_most",
         "_open",
@@ -49,7 +50,9 @@ class Client(asyncio.Protocol):
         "eof",
         "exchange",
         "full",
+        "origin",
         "peer",
+        "plain_fields",
         "quiet_since",
         "reader",
         "scheme",
@@ -75,9 +78,14 @@ class Client(asyncio.Protocol):
         self.full = False
         """The client takes no more for now."""
         self.tunnel: Exchange | None = None
+        self.plain_fields: dict[bytes, list[bytes]] | None = None
+        """Fields for which a fresh response is the answer (`served`), and the start of the URLs that they are about."""
+        self.origin = b""
         self.quiet_since = 0.0
         """Since when it has waited for its next request."""
         self._links: tuple[Link | None, Link | None] = (None, None)
+        self._linked: Plan | None = None
+        """The plan that they are of."""
         self._open = False
         self._busy = False
         self._heading = False
@@ -222,7 +230,7 @@ class Client(asyncio.Protocol):
             if route is None:
                 self._answer(problem.NO_ROUTE, head)
                 return
-        if route.quick and site.log is None and not self.closing and served(self, head, route):
+        if route.quick and site.log is None and not (self.eof or site.draining) and served(self, head, route):
             self._idle()
             return
         most = self._most = route.body_max
@@ -396,10 +404,13 @@ class Client(asyncio.Protocol):
 
     def link(self, host: bool) -> Link:
         """This connection's share in the heads of requests; ``host``: the client's Host is kept."""
+        plan = self.site.plan
+        if plan is not self._linked:
+            self._linked = plan
+            self._links = (None, None)
         found = self._links[host]
-        forwarder = self.site.plan.forwarders[self.trusted, host]
-        if found is None or found.forwarder is not forwarder:
-            found = forwarder.link(self.peer, self.scheme)
+        if found is None:
+            found = plan.forwarders[self.trusted, host].link(self.peer, self.scheme)
             self._links = (self._links[0], found) if host else (found, self._links[1])
         return found
 

@@ -195,7 +195,8 @@ class Ending:
 
     def _over(self) -> None:
         self.finished = True
-        self.dated_no_more()
+        if self.until != inf:
+            self.dated_no_more()
         self.kept = None
         if self.place is not None:
             place, self.place = self.place, None

@@ -77,7 +77,8 @@ class Exchange(Sending):
             concurrency.answered(self, head.status)
         if self.renewal:
             sticky.renew(self)
-        self.dated_no_more()
+        if self.until != inf:
+            self.dated_no_more()
         changes = self.route.response_changes
         if changes is not None:
             changes.apply(head)

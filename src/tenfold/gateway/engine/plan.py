@@ -158,8 +158,8 @@ class RoutePlan:
 
     __slots__ = (
         "adaptive", "answers", "attempts", "body_max", "canary", "canary_adaptive", "canary_answers", "canary_pool",
-        "deadline", "edge_keys", "limit", "own_cookies", "pool", "priority", "purse", "quick", "request_changes",
-        "response_changes", "retry_statuses", "route", "strip",
+        "deadline", "edge_keys", "limit", "own_cookies", "plain", "pool", "priority", "purse", "quick",
+        "request_changes", "response_changes", "retry_statuses", "route", "strip",
     )  # fmt: skip
 
     def __init__(self, route: Route, pools: dict[str, PoolPlan], body_max: int | None, purse: Purse | None) -> None:
@@ -178,6 +178,8 @@ class RoutePlan:
         self.canary_adaptive: PoolPlaces | None = None
         self.own_cookies: frozenset[bytes] = frozenset()
         """Cookies of the gateway's own, which endpoints do not see."""
+        self.plain = False
+        """Whether nothing is to be done with a request but to forward it, or to look it up in the edge."""
         self.edge_keys = EdgeKeys.of(route.edge)
         self.retry_statuses = frozenset(route.retry_statuses)
         self.deadline = route.deadline
@@ -317,6 +319,12 @@ class Plan:
         """What a route holds its requests to."""
         route = plan.route
         plan.own_cookies = own
+        plan.plain = not (
+            own
+            or plan.pool is None
+            or plan.strip
+            or any((route.rate_limit, route.deadline, route.canary, route.request_headers))
+        )
         if route.rate_limit is not None:
             plan.limit = RouteLimit(route, route.rate_limit, None if kept is None else kept.limit, site.clock())
         if route.adaptive is not None and route.pool is not None:

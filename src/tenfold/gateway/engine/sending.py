@@ -10,9 +10,10 @@ repeat work are paid for (`resilience.Budget`).
 from __future__ import annotations
 
 from math import inf
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from tenfold.balance import NoEndpoint
+from tenfold.balance.pick.base import ANY
 from tenfold.balance.transports.rules import IDEMPOTENT, Failure, Next, after
 from tenfold.gateway.config import choose
 from tenfold.gateway.engine import concurrency, problem, starting
@@ -21,9 +22,12 @@ from tenfold.gateway.engine.problem import Fault
 from tenfold.gateway.engine.sticky import set_cookie
 from tenfold.gateway.engine.upstream import Upstream, UpstreamConnection
 from tenfold.gateway.engine.users import select
-from tenfold.gateway.framing import Identity, Link
+from tenfold.gateway.framing import Identity, Link, RequestHead
 from tenfold.resilience.backoff import pause
 from tenfold.resilience.deadline import TIMEOUT_HEADER
+
+if TYPE_CHECKING:
+    from tenfold.gateway.engine.plan import RoutePlan
 
 REPLAY: Final = 64 * 1024
 """Bytes of a body that are kept to be sent again, and that may wait for a connection."""
@@ -39,23 +43,29 @@ class Sending(Ending):
     def start(self) -> None:
         """Everything that is done once, and then the first try."""
         route, head = self.route, self.head
-        if route.limit is not None and not route.limit.admits(self):
+        if (not route.plain or self.client.trusted) and not self._prepare(route, head):
             return
+        purse = route.purse
+        if purse is not None and purse.hungry:
+            purse.deposit()
+        self.begin()
+
+    def _prepare(self, route: RoutePlan, head: RequestHead) -> bool:
+        """What few routes ask for. False: the request is answered, or waits."""
+        if route.limit is not None and not route.limit.admits(self):
+            return False
         if route.pool is None:
             starting.answer(self)
-            return
+            return False
         if (route.deadline is not None or self.client.trusted) and not starting.dated(self, route.deadline):
-            return
+            return False
         if route.own_cookies:
             starting.own_cookies(self, route.own_cookies)
         elif route.canary is not None:
             self.choose_pool({})
         if route.strip or route.request_changes is not None:
             route.change(head)
-        purse = route.purse
-        if purse is not None and purse.hungry:
-            purse.deposit()
-        self.begin()
+        return True
 
     def choose_pool(self, mine: dict[str, str]) -> None:
         """The canary's pool instead, for some; ``mine`` are the gateway's own cookies."""
@@ -89,7 +99,8 @@ class Sending(Ending):
             if places is not None and not concurrency.enter(places, self):
                 return
         try:
-            ticket = pool.balancer.acquire(pool.request(self.head, self.client.peer, self.cookie), self.tried)
+            known = pool.request(self.head, self.client.peer, self.cookie) if pool.keyed or self.cookie else ANY
+            ticket = pool.balancer.acquire(known, self.tried)
         except NoEndpoint as none:
             if self.failed_by is not None:
                 self.give_up(self.failed_by)
@@ -172,7 +183,8 @@ class Sending(Ending):
             data = b"".join((data, *kept))
         if kept is not None and not (head.length == 0 or head.method in _IDEMPOTENT):
             self.kept = None
-        connection.reader.expect(head.method, upgrade=link.upgrade(head), decoded=self.decoded)
+        upgrade = None if head.upgrade is None else link.upgrade(head)
+        connection.reader.expect(head.method, upgrade=upgrade, decoded=self.decoded)
         options = self.pool.options
         if self.ended:
             connection.due = self.site.now + options.first_byte_timeout

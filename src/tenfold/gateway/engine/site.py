@@ -44,7 +44,8 @@ class Site:
     """One gateway process. Belongs to one event loop."""
 
     __slots__ = ("arrivals", "clients", "clock", "counters", "dated", "draining", "edge", "flush", "keyring",
-                 "left", "log", "loop", "now", "nowhere", "plan", "random", "retired", "tasks", "wall", "write")  # fmt: skip
+                 "left", "log", "loop", "now", "nowhere", "plan", "random", "retired", "tasks", "wall",
+                 "write")  # fmt: skip
 
     def __init__(self, config: Config) -> None:
         self.loop = asyncio.get_running_loop()
@@ -93,24 +94,13 @@ class Site:
 
     def answered(self, status: int, answers: list[int]) -> None:
         """Count an answer, also among those of its route; 0 is none."""
-        answers[status // 100] += 1
-        counters = self.counters
-        if status < 300:
-            if status >= 200:
-                counters.answered_2xx += 1
-            elif status:
-                counters.answered_1xx += 1
-        elif status < 400:
-            counters.answered_3xx += 1
-        elif status < 500:
-            counters.answered_4xx += 1
-        else:
-            counters.answered_5xx += 1
+        kind = status // 100
+        answers[kind] += 1
+        self.counters.answers[kind] += 1
 
     def refused(self, client: Client, fault: Fault) -> None:
         """What came was no request."""
-        self.counters.answered_4xx += fault.status < 500
-        self.counters.answered_5xx += fault.status >= 500
+        self.counters.answers[fault.status // 100] += 1
         if self.log is not None:
             self.log.refused(client, fault)
 
