@@ -23,7 +23,9 @@ from tenfold.gateway.engine.ending import Ending
 from tenfold.gateway.engine.forward import Exchange
 from tenfold.gateway.engine.log import AccessLog
 from tenfold.gateway.engine.outbox import Outbox
-from tenfold.gateway.engine.plan import Plan, PoolPlan, RoutePlan
+from tenfold.gateway.engine.plan import Plan
+from tenfold.gateway.engine.pool_plan import PoolPlan
+from tenfold.gateway.engine.route_plan import RoutePlan
 from tenfold.gateway.engine.sending import Sending
 
 if TYPE_CHECKING:
@@ -158,3 +160,8 @@ def edge_of(config: Config) -> Edge | None:
         name=edge.name, max_bytes=edge.max_bytes, largest_share=max(1e-9, min(0.5, largest / edge.max_bytes)),
         max_variants=MOST_VARIANTS if any(each.headers or each.cookies for each in routes) else 64,
     ))  # fmt: skip
+
+
+def store_of(edge: Edge | None) -> tuple[object, ...] | None:
+    """What a cache is told to be: where it changes on a reload, another one is made."""
+    return None if edge is None else (edge.options.name, edge.options.bytes, edge.options.largest)
