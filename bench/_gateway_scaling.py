@@ -26,7 +26,7 @@ def measure(bench: Bench, quick: bool) -> dict[str, Any]:
     pair = [bench.ours(f"pair{number}", pinned=False) for number in range(2)]
     if one is None or two is None or len(two.pids) < 3 or None in pair:
         return {"two_processes_cpu_vs_one": None, "two_processes_scaling": None}
-    rounds, seconds = (2, 1) if quick else (7, 1)
+    rounds, seconds = (1, 1) if quick else (7, 1)
     load = Load(bench, "/")
     # The proxies, and the connections of each wrk.
     runs: dict[str, tuple[list[Proxy], int]] = {

@@ -66,7 +66,9 @@ class Client(ClientEnds):
         if events:
             self._take(events)
         if self.exchange is None:
-            self._onward()
+            # As nearly always: there is no other request yet.
+            if not (self._reading and not (self.full or self.eof or self._lingers) and self.reader.rest()):
+                self._next()
         elif self.reader.held:
             self.pause_reading()
 

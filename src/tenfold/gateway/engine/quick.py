@@ -44,7 +44,8 @@ def served(client: Client, head: RequestHead, route: RoutePlan) -> bool:
     kind = stored.status // 100
     route.answers[kind] += 1
     site.counters.answers[kind] += 1
-    client.write(answer)
+    site.counters.bytes_out += len(answer)
+    site.write(client.transport, answer)
     for piece in chunks:
         client.write(piece)
     return True
