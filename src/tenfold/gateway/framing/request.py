@@ -25,7 +25,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from tenfold._core.errors import MisuseError
 from tenfold.gateway.framing.body import END, Chunks, End
-from tenfold.gateway.framing.gather import Gather
+from tenfold.gateway.framing.gather import Gather, first_fault
 from tenfold.gateway.framing.head import CHUNKED, RequestHead, parse_request
 from tenfold.gateway.framing.limits import Limits
 from tenfold.gateway.framing.refusal import Reason, Refusal, Refused
@@ -211,7 +211,7 @@ class RequestReader:
                 # An empty line is in it, so it is more than one head; no head with one in it is accepted.
                 self._head(data, first, events)
                 return
-            events.append(self._refuse(_first_fault(limits, data[:size], refused.reason)))
+            events.append(self._refuse(first_fault(limits, data[:size], request_line, refused.reason)))
             return
         left = head.length
         # llhttp waits for the body that it is not given, so a parser lasts for as long as there is none.
@@ -291,12 +291,3 @@ class RequestReader:
 
     def __repr__(self) -> str:
         return f"<RequestReader {_NAMES[self._state]} held={len(self._surplus)}>"
-
-
-def _first_fault(limits: Limits, data: bytes, otherwise: Reason) -> Reason:
-    """A head in one piece is refused: the reason that would have been found first, had it come byte by byte."""
-    try:
-        Gather(limits, request_line).add(data)
-    except Refused as refused:
-        return refused.reason
-    return otherwise
