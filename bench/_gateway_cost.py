@@ -1,8 +1,13 @@
 """CPU a request of each proxy, by kind of request, in turns.
 
-A round gives each proxy a second or two of wrk with 64 connections that are kept alive; a proxy's figure is the least
+A round gives each proxy a second of wrk with 64 connections that are kept alive; a proxy's figure is the least
 of the rounds, because what comes on top is somebody else's (cold caches, neighbours on the machine). The proxy is on
 one core, wrk and the backend on the other. Ratios are peer ÷ ours: above 1 we are the cheaper one.
+
+Two floors run beside them (`bench._gateway_floor`), so that it can be seen what is possible at all: ``floor_splice_us``
+is what a 1 KiB GET costs on uvloop if bytes are passed on without a look at them, and no proxy in Python can cost less;
+``floor_fixed_us`` is what an answer out of memory costs if it is always the same. A peer's cost over a floor is the
+ceiling of the ratio to that peer: where a ``ceiling_`` is below a mark, that mark cannot be had in Python.
 """
 
 from __future__ import annotations
@@ -63,14 +68,18 @@ def compare(load: Load, proxies: dict[str, Proxy], rounds: int, seconds: float) 
 
 def measure(bench: Bench, quick: bool) -> dict[str, Any]:
     """All ratios that are about the cost of a request."""
-    rounds, seconds = (2, 1) if quick else (7, 2)
+    rounds, seconds = (1, 1) if quick else (8, 1)
     found = {"tenfold": bench.ours("plain")} | {name: bench.peer(name) for name in PEERS}
     edge = bench.ours("edge", "edge = true")
     proxies = {name: proxy for name, proxy in found.items() if proxy is not None}
     main = {name: proxy for name, proxy in proxies.items() if name in ("tenfold", "haproxy", "nginx")}
     caches = ({} if edge is None else {"tenfold": edge}) | {n: p for n, p in proxies.items() if n in CACHES}
+    splice, fixed = bench.floor("splice"), bench.floor("fixed")
+    plain = proxies if splice is None else proxies | {"floor": splice}
+    if fixed is not None:
+        caches["floor"] = fixed
     kinds = {
-        "get_1k": (Load(bench, "/"), proxies),
+        "get_1k": (Load(bench, "/"), plain),
         "get_64k": (Load(bench, "/64k"), main),
         "post_16k": (Load(bench, "/post", _POST), main),
         "cached_1k": (Load(bench, "/cached"), caches),
@@ -80,9 +89,16 @@ def measure(bench: Bench, quick: bool) -> dict[str, Any]:
     for kind, (load, which) in kinds.items():
         costs[kind], rates[kind] = compare(load, which, rounds, seconds)
 
-    def ratio(kind: str, peer: str) -> float | None:
+    def ratio(kind: str, peer: str, ours: str = "tenfold") -> float | None:
         cost = costs[kind]
-        return round(cost[peer] / cost["tenfold"], 3) if peer in cost and "tenfold" in cost else None
+        return round(cost[peer] / cost[ours], 3) if peer in cost and ours in cost else None
+
+    def ceiling(kind: str, peer: str) -> float | None:
+        return ratio(kind, peer, "floor")
+
+    def floor(kind: str) -> float | None:
+        cost = costs[kind].get("floor")
+        return None if cost is None else round(cost, 1)
 
     return {
         "cpu_vs_haproxy": ratio("get_1k", "haproxy"),
@@ -95,6 +111,12 @@ def measure(bench: Bench, quick: bool) -> dict[str, Any]:
         "cpu_post16k_vs_haproxy": ratio("post_16k", "haproxy"),
         "edge_vs_haproxy_cache": ratio("cached_1k", "haproxy"),
         "edge_vs_nginx_cache": ratio("cached_1k", "nginx"),
+        "floor_splice_us": floor("get_1k"),
+        "floor_fixed_us": floor("cached_1k"),
+        "ceiling_cpu_vs_haproxy": ceiling("get_1k", "haproxy"),
+        "ceiling_cpu_vs_aiohttp": ceiling("get_1k", "aiohttp"),
+        "ceiling_edge_vs_haproxy_cache": ceiling("cached_1k", "haproxy"),
+        "ceiling_edge_vs_nginx_cache": ceiling("cached_1k", "nginx"),
         "cpu_us": {kind: {name: round(value, 1) for name, value in each.items()} for kind, each in costs.items()},
         "requests_s": {kind: {name: round(value) for name, value in each.items()} for kind, each in rates.items()},
         "rounds": rounds,

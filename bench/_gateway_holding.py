@@ -52,7 +52,7 @@ asyncio.run(main())
 
 def measure(bench: Bench, quick: bool) -> dict[str, Any]:
     """Megabytes for 10,000 idle connections, and what 1,000 slow heads do to the others."""
-    return _idle(bench, 2_000 if quick else IDLE) | _slow(bench, 2 if quick else 7, 2 if quick else 3)
+    return _idle(bench, 2_000 if quick else IDLE) | _slow(bench, 1 if quick else 5, 2 if quick else 3)
 
 
 def _idle(bench: Bench, count: int) -> dict[str, Any]:

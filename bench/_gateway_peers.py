@@ -255,12 +255,16 @@ class Bench:
         self.stack.enter_context(backend(self.root / f"backend{port}", port, self.load_core))
         return port
 
-    def ours(self, name: str, route: str = "", *, processes: int = 1, engine: str = "") -> Proxy | None:
-        """The gateway as the command line runs it."""
+    def ours(
+        self, name: str, route: str = "", *, processes: int = 1, engine: str = "", pinned: bool = True
+    ) -> Proxy | None:
+        """The gateway as the command line runs it; ``pinned`` to the proxies' core."""
         port = free_port()
         file = self.root / f"{name}.toml"
         file.write_text(OURS.format(port=port, backend=self.backend, route=route, processes=processes, engine=engine))
-        return self._start(name, [sys.executable, "-m", "tenfold", "gateway", "run", str(file)], port, each=processes)
+        return self._start(
+            name, [sys.executable, "-m", "tenfold", "gateway", "run", str(file)], port, each=processes, pinned=pinned
+        )
 
     def peer(self, name: str) -> Proxy | None:
         """``haproxy``, ``nginx``, ``aiohttp``, ``caddy``, ``traefik`` or ``envoy``; None where it is not installed."""
@@ -305,19 +309,32 @@ class Bench:
         file.write_text(config)
         return self._start(name, [program, "-db", "-f", str(file)], port)
 
+    def floor(self, what: str) -> Proxy | None:
+        """``splice`` or ``fixed``: the least that Python on uvloop can do (`bench._gateway_floor`)."""
+        port = free_port()
+        script = str(Path(__file__).with_name("_gateway_floor.py"))
+        return self._start(f"floor {what}", [sys.executable, script, str(port), what, str(self.backend)], port)
+
     def _start(
-        self, name: str, command: list[str], port: int, environment: dict[str, str] | None = None, *, each: int = 1
+        self,
+        name: str,
+        command: list[str],
+        port: int,
+        environment: dict[str, str] | None = None,
+        *,
+        each: int = 1,
+        pinned: bool = True,
     ) -> Proxy | None:
         with _environment(environment or {}):
             try:
-                process = self.stack.enter_context(started(command, port, self.core if each == 1 else None))
+                process = self.stack.enter_context(started(command, port, self.core if pinned else None))
             except RuntimeError as failed:
                 self.notes.append(f"{name}: {failed}")
                 return None
         until = time.monotonic() + 5
-        while len(family(process.pid)) < each and time.monotonic() < until:
+        while len(family(process.pid)) < (each if each == 1 else each + 1) and time.monotonic() < until:
             time.sleep(0.05)
-        if each == 1:
+        if pinned:
             for pid in family(process.pid):
                 for thread in Path(f"/proc/{pid}/task").iterdir():
                     os.sched_setaffinity(int(thread.name), {self.core})

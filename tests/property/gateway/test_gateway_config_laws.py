@@ -31,7 +31,7 @@ from tenfold.gateway.config import (
     read_config,
     write_config,
 )
-from tenfold.gateway.config.kinds import Frozen
+from tenfold.gateway.config.compound import Frozen
 from tenfold.gateway.config.picks import PICKS, PickKind
 from tenfold.gateway.config.positions import Positions, paths
 from tenfold.resilience.adaptive import AdaptiveLimit

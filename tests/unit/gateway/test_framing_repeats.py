@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from httptools import HttpRequestParser
 
 from tenfold.gateway.framing import END, Limits, Refusal, RequestHead, RequestReader
+from tenfold.gateway.framing.start_line import METHODS, usual_line
 
 FIELDS = [
     b"Host: a.example\r\n\r\n",
@@ -111,3 +113,12 @@ def test_pipelined_requests_with_the_same_fields_are_all_read() -> None:
         targets.append(events[0].target)
         events = reader.next()
     assert targets == [b"/"] * 5
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_llhttp_accepts_every_usual_request_line(method: bytes) -> None:
+    """Which is why it need not see one whose fields it has seen."""
+    for byte in range(256):
+        line = b"%b /a%cb?%c HTTP/1.1" % (method, byte, byte)
+        if usual_line(line):
+            HttpRequestParser(object()).feed_data(line + b"\r\nHost: shop.example\r\n\r\n")  # raises if not

@@ -19,7 +19,7 @@ from tenfold.gateway.engine import problem
 from tenfold.gateway.engine.again import wait_for
 from tenfold.gateway.engine.concurrency import Concurrency, PoolPlaces
 from tenfold.gateway.engine.limits import key_of, policy_field, subscriber
-from tenfold.gateway.engine.plan import PRIORITIES
+from tenfold.gateway.engine.pool_plan import PRIORITIES
 from tenfold.gateway.engine.problem import Fault
 from tenfold.gateway.engine.problem_reference import reference
 from tenfold.gateway.framing import Limits, Reason, Refusal

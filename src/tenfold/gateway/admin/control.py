@@ -20,13 +20,13 @@ from tenfold.gateway.admin.explain import explain
 from tenfold.gateway.admin.happened import Happened
 from tenfold.gateway.admin.samples import samples
 from tenfold.gateway.config import read_config
-from tenfold.gateway.engine.cached import key_of
+from tenfold.gateway.engine.edge_keys import key_of
 from tenfold.gateway.engine.overrides import STATES
 
 if TYPE_CHECKING:
     from tenfold.gateway.config import Changes
     from tenfold.gateway.engine.gateway import Gateway
-    from tenfold.gateway.engine.plan import PoolPlan
+    from tenfold.gateway.engine.pool_plan import PoolPlan
 
 Params = dict[str, Any]
 _Method = Callable[["Control", Params], Awaitable[dict[str, Any]]]

@@ -11,7 +11,9 @@ from tenfold.gateway.config import choose
 from tenfold.gateway.engine.users import cookie, select
 
 if TYPE_CHECKING:
-    from tenfold.gateway.engine.plan import Plan, PoolPlan, RoutePlan
+    from tenfold.gateway.engine.plan import Plan
+    from tenfold.gateway.engine.pool_plan import PoolPlan
+    from tenfold.gateway.engine.route_plan import RoutePlan
     from tenfold.gateway.framing import RequestHead
 
 _CLIENT: Final = "127.0.0.1"

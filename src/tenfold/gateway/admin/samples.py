@@ -15,7 +15,7 @@ from tenfold.gateway.engine.tally import BOUNDS, CLASSES
 
 if TYPE_CHECKING:
     from tenfold.gateway.engine.gateway import Gateway
-    from tenfold.gateway.engine.plan import PoolPlan
+    from tenfold.gateway.engine.pool_plan import PoolPlan
     from tenfold.gateway.engine.site import Site
 
 Sample = dict[str, Any]

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 
 from tenfold.gateway.config.address import Address, AddressKind, NetworkKind
+from tenfold.gateway.config.compound import Many
 from tenfold.gateway.config.environment import Secret
-from tenfold.gateway.config.kinds import Choice, Flag, Hidden, Many, Text, Whole, part, span, volume
+from tenfold.gateway.config.kinds import Choice, Flag, Hidden, Text, Whole, part, span, volume
 from tenfold.gateway.config.problems import Wrong
 from tenfold.gateway.config.tables import Options, Table, option
 

@@ -8,7 +8,8 @@ from importlib import import_module
 from typing import Any, Final
 
 from tenfold._core.errors import MisuseError
-from tenfold.gateway.config.kinds import WRONG, Frozen, Hidden, Kind, Many, Number, Reading, Text, Whole, refused, span
+from tenfold.gateway.config.compound import Frozen, Many
+from tenfold.gateway.config.kinds import WRONG, Hidden, Kind, Number, Reading, Text, Whole, refused, span
 from tenfold.gateway.config.positions import Path
 from tenfold.resilience.config_read import unknown
 

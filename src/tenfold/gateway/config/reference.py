@@ -16,8 +16,9 @@ from tenfold.balance.checks import Check, HttpCheck, TcpCheck
 from tenfold.balance.endpoint import Endpoint
 from tenfold.balance.outlier import OutlierEjection
 from tenfold.balance.slow_start import SlowStart
+from tenfold.gateway.config.compound import Many
 from tenfold.gateway.config.engines import engines_table
-from tenfold.gateway.config.kinds import Kind, Many, Unit
+from tenfold.gateway.config.kinds import Kind, Unit
 from tenfold.gateway.config.options import AccessLog, Admin, Certificate, Edge, Engine, Gateway
 from tenfold.gateway.config.picks import PICKS
 from tenfold.gateway.config.pool import Pool, UpstreamTls

@@ -8,20 +8,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tenfold.gateway.config.kinds import (
-    Choice,
-    Either,
-    Flag,
-    Frozen,
-    Many,
-    Named,
-    Text,
-    Whole,
-    part,
-    refused,
-    span,
-    volume,
-)
+from tenfold.gateway.config.compound import Either, Frozen, Many, Named
+from tenfold.gateway.config.kinds import Choice, Flag, Text, Whole, part, refused, span, volume
 from tenfold.gateway.config.options import HEADER, TOKEN, Edge
 from tenfold.gateway.config.picks import SELECTOR
 from tenfold.gateway.config.pool import NAME

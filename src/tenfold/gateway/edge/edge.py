@@ -23,14 +23,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
 
 from tenfold.gateway.edge.answer import age, answer, status_line
 from tenfold.gateway.edge.arriving import Arriving
 from tenfold.gateway.edge.asking import ASKS
 from tenfold.gateway.edge.decision import Answer, Decision
-
-_SMALL: Final = 64 * 1024
+from tenfold.gateway.edge.stored import Stored
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,26 +61,31 @@ class Edge(Arriving):
 
     __slots__ = ()
 
-    def plain_hit(self, url: bytes, names: Iterable[bytes], now: float) -> Answer | None:
-        """The answer to a GET whose fields have these lower-case names, where neither they nor what is stored under
-        ``url`` leave anything to decide; a small body stands in ``head``. None: ask `lookup`, which finds more.
+    @staticmethod
+    def plain(names: Iterable[bytes]) -> bool:
+        """Whether a GET whose fields have these lower-case names leaves nothing to decide about a fresh response."""
+        return ASKS.isdisjoint(names)
+
+    def plain_hit(self, url: bytes, now: float) -> Stored | None:
+        """What answers a GET that is `plain`, where what is stored under ``url`` leaves nothing to decide; its head is
+        `hit_head`. None: ask `lookup`, which finds more.
         """
         resource = self._resources.get(url)
-        if resource is None or not ASKS.isdisjoint(names):
+        if resource is None:
             return None
         stored = resource.only
         if stored is None or now >= stored.plain_until:
             return None
         self.hits += 1
         stored.entry.n += 1.0  # type: ignore[union-attr] # what is in the index has an entry
-        chunks = stored.chunks
-        body = b""
-        if len(chunks) == 1 and stored.length <= _SMALL:
-            body, chunks = chunks[0], ()
-        head = b"%bAge: %d\r\n%b%d\r\n\r\n%b" % (
-            stored.head, now - stored.born, self._line_hit, stored.fresh_until - now, body
-        )  # fmt: skip
-        return Answer(stored.status, head, chunks)
+        return stored
+
+    def hit_head(self, stored: Stored, now: float) -> bytes:
+        """The head for what `plain_hit` found, its blank line included: rendered anew when Age or ttl is another."""
+        age, ttl = int(now - stored.born), int(stored.fresh_until - now)
+        head = stored.hit_head = b"%bAge: %d\r\n%b%d\r\n\r\n" % (stored.head, age, self._line_hit, ttl)
+        stored.hit_until = min(stored.born + age + 1, stored.fresh_until - ttl)
+        return head
 
     def answer(self, decision: Decision, now: float, extra: bytes = b"") -> Answer | None:
         """The response to a SERVE out of the store; None where the decision has none.

@@ -70,6 +70,8 @@ class Stored:
         "entry",
         "etag",
         "fresh_until",
+        "hit_head",
+        "hit_until",
         "immutable",
         "keys",
         "kind",
@@ -127,7 +129,10 @@ class Stored:
         self.entry: Entry | None = None
         self._head = b""
         self._head_304 = b""
-        self.weight = OVERHEAD + len(url) + 2 * sum(len(name) + len(value) + 100 for name, value in pairs)
+        self.hit_head = b""
+        """The head of an answer to a plain request, as it is until ``hit_until``."""
+        self.hit_until = float("-inf")
+        self.weight = OVERHEAD + len(url) + 3 * sum(len(name) + len(value) + 100 for name, value in pairs)
         self.weight += sum(len(key) + 100 for key in self.keys) + sum(len(value or b"") + 50 for value in vary[1])
 
     def fill(self, chunks: tuple[bytes, ...]) -> None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from tenfold.gateway.edge import Action, Decision, Filling, Turn, url_key
+from tenfold.gateway.edge import Action, Decision, Filling, Turn
 from tenfold.gateway.edge import Request as EdgeRequest
 from tenfold.gateway.engine import problem
-from tenfold.gateway.engine.edge_keys import OURS
+from tenfold.gateway.engine.edge_keys import OURS, key_of
 from tenfold.gateway.engine.edge_response import response_of
 from tenfold.gateway.engine.forward import Exchange
 from tenfold.gateway.engine.nobody import Nobody
@@ -20,33 +20,13 @@ from tenfold.gateway.engine.problem import Fault
 from tenfold.gateway.framing import End, Identity, RequestHead, ResponseHead
 
 if TYPE_CHECKING:
-    from tenfold.gateway.config import Edge as Options
     from tenfold.gateway.engine.client_side import Client
-    from tenfold.gateway.engine.plan import PoolPlan, RoutePlan
+    from tenfold.gateway.engine.pool_plan import PoolPlan
+    from tenfold.gateway.engine.route_plan import RoutePlan
     from tenfold.gateway.engine.site import Site
     from tenfold.gateway.engine.upstream import UpstreamConnection
 
 _FAILURES: Final = (500, 502, 503, 504)
-
-
-def served(client: Client, head: RequestHead, route: RoutePlan) -> bool:
-    """Answer with what is stored and fresh, where that is all there is to it; such a request never becomes an exchange.
-
-    False, and nothing done: the long way, `CachedExchange`, finds the same and more. The caller has seen that the
-    route is `RoutePlan.quick`.
-    """
-    site = client.site
-    edge = site.edge
-    if edge is None or head.method != b"GET" or not head.keep_alive or head.http10 or head.length or head.upgrade:
-        return False
-    answer = edge.plain_hit(key_of(client.scheme.encode(), head, None), head.fields, site.clock())
-    if answer is None:
-        return False
-    site.answered(answer.status, route.answers)
-    client.write(answer.head)
-    for piece in answer.body:
-        client.write(piece)
-    return True
 
 
 class CachedExchange(Exchange):
@@ -66,12 +46,8 @@ class CachedExchange(Exchange):
 
     def begin(self) -> None:
         head, edge = self.head, self.site.edge
-        if (
-            edge is None
-            or self.canary
-            or head.upgrade is not None
-            or (head.length and head.method in (b"GET", b"HEAD"))
-        ):
+        strange = head.upgrade is not None or (head.length and head.method in (b"GET", b"HEAD"))
+        if edge is None or self.canary or strange:
             self.forward()
             return
         fields = {name: values[0] if len(values) == 1 else b", ".join(values) for name, values in head.fields.items()}
@@ -321,14 +297,3 @@ class CachedExchange(Exchange):
             edge.cancelled(decision)
         elif decision.follower is not None and not self.finished:
             edge.cancelled(decision)
-
-
-def key_of(scheme: bytes, head: RequestHead, options: Options | None) -> bytes:
-    """What a request's response is stored under, as far as that is its URL."""
-    target = head.target
-    if options is not None and options.query is not None:
-        path, _, query = target.partition(b"?")
-        wanted = {name.encode() for name in options.query}
-        kept = sorted(part for part in query.split(b"&") if part.partition(b"=")[0] in wanted)
-        target = path + (b"?" + b"&".join(kept) if kept else b"")
-    return url_key(scheme, head.host or b"", target)

@@ -23,10 +23,14 @@ from tenfold._core.events import EVENTS, Event, Hub
 from tenfold.resilience.config_watch import watch
 
 if TYPE_CHECKING:
+    from tenfold.gateway.config import Config
     from tenfold.gateway.config.options import Certificate, Gateway
     from tenfold.gateway.engine.counters import Counters
+    from tenfold.gateway.engine.site import Site
 
 _log: Final = logging.getLogger("tenfold.gateway")
+_LOOK_AT_FILES: Final = 1.0
+"""Seconds between two looks at the files of certificates."""
 PROTOCOLS: Final = ["http/1.1"]
 VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 _SAN: Final = bytes.fromhex("0603551d11")
@@ -242,3 +246,16 @@ def _values(der: bytes) -> Iterator[tuple[int, bytes]]:
             at += count
         yield tag, der[at : at + size]
         at += size
+
+
+async def certificates_of(config: Config) -> Certificates | None:
+    """Those of a configuration, read in a thread; None where it has none."""
+    return await asyncio.to_thread(Certificates, config.gateway) if config.gateway.tls else None
+
+
+def certify(site: Site, certificates: Certificates | None) -> None:
+    """Put certificates into force, and look after their files from the first ones on."""
+    site.keyring.replace(certificates)
+    if certificates is not None and not site.keyring.watched:
+        site.keyring.watched = True
+        site.tasks.spawn(site.keyring.watch(_LOOK_AT_FILES), name="certificates")

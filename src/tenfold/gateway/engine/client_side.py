@@ -4,90 +4,31 @@ Theory. Reading stops in three cases, and TCP tells the client: when more reques
 (pipelining), when an endpoint takes a body more slowly than it comes, and when the connection is to be closed. Writing
 stops in one: when the client takes an answer more slowly than it comes, its endpoint is not read on.
 
-A half-closed connection is no abort: who sends a request and shuts its side down wants the answer. And a connection
-with bytes unread must not be closed, because the kernel then sends a reset that can destroy the answer on its way (RFC
-9112 §9.6): our side is shut first, and what still comes is read and thrown away for a moment.
+A half-closed connection is no abort: who sends a request and shuts its side down wants the answer.
 """
 
 from __future__ import annotations
 
 import asyncio
 from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from tenfold.gateway.engine import problem
-from tenfold.gateway.engine.cached import served
+from tenfold.gateway.engine.client_ends import ClientEnds
 from tenfold.gateway.engine.ending import Ending
 from tenfold.gateway.engine.forward import Exchange
-from tenfold.gateway.framing import UNIX, Link, Refusal, RequestEvent, RequestHead, RequestReader
+from tenfold.gateway.engine.quick import served
+from tenfold.gateway.framing import UNIX, Refusal, RequestEvent, RequestHead, RequestReader
 
 if TYPE_CHECKING:
-    from tenfold.gateway.engine.plan import RoutePlan
     from tenfold.gateway.engine.problem import Fault
-    from tenfold.gateway.engine.site import Site
-
-LINGER: Final = 2.0
-"""Seconds for which a client that is still sending is read after the last answer."""
-_LINGER_BYTES: Final = 1024 * 1024
+    from tenfold.gateway.engine.route_plan import RoutePlan
 
 
-class Client(asyncio.Protocol):
+class Client(ClientEnds):
     """One client connection."""
 
-    __slots__ = (
-        "_busy",
-        "_chunked",
-        "_heading",
-        "_left",
-        "_lingers",
-        "_links",
-        "_most",
-        "_open",
-        "_reading",
-        "_unsent",
-        "due",
-        "eof",
-        "exchange",
-        "full",
-        "peer",
-        "quiet_since",
-        "reader",
-        "scheme",
-        "site",
-        "transport",
-        "trusted",
-        "tunnel",
-    )  # fmt: skip
-
-    transport: asyncio.Transport
-    peer: str
-    """Its address, or `UNIX`."""
-
-    def __init__(self, site: Site, scheme: str = "http", peer: str | None = None) -> None:
-        self.site = site
-        self.scheme = scheme
-        """``"https"`` where it came by TLS."""
-        self.peer = peer or ""  # where it is empty, the socket knows
-        self.exchange: Exchange | None = None
-        self.due = inf
-        """When the sweep calls time."""
-        self.eof = False
-        self.full = False
-        """The client takes no more for now."""
-        self.tunnel: Exchange | None = None
-        self.quiet_since = 0.0
-        """Since when it has waited for its next request."""
-        self._links: tuple[Link | None, Link | None] = (None, None)
-        self._open = False
-        self._busy = False
-        self._heading = False
-        self._reading = True
-        self._lingers = False
-        self._left = _LINGER_BYTES
-        self._most: int | None = None
-        self._unsent: Exchange | None = None
-        """One that begins once it has what came of its body together with its head."""
-        self._chunked = False
+    __slots__ = ()
 
     # -- the socket ---------------------------------------------------------------------------------------------------
 
@@ -125,7 +66,9 @@ class Client(asyncio.Protocol):
         if events:
             self._take(events)
         if self.exchange is None:
-            self._onward()
+            # As nearly always: there is no other request yet.
+            if not (self._reading and not (self.full or self.eof or self._lingers) and self.reader.rest()):
+                self._next()
         elif self.reader.held:
             self.pause_reading()
 
@@ -147,6 +90,8 @@ class Client(asyncio.Protocol):
         self.due = self.site.now + self.site.plan.gateway.write_timeout
         if self.exchange is not None:
             self.exchange.client_full()
+        else:
+            self.pause_reading()  # its answers were put off (`Outbox`), and it shall ask for no more of them
 
     def resume_writing(self) -> None:
         self.full = False
@@ -157,22 +102,6 @@ class Client(asyncio.Protocol):
         elif self._goes_on:
             self._idle()
             self._next()
-
-    def pause_reading(self) -> None:
-        """Leave what comes to the kernel."""
-        if self._reading and self._open:
-            self._reading = False
-            self.transport.pause_reading()
-            if self.exchange is not None and not self.exchange.ended and not self.full:
-                self.due = inf
-
-    def resume_reading(self) -> None:
-        """Read on."""
-        if not self._reading and self._open and not self.reader.held:
-            self._reading = True
-            self.transport.resume_reading()
-            if self.exchange is not None and not self.exchange.ended and not self.full:
-                self.due = self.site.now + self.site.plan.gateway.body_timeout
 
     # -- requests -----------------------------------------------------------------------------------------------------
 
@@ -220,7 +149,7 @@ class Client(asyncio.Protocol):
             if route is None:
                 self._answer(problem.NO_ROUTE, head)
                 return
-        if route.quick and site.log is None and not self.closing and served(self, head, route):
+        if route.quick and site.log is None and not (self.eof or site.draining) and served(self, head, route):
             self._idle()
             return
         most = self._most = route.body_max
@@ -259,17 +188,6 @@ class Client(asyncio.Protocol):
         self.write(problem.render(problem.measured(fault, lambda _: options), close=True))
         self._linger()
 
-    @property
-    def closing(self) -> bool:
-        """Whether this answer is the last on the connection."""
-        return self.eof or self.site.draining
-
-    def write(self, data: bytes) -> None:
-        """To the client."""
-        if self._open:
-            self.site.counters.bytes_out += len(data)
-            self.transport.write(data)
-
     def switch(self, exchange: Exchange) -> None:
         """From now on bytes go through unread."""
         self.tunnel = exchange
@@ -301,12 +219,6 @@ class Client(asyncio.Protocol):
             if not self._busy:
                 self._onward()
 
-    def _idle(self) -> None:
-        self._heading = False
-        self.quiet_since = self.site.now
-        if not self.full:
-            self.due = self.site.now + self.site.plan.gateway.idle_timeout
-
     def _onward(self) -> None:
         # As nearly always: there is no other request yet.
         if self._reading and not (self.full or self.eof or self._lingers) and self.reader.rest():
@@ -334,42 +246,7 @@ class Client(asyncio.Protocol):
         elif not exchange.paused:
             self.resume_reading()
 
-    @property
-    def _goes_on(self) -> bool:
-        return self._open and not self._lingers and self.tunnel is None and not self.transport.is_closing()
-
-    # -- the end ------------------------------------------------------------------------------------------------------
-
-    @property
-    def quiet(self) -> bool:
-        """Whether nothing is under way."""
-        return self.exchange is None and not self._lingers and self.reader.idle
-
-    def shut(self) -> None:
-        """Close once all is written."""
-        if self._open:
-            self._lingers = True
-            self.due = self.site.now + self.site.plan.gateway.write_timeout
-            self.transport.close()
-
-    def _linger(self) -> None:
-        """Shut our side, and read on for a moment."""
-        if not self._open or self._lingers:
-            return
-        if self.eof or not self.transport.can_write_eof():
-            self.shut()
-            return
-        self._lingers = True
-        self.due = self.site.now + LINGER
-        self.transport.write_eof()
-        if not self._reading:
-            self._reading = True
-            self.transport.resume_reading()
-
-    def cut(self) -> None:
-        """Close at once."""
-        if self._open:
-            self.transport.abort()
+    # -- time ---------------------------------------------------------------------------------------------------------
 
     def late(self) -> None:
         """The time for what was expected is over."""
@@ -387,19 +264,6 @@ class Client(asyncio.Protocol):
         else:
             self.site.counters.late += 1
             self._refused(problem.HEADER_TIMEOUT)
-
-    def link(self, host: bool) -> Link:
-        """This connection's share in the heads of requests; ``host``: the client's Host is kept."""
-        found = self._links[host]
-        forwarder = self.site.plan.forwarders[self.trusted, host]
-        if found is None or found.forwarder is not forwarder:
-            found = forwarder.link(self.peer, self.scheme)
-            self._links = (self._links[0], found) if host else (found, self._links[1])
-        return found
-
-    def believed(self, head: RequestHead) -> str:
-        """The client's address as far as it can be believed."""
-        return self.link(True).client(head)
 
     def __repr__(self) -> str:
         return f"<Client {self.peer} exchange={self.exchange!r}>"

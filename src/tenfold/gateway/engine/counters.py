@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+from tenfold.gateway.engine.tally import CLASSES, answers
+
 
 class Counters:
     """Numbers of one gateway process; they never fall, but for the three of `Counters.state`'s ``now``."""
 
     __slots__ = (
         "accepted",
-        "answered_1xx",
-        "answered_2xx",
-        "answered_3xx",
-        "answered_4xx",
-        "answered_5xx",
+        "answers",
         "bytes_in",
         "bytes_out",
         "canaries",
@@ -56,8 +54,8 @@ class Counters:
         """Requests under way now."""
         self.upstreams = 0
         """Connections to endpoints that are open now."""
-        self.answered_1xx = self.answered_2xx = self.answered_3xx = self.answered_4xx = self.answered_5xx = 0
-        """Final answers by class; 1xx are switches to another protocol."""
+        self.answers = answers()
+        """Final answers by `tally.CLASSES`; 1xx are switches to another protocol."""
         self.own_answers = 0
         """Problems that the gateway answered itself."""
         self.refused = 0
@@ -99,4 +97,5 @@ class Counters:
 
     def state(self) -> dict[str, int]:
         """Plain values by name."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        found = {f"answered_{name}": count for name, count in zip(CLASSES[1:], self.answers[1:], strict=True)}
+        return found | {name: getattr(self, name) for name in self.__slots__ if name != "answers"}

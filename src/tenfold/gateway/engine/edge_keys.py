@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from tenfold.gateway.edge import url_key
 from tenfold.gateway.engine.users import cookie_of
 
 if TYPE_CHECKING:
@@ -78,3 +79,14 @@ def keys_of(config: Config) -> list[object]:
         for each in config.routes
         if each.edge is not None
     ]
+
+
+def key_of(scheme: bytes, head: RequestHead, options: Edge | None) -> bytes:
+    """What a request's response is stored under, as far as that is its URL."""
+    target = head.target
+    if options is not None and options.query is not None:
+        path, _, query = target.partition(b"?")
+        wanted = {name.encode() for name in options.query}
+        kept = sorted(part for part in query.split(b"&") if part.partition(b"=")[0] in wanted)
+        target = path + (b"?" + b"&".join(kept) if kept else b"")
+    return url_key(scheme, head.host or b"", target)

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Final
 from tenfold.balance import Ticket
 from tenfold.gateway.engine import concurrency, problem
 from tenfold.gateway.engine.concurrency import Place
-from tenfold.gateway.engine.plan import PoolPlan, RoutePlan
+from tenfold.gateway.engine.pool_plan import PoolPlan
 from tenfold.gateway.engine.problem import Fault
+from tenfold.gateway.engine.route_plan import RoutePlan
 from tenfold.gateway.engine.upstream import UpstreamConnection
 from tenfold.gateway.framing import Identity, RequestHead
 
@@ -195,7 +196,8 @@ class Ending:
 
     def _over(self) -> None:
         self.finished = True
-        self.dated_no_more()
+        if self.until != inf:
+            self.dated_no_more()
         self.kept = None
         if self.place is not None:
             place, self.place = self.place, None

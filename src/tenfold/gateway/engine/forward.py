@@ -59,12 +59,11 @@ class Exchange(Sending):
         if out:
             self._write(out)
         if connection is self.connection and self.started:
-            connection.due = (
-                inf
-                if self.client.full
-                else self.site.now
-                + (self.site.plan.gateway.tunnel_timeout if self.tunnel else self.pool.options.body_timeout)
-            )
+            if self.client.full:
+                self.client_full()
+            else:
+                wait = self.site.plan.gateway.tunnel_timeout if self.tunnel else self.pool.options.body_timeout
+                connection.due = self.site.now + wait
 
     def final(self, head: ResponseHead, out: list[bytes]) -> None:
         """The head of the final answer."""
@@ -78,7 +77,8 @@ class Exchange(Sending):
             concurrency.answered(self, head.status)
         if self.renewal:
             sticky.renew(self)
-        self.dated_no_more()
+        if self.until != inf:
+            self.dated_no_more()
         changes = self.route.response_changes
         if changes is not None:
             changes.apply(head)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 from collections.abc import Iterable, Sequence
 from types import TracebackType
@@ -14,20 +13,18 @@ from tenfold._core.units import Duration, duration
 from tenfold.gateway.config import Address, Changes, Config, ConfigFile, diff
 from tenfold.gateway.edge import Edge
 from tenfold.gateway.engine.beside import Beside
-from tenfold.gateway.engine.certificates import Certificates
+from tenfold.gateway.engine.certificates import certificates_of, certify
 from tenfold.gateway.engine.edge_keys import keys_of
 from tenfold.gateway.engine.listener import Listener
-from tenfold.gateway.engine.log import AccessLog
+from tenfold.gateway.engine.log import log_of
 from tenfold.gateway.engine.plan import Plan
-from tenfold.gateway.engine.policies import close_limits, limits_state
-from tenfold.gateway.engine.site import Site, edge_of
+from tenfold.gateway.engine.policies import close_limits
+from tenfold.gateway.engine.site import Site, edge_of, store_of
+from tenfold.gateway.engine.state import state_of
 
-_log: Final = logging.getLogger("tenfold.gateway")
 _QUIET: Final = 1.0
 """Seconds for which idle connections may still bring a request when the gateway drains."""
 _LOOK: Final = 0.02
-_LOOK_AT_FILES: Final = 1.0
-"""Seconds between two looks at the files of certificates."""
 
 
 class Gateway:
@@ -87,7 +84,7 @@ class Gateway:
         await site.tasks.__aenter__()
         entered = []
         try:
-            _certify(site, await _certificates(self.config))
+            certify(site, await certificates_of(self.config))
             for pool in site.plan.pools.values():
                 await pool.balancer.__aenter__()
                 entered.append(pool)
@@ -174,29 +171,7 @@ class Gateway:
 
     def state(self) -> dict[str, Any]:
         """Counters, pools, connections and the edge, as plain values ready for JSON."""
-        site = self._running()
-        pools = {
-            name: {
-                **pool.balancer.state(),
-                "queued": pool.queued,
-                "connections": {
-                    id: {"open": len(each.connections), "idle": len(each.idle)} for id, each in pool.upstreams.items()
-                },
-            }
-            for name, pool in site.plan.pools.items()
-        }
-        edge = site.edge
-        stats = None if edge is None else edge.stats()
-        return {
-            "listen": [str(address) for address in self.addresses],
-            "draining": site.draining,
-            "clients": len(site.clients),
-            "counters": site.counters.state(),
-            "pools": pools,
-            "limits": limits_state(site.plan),
-            "edge": None if stats is None else {name: getattr(stats, name) for name in stats.__slots__},
-            "log": None if site.log is None else {"written": site.log.written, "dropped": site.log.dropped},
-        }
+        return state_of(self._running(), self.addresses)
 
     # -- changing -----------------------------------------------------------------------------------------------------
 
@@ -216,10 +191,10 @@ class Gateway:
                 raise MisuseError(f"reload: expected changes that a running gateway can make, got {told}; restart it")
             certificates = site.keyring.certificates
             if any(each.key.startswith("gateway.tls") for each in changes.settings):
-                certificates = await _certificates(config)
+                certificates = await certificates_of(config)
             old = site.plan
             new = Plan(site, config, old)
-            new_log = self._log_of(config, changes)
+            new_log = log_of(site, config, changes)
             fresh = [pool for name, pool in new.pools.items() if old.pools.get(name) is not pool]
             entered = []
             try:
@@ -238,11 +213,11 @@ class Gateway:
                     new.pools[options.name].reconfigure(options)
             self.overrides.apply(new)
             site.plan = new
-            _certify(site, certificates)
+            certify(site, certificates)
             rekeyed = keys_of(self.config) != keys_of(config)
             self.config = config
             site.counters.reloads += 1
-            if rekeyed or _store(config) != (None if site.edge is None else _store_of(site.edge)):
+            if rekeyed or store_of(edge_of(config)) != store_of(site.edge):
                 site.edge = edge_of(config)
             if new_log is not site.log:
                 old_log, site.log = site.log, new_log
@@ -256,19 +231,6 @@ class Gateway:
             await self._beside.renew(config, site)
             await close_limits(old, new)
             return changes
-
-    def _log_of(self, config: Config, changes: Changes) -> AccessLog | None:
-        """The access log under that configuration: the same one where nothing is new about it."""
-        site = self._running()
-        if all(each.key != "gateway.access_log" for each in changes.settings):
-            return site.log
-        options = config.gateway.access_log
-        if options is None:
-            return None
-        try:
-            return AccessLog(site, options)
-        except OSError as error:
-            raise MisuseError(f"reload: cannot write the access log {options.path}: {error.strerror}") from error
 
     def reopen_log(self) -> None:
         """Begin the access log's file anew, under the same name: for who has moved it away (logrotate)."""
@@ -319,28 +281,6 @@ class Gateway:
     def __repr__(self) -> str:
         where = ", ".join(map(str, self.addresses)) or "not running"
         return f"<Gateway {where}>"
-
-
-async def _certificates(config: Config) -> Certificates | None:
-    return await asyncio.to_thread(Certificates, config.gateway) if config.gateway.tls else None
-
-
-def _certify(site: Site, certificates: Certificates | None) -> None:
-    """Put certificates into force, and look after their files from the first ones on."""
-    site.keyring.replace(certificates)
-    if certificates is not None and not site.keyring.watched:
-        site.keyring.watched = True
-        site.tasks.spawn(site.keyring.watch(_LOOK_AT_FILES), name="certificates")
-
-
-def _store(config: Config) -> tuple[object, ...] | None:
-    made = edge_of(config)
-    return None if made is None else _store_of(made)
-
-
-def _store_of(edge: Edge) -> tuple[object, ...]:
-    options = edge.options
-    return options.name, options.bytes, options.largest
 
 
 def _expect_ours(config: Config) -> None:

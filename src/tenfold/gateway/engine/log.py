@@ -23,8 +23,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from tenfold._core.errors import MisuseError
+
 if TYPE_CHECKING:
     from tenfold.gateway.config import AccessLog as Options
+    from tenfold.gateway.config import Changes, Config
     from tenfold.gateway.engine.client_side import Client
     from tenfold.gateway.engine.ending import Ending
     from tenfold.gateway.engine.problem import Fault
@@ -196,3 +199,19 @@ def _cut(value: Any, longest: int) -> Any:
 
 def _quoted(text: str) -> str:
     return text.replace("\\", "\\\\").replace('"', '\\"')
+
+
+def log_of(site: Site, config: Config, changes: Changes) -> AccessLog | None:
+    """The access log under a new configuration: the same one where nothing is new about it.
+
+    Raises `MisuseError` where it cannot be written.
+    """
+    if all(each.key != "gateway.access_log" for each in changes.settings):
+        return site.log
+    options = config.gateway.access_log
+    if options is None:
+        return None
+    try:
+        return AccessLog(site, options)
+    except OSError as error:
+        raise MisuseError(f"reload: cannot write the access log {options.path}: {error.strerror}") from error

@@ -19,7 +19,8 @@ from tenfold.balance.happenings import MembersChanged
 
 if TYPE_CHECKING:
     from tenfold.gateway.config import Changes
-    from tenfold.gateway.engine.plan import Plan, PoolPlan
+    from tenfold.gateway.engine.plan import Plan
+    from tenfold.gateway.engine.pool_plan import PoolPlan
 
 State = Literal["ready", "drain", "maint"]
 STATES: Final = ("ready", "drain", "maint")

@@ -1,37 +1,36 @@
 """The way there: a pool, an endpoint of it, a connection, and another one if that fails.
 
-Theory. What may be sent again is decided by `balance.transports.rules.after`: anything of which nothing was sent; what
-is idempotent and has had no byte of an answer; and once more on a fresh connection what was written into a kept one
-that closed under it. A POST is never sent twice. What is to be sent again must still be there, so a body is kept up to
-`REPLAY` bytes, and until the answer begins. Further tries never go to an endpoint that was tried, and those that may
-repeat work are paid for (`resilience.Budget`).
+Theory. What is to be sent again (`Trying` says when) must still be there, so a body is kept up to `REPLAY` bytes, and
+until the answer begins.
 """
 
 from __future__ import annotations
 
 from math import inf
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from tenfold.balance import NoEndpoint
-from tenfold.balance.transports.rules import IDEMPOTENT, Failure, Next, after
+from tenfold.balance.pick.base import ANY
+from tenfold.balance.transports.rules import Failure
 from tenfold.gateway.config import choose
 from tenfold.gateway.engine import concurrency, problem, starting
-from tenfold.gateway.engine.ending import Ending
 from tenfold.gateway.engine.problem import Fault
 from tenfold.gateway.engine.sticky import set_cookie
+from tenfold.gateway.engine.trying import IDEMPOTENT, Trying
 from tenfold.gateway.engine.upstream import Upstream, UpstreamConnection
 from tenfold.gateway.engine.users import select
-from tenfold.gateway.framing import Identity, Link
-from tenfold.resilience.backoff import pause
+from tenfold.gateway.framing import Identity, Link, RequestHead
 from tenfold.resilience.deadline import TIMEOUT_HEADER
+
+if TYPE_CHECKING:
+    from tenfold.gateway.engine.route_plan import RoutePlan
 
 REPLAY: Final = 64 * 1024
 """Bytes of a body that are kept to be sent again, and that may wait for a connection."""
-_IDEMPOTENT: Final = frozenset(name.encode() for name in IDEMPOTENT) | {b"PROPFIND", b"REPORT", b"SEARCH", b"QUERY"}
 _TIMEOUT_LINE: Final = TIMEOUT_HEADER.encode() + b": %d"
 
 
-class Sending(Ending):
+class Sending(Trying):
     """The half of an exchange that sends."""
 
     __slots__ = ()
@@ -39,23 +38,29 @@ class Sending(Ending):
     def start(self) -> None:
         """Everything that is done once, and then the first try."""
         route, head = self.route, self.head
-        if route.limit is not None and not route.limit.admits(self):
+        if (not route.plain or self.client.trusted) and not self._prepare(route, head):
             return
+        purse = route.purse
+        if purse is not None and purse.hungry:
+            purse.deposit()
+        self.begin()
+
+    def _prepare(self, route: RoutePlan, head: RequestHead) -> bool:
+        """What few routes ask for. False: the request is answered, or waits."""
+        if route.limit is not None and not route.limit.admits(self):
+            return False
         if route.pool is None:
             starting.answer(self)
-            return
+            return False
         if (route.deadline is not None or self.client.trusted) and not starting.dated(self, route.deadline):
-            return
+            return False
         if route.own_cookies:
             starting.own_cookies(self, route.own_cookies)
         elif route.canary is not None:
             self.choose_pool({})
         if route.strip or route.request_changes is not None:
             route.change(head)
-        purse = route.purse
-        if purse is not None and purse.hungry:
-            purse.deposit()
-        self.begin()
+        return True
 
     def choose_pool(self, mine: dict[str, str]) -> None:
         """The canary's pool instead, for some; ``mine`` are the gateway's own cookies."""
@@ -89,7 +94,8 @@ class Sending(Ending):
             if places is not None and not concurrency.enter(places, self):
                 return
         try:
-            ticket = pool.balancer.acquire(pool.request(self.head, self.client.peer, self.cookie), self.tried)
+            known = pool.request(self.head, self.client.peer, self.cookie) if pool.keyed or self.cookie else ANY
+            ticket = pool.balancer.acquire(known, self.tried)
         except NoEndpoint as none:
             if self.failed_by is not None:
                 self.give_up(self.failed_by)
@@ -170,12 +176,17 @@ class Sending(Ending):
         kept = self.kept
         if kept:
             data = b"".join((data, *kept))
-        if kept is not None and not (head.length == 0 or head.method in _IDEMPOTENT):
+        if kept is not None and not (head.length == 0 or head.method in IDEMPOTENT):
             self.kept = None
-        connection.reader.expect(head.method, upgrade=link.upgrade(head), decoded=self.decoded)
+        upgrade = None if head.upgrade is None else link.upgrade(head)
+        connection.reader.expect(head.method, upgrade=upgrade, decoded=self.decoded)
         options = self.pool.options
-        connection.due = self.site.now + options.first_byte_timeout if self.ended else inf
-        connection.transport.write(data)
+        if self.ended:
+            connection.due = self.site.now + options.first_byte_timeout
+            self.site.write(connection.transport, data)
+        else:
+            connection.due = inf
+            connection.transport.write(data)  # at once: the rest of the body is written without waiting too
         if self.paused:
             self._read_on()
 
@@ -240,71 +251,3 @@ class Sending(Ending):
                 options = self.pool.options
                 connection.due = self.site.now + options.first_byte_timeout if self.ended else inf
             self._read_on()
-
-    # -- another try --------------------------------------------------------------------------------------------------
-
-    def _failed(self, failure: Failure, fault: Fault, *, used: bool) -> None:
-        ticket = self.ticket
-        assert ticket is not None
-        counters, route = self.site.counters, self.route
-        then = after(
-            failure, idempotent=self.idempotent, replayable=self.kept is not None, reused=used, refreshed=self.refreshed
-        )
-        if then is Next.FRESH:
-            self.refreshed = True
-            counters.fresh += 1
-            self._send(self.pool.upstream(ticket.endpoint), fresh=True)
-            return
-        self.pool.upstream(ticket.endpoint).tally.failures += 1
-        self._release(ok=False)
-        self.failed_by = fault
-        if then is Next.RAISE or self.attempt >= route.attempts:
-            self.give_up(fault)
-            return
-        if failure is Failure.UNSENT:
-            counters.failovers += 1
-            self.forward()
-            return
-        if not self.pays(self.site.clock()):
-            self.give_up(fault)
-            return
-        counters.retries += 1
-        options = route.route.retries
-        assert options is not None
-        self.pause = pause(
-            options.jitter, self.attempt, self.pause, float(options.base), float(options.cap), self.site.random
-        )
-        self.again(self.pause)
-
-    @property
-    def idempotent(self) -> bool:
-        """Whether to do it twice is to do it once."""
-        return self.head.method in _IDEMPOTENT
-
-    def pays(self, now: float) -> bool:
-        """Whether the budget pays for a try that may repeat work; then it has."""
-        purse = self.route.purse
-        if purse is None:
-            return True
-        reservation = purse.reserve(now)
-        if reservation is None:
-            self.site.counters.retries_refused += 1
-            return False
-        purse.confirm(reservation, now)
-        return True
-
-    def again(self, wait: float) -> None:
-        """Once more after ``wait`` seconds."""
-        self.timer = self.site.loop.call_later(wait, self._again)
-
-    def _again(self) -> None:
-        self.timer = None
-        if not self.finished:
-            self.forward()
-
-    def past_deadline(self) -> None:
-        """The answer's head did not come in time."""
-        self.site.counters.late += 1
-        self._detach()
-        self._release(ok=None if self.callers else False)
-        self.give_up(problem.CALLERS_DEADLINE if self.callers else problem.DEADLINE)

@@ -22,7 +22,10 @@ from tenfold.gateway.engine.edge_keys import MOST_VARIANTS
 from tenfold.gateway.engine.ending import Ending
 from tenfold.gateway.engine.forward import Exchange
 from tenfold.gateway.engine.log import AccessLog
-from tenfold.gateway.engine.plan import Plan, PoolPlan, RoutePlan
+from tenfold.gateway.engine.outbox import Outbox
+from tenfold.gateway.engine.plan import Plan
+from tenfold.gateway.engine.pool_plan import PoolPlan
+from tenfold.gateway.engine.route_plan import RoutePlan
 from tenfold.gateway.engine.sending import Sending
 
 if TYPE_CHECKING:
@@ -42,8 +45,9 @@ _MOST_TASKS: Final = 200_000
 class Site:
     """One gateway process. Belongs to one event loop."""
 
-    __slots__ = ("arrivals", "clients", "clock", "counters", "dated", "draining", "edge", "keyring", "left",
-                 "log", "loop", "now", "nowhere", "plan", "random", "retired", "tasks", "wall")  # fmt: skip
+    __slots__ = ("arrivals", "clients", "clock", "counters", "dated", "draining", "edge", "flush", "keyring",
+                 "left", "log", "loop", "now", "nowhere", "plan", "random", "retired", "tasks", "wall",
+                 "write")  # fmt: skip
 
     def __init__(self, config: Config) -> None:
         self.loop = asyncio.get_running_loop()
@@ -58,6 +62,10 @@ class Site:
         self.dated: set[Sending] = set()
         """Exchanges with a deadline."""
         self.retired: list[PoolPlan] = []
+        outbox = Outbox(self.loop)
+        self.write: Final = outbox.write
+        """Write to a connection, soon: `Outbox`."""
+        self.flush: Final = outbox.flush
         self.draining = False
         self.now = self.clock() + TICK
         """About now; renewed by the sweep."""
@@ -88,24 +96,13 @@ class Site:
 
     def answered(self, status: int, answers: list[int]) -> None:
         """Count an answer, also among those of its route; 0 is none."""
-        answers[status // 100] += 1
-        counters = self.counters
-        if status < 300:
-            if status >= 200:
-                counters.answered_2xx += 1
-            elif status:
-                counters.answered_1xx += 1
-        elif status < 400:
-            counters.answered_3xx += 1
-        elif status < 500:
-            counters.answered_4xx += 1
-        else:
-            counters.answered_5xx += 1
+        kind = status // 100
+        answers[kind] += 1
+        self.counters.answers[kind] += 1
 
     def refused(self, client: Client, fault: Fault) -> None:
         """What came was no request."""
-        self.counters.answered_4xx += fault.status < 500
-        self.counters.answered_5xx += fault.status >= 500
+        self.counters.answers[fault.status // 100] += 1
         if self.log is not None:
             self.log.refused(client, fault)
 
@@ -163,3 +160,8 @@ def edge_of(config: Config) -> Edge | None:
         name=edge.name, max_bytes=edge.max_bytes, largest_share=max(1e-9, min(0.5, largest / edge.max_bytes)),
         max_variants=MOST_VARIANTS if any(each.headers or each.cookies for each in routes) else 64,
     ))  # fmt: skip
+
+
+def store_of(edge: Edge | None) -> tuple[object, ...] | None:
+    """What a cache is told to be: where it changes on a reload, another one is made."""
+    return None if edge is None else (edge.options.name, edge.options.bytes, edge.options.largest)

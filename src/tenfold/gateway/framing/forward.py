@@ -32,6 +32,9 @@ _PROTO: Final = b"x-forwarded-proto"
 _NOT_ZERO: Final = 1 << 64 | 1  # neither a trace nor a span may be 0
 
 
+_tuple: Final = tuple.__new__  # half of the time that `Identity` takes to call it
+
+
 class Identity(NamedTuple):
     """What a request is called: its id, and the lines that tell the upstream."""
 
@@ -131,7 +134,7 @@ class Link:
         if not head.claims and self.forwarder.names_all:
             text = (draw(192) | _NOT_ZERO).to_bytes(24, "big").hex().encode()
             trace = text[:32]
-            return Identity(trace, self.forwarder.new_lines % (trace, text[32:], trace))
+            return _tuple(Identity, (trace, self.forwarder.new_lines % (trace, text[32:], trace)))
         came = parent = None
         lines = []
         for kind, value, line in head.claims:

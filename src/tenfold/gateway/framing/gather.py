@@ -80,3 +80,12 @@ class Gather:
                     Reason.BARE_LF if text == b"\n" else Reason.BARE_CR if text[:1] == b"\r" else Reason.CONTROL
                 )
         self._scanned = stop - cut
+
+
+def first_fault(limits: Limits, data: bytes, check: Callable[[bytes], object], otherwise: Reason) -> Reason:
+    """A head in one piece is refused: the reason that would have been found first, had it come byte by byte."""
+    try:
+        Gather(limits, check).add(data)
+    except Refused as refused:
+        return refused.reason
+    return otherwise

@@ -100,7 +100,7 @@ class RequestHead(Head):
         head.upgrade = self.upgrade
         head.host = self.host
         head.expects_continue = self.expects_continue
-        head._fields = self.fields
+        head._fields = self._fields or self.fields
         return head
 
     def __repr__(self) -> str:

@@ -15,6 +15,8 @@ the byte, their checks and their meaning are known, and only the request line is
 
 A head passes two parsers: ours, which knows every reason and is the stricter one, and llhttp (of Node.js, through
 httptools, without a callback into Python), written by others: a slip in either must be a slip in both to do harm.
+Fields that llhttp has accepted twice on this connection are not shown to it a third time, under a request line of the
+usual form, every one of which it accepts (a test asks it for each method and each byte).
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from tenfold._core.errors import MisuseError
 from tenfold.gateway.framing.body import END, Chunks, End
-from tenfold.gateway.framing.gather import Gather
+from tenfold.gateway.framing.gather import Gather, first_fault
 from tenfold.gateway.framing.head import CHUNKED, RequestHead, parse_request
 from tenfold.gateway.framing.limits import Limits
 from tenfold.gateway.framing.refusal import Reason, Refusal, Refused
@@ -199,31 +201,27 @@ class RequestReader:
                 raise Refused(Reason.HEAD_TOO_LARGE)
             cut = data.find(b"\r\n")
             block = data[cut:size]
-            if block == self._block:
-                head = self._same_fields(data, cut, size)
-            else:
-                head = parse_request(data[: size - 4], limits)
-                self._block = block
-                self._model = None
+            same = block == self._block
+            known = self._known(data, cut) if same else None
+            head = parse_request(data[: size - 4], limits) if known is None else known
         except Refused as refused:
             first = data.find(b"\r\n\r\n") + 4
             if first < size:
                 # An empty line is in it, so it is more than one head; no head with one in it is accepted.
                 self._head(data, first, events)
                 return
-            events.append(self._refuse(_first_fault(limits, data[:size], refused.reason)))
+            events.append(self._refuse(first_fault(limits, data[:size], request_line, refused.reason)))
             return
+        if known is None:
+            if not self._gated(head, data if size == len(data) else data[:size]):
+                events.append(self._refuse(Reason.GATEKEEPER))
+                return
+            if not same:
+                self._block, self._model = block, None
+            elif self._model is None and not head.http10:
+                # A copy, because what is done to the head on its way must not be done to the next one.
+                self._model = head.again(b"", b"")
         left = head.length
-        # llhttp waits for the body that it is not given, so a parser lasts for as long as there is none.
-        gate = self._gate or HttpRequestParser(_NO_CALLBACKS)
-        self._gate = gate if left == 0 and head.keep_alive and head.upgrade is None else None
-        try:
-            gate.feed_data(data if size == len(data) else data[:size])
-        except HttpParserUpgrade:
-            self._gate = None
-        except HttpParserError:
-            events.append(self._refuse(Reason.GATEKEEPER))
-            return
         events.append(head)
         rest = data[size:]
         if left == 0:
@@ -241,8 +239,8 @@ class RequestReader:
         if rest:
             self._body(rest, events)
 
-    def _same_fields(self, data: bytes, cut: int, size: int) -> RequestHead:
-        """The head of a request whose fields are the last one's."""
+    def _known(self, data: bytes, cut: int) -> RequestHead | None:
+        """The head of a request whose fields are the last one's, if those came twice and its first line is usual."""
         model = self._model
         if model is not None and cut <= self._limits.line:  # type: ignore[operator]
             line = usual_line(data, 0, cut)
@@ -250,11 +248,20 @@ class RequestReader:
                 method, target = line.groups()
                 if method in METHODS:
                     return model.again(method, target)
-        head = parse_request(data[: size - 4], self._limits)
-        if model is None and not head.http10:
-            # A copy, because what is done to the head on its way must not be done to the next one.
-            self._model = head.again(b"", b"")
-        return head
+        return None
+
+    def _gated(self, head: RequestHead, data: bytes) -> bool:
+        """Whether llhttp takes it too."""
+        # It waits for the body that it is not given, so a parser lasts for as long as there is none.
+        gate = self._gate or HttpRequestParser(_NO_CALLBACKS)
+        self._gate = gate if head.length == 0 and head.keep_alive and head.upgrade is None else None
+        try:
+            gate.feed_data(data)
+        except HttpParserUpgrade:
+            self._gate = None
+        except HttpParserError:
+            return False
+        return True
 
     def _body(self, data: bytes, events: list[RequestEvent]) -> None:
         if self._state == _LENGTH:
@@ -291,12 +298,3 @@ class RequestReader:
 
     def __repr__(self) -> str:
         return f"<RequestReader {_NAMES[self._state]} held={len(self._surplus)}>"
-
-
-def _first_fault(limits: Limits, data: bytes, otherwise: Reason) -> Reason:
-    """A head in one piece is refused: the reason that would have been found first, had it come byte by byte."""
-    try:
-        Gather(limits, request_line).add(data)
-    except Refused as refused:
-        return refused.reason
-    return otherwise

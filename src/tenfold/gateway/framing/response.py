@@ -17,7 +17,7 @@ from typing import Final
 
 from tenfold._core.errors import MisuseError
 from tenfold.gateway.framing.body import END, Chunks, End
-from tenfold.gateway.framing.gather import Gather
+from tenfold.gateway.framing.gather import Gather, first_fault
 from tenfold.gateway.framing.head import CHUNKED, ResponseHead, parse_response
 from tenfold.gateway.framing.limits import Limits
 from tenfold.gateway.framing.refusal import Reason, Refusal, Refused
@@ -176,7 +176,7 @@ class ResponseReader:
         except Refused as refused:
             reason = refused.reason
             if gather is None:
-                reason = _first_fault(limits, data[: data.find(b"\r\n\r\n") + 4], reason)
+                reason = first_fault(limits, data[: data.find(b"\r\n\r\n") + 4], status_line, reason)
             events.append(self._refuse(reason))
             return b""
         events.append(head)
@@ -222,12 +222,3 @@ class ResponseReader:
 
     def __repr__(self) -> str:
         return f"<ResponseReader {_NAMES[self._state]} reusable={self.reusable}>"
-
-
-def _first_fault(limits: Limits, data: bytes, otherwise: Reason) -> Reason:
-    """As for requests: the reason that would have been found first, had the head come byte by byte."""
-    try:
-        Gather(limits, status_line).add(data)
-    except Refused as refused:
-        return refused.reason
-    return otherwise
