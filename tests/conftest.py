@@ -11,8 +11,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 # `make test` tries the same examples every time, so that a red run means a change; `make fuzz` tries others.
-settings.register_profile("fixed", derandomize=True, database=None)
-settings.register_profile("fuzz", suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.register_profile(
+    "fixed", derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("fuzz", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 settings.load_profile(os.environ.get("TENFOLD_HYPOTHESIS", "fixed"))
 
 MARK = "TENFOLD_TEST_MARK"

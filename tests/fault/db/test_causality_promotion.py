@@ -83,7 +83,7 @@ async def alter(server: Postgres, what: str) -> None:
 async def cut_off(replica: Postgres) -> None:
     """Let a replica look for its primary where nobody is."""
     await alter(replica, "SET primary_conninfo = 'host=127.0.0.1 port=1'")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while await replica.fetchval(RECEIVING):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
