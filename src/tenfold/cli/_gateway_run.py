@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from tenfold._core.errors import MisuseError, TenfoldError
 from tenfold._core.events import EVENTS, Event
 from tenfold._core.tasks import Tasks
+from tenfold.balance.happenings import DiscoveryFailed, EndpointDown, EndpointEjected, EndpointReturned, EndpointUp
+from tenfold.balance.turns import PanicEnded, PanicStarted
 from tenfold.gateway.config import Changes, Config, ConfigFile, GatewayConfigError
 from tenfold.gateway.config.read import EngineName
 from tenfold.gateway.engine import Gateway
@@ -174,7 +176,8 @@ class _Telling:
 
 
 _TOLD = (
-    ConfigRejected, ConfigReloaded, HandedOver, HandOverFailed, WorkerCrashLoop, WorkerDied, WorkerStarted
+    ConfigRejected, ConfigReloaded, DiscoveryFailed, EndpointDown, EndpointEjected, EndpointReturned, EndpointUp,
+    HandedOver, HandOverFailed, PanicEnded, PanicStarted, WorkerCrashLoop, WorkerDied, WorkerStarted
 )  # fmt: skip
 
 
@@ -205,5 +208,23 @@ def _lines(event: Event) -> list[str]:
             ]
         case WorkerCrashLoop():
             return [f"tenfold: worker {event.number} is in a crash loop: {event.deaths} early deaths in a row"]
+        case EndpointDown():
+            return [f"tenfold: pool {event.balancer}: endpoint {event.endpoint} is down: {event.why}"]
+        case EndpointUp():
+            return [f"tenfold: pool {event.balancer}: endpoint {event.endpoint} is up: {event.why}"]
+        case EndpointEjected():
+            how = f"for {event.seconds:.0f} s: {event.reason}"
+            return [f"tenfold: pool {event.balancer}: endpoint {event.endpoint} is ejected {how}"]
+        case EndpointReturned():
+            return [f"tenfold: pool {event.balancer}: endpoint {event.endpoint} is no longer ejected"]
+        case PanicStarted():
+            few = f"{event.ready} of {event.members} endpoints are ready"
+            return [f"tenfold: pool {event.balancer}: only {few}, so all are asked (panic)"]
+        case PanicEnded():
+            return [
+                f"tenfold: pool {event.balancer}: {event.ready} of {event.members} endpoints are ready; panic is over"
+            ]
+        case DiscoveryFailed():
+            return [f"tenfold: discovery by {event.source} failed, asked again in {event.retry_in:.1f} s: {event.why}"]
         case _:
             return []

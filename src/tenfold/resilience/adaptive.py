@@ -63,7 +63,7 @@ class AdaptiveLimit:
     """As many calls at once as the dependency answers without queueing; the rest is turned away at once.
 
     ``initial`` is where the search begins (default 20) and ``minimum`` and ``maximum`` are its bounds (1 and
-    1000). ``tolerance`` (0…1, default 0.6) is how much of a rise in concurrency may turn into latency rather than
+    1000). ``tolerance`` (0…1, default 0.75) is how much of a rise in concurrency may turn into latency rather than
     throughput before the limit counts as too high: more of it queues more and wastes less. ``smoothing`` (0…0.5,
     default 0.1) is how far ln(limit) moves for one measurement at first: less is calmer and slower.
 
