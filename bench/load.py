@@ -2,10 +2,7 @@
 
 Cost: requests a CPU second, all clients saturated on one core, the server on the other, 1 KiB bodies. tenfold
 and Locust run journeys of 4 steps, status and length checked in each; wrk runs plain requests and checks
-nothing. Rounds are interleaved and medians taken. The server's core never rests: what is left of it is spent by a
-spinner of idle priority. Two cores are often two threads of one, and then a second of CPU is worth a third less while
-the other one works (``busy_core_slowdown`` says by how much here). Beside Locust the server is idle for nine tenths of
-the time, beside tenfold for none, so without the spinner each would be timed on another machine.
+nothing. Rounds are interleaved and medians taken.
 
 Truth: a server of known service time (one queue, utilisation ρ) is frozen by SIGSTOP for S seconds in a run
 of D. A request that is due t seconds into the freeze is answered S − t·(1−ρ) later: its wait for the thaw,
@@ -28,8 +25,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +75,7 @@ def _cost(rounds: int, seconds: float) -> dict[str, Any]:
         notes.append("wrk is not installed: requests_per_cpu_vs_wrk is null")
     if importlib.util.find_spec("locust") is None:
         notes.append("locust is not installed: requests_per_cpu_vs_locust is null")
-    with _targets.fast(server) as (name, url), _busy(client, server) as slowdown:
+    with _targets.fast(server) as (name, url):
         os.sched_setaffinity(0, {client})
         try:
             capacity = asyncio.run(_tenfold(url, 1.0, FLOOD))
@@ -99,52 +94,10 @@ def _cost(rounds: int, seconds: float) -> dict[str, Any]:
         "requests_per_cpu_vs_wrk": _ratio(median["tenfold"], median["wrk"]),
         "cpu_us_per_request": {peer: 1e6 / value if value else None for peer, value in median.items()},
         "requests_per_cpu_second": found,
-        "busy_core_slowdown": slowdown,
         "server": name,
         "rounds": rounds,
         "notes": notes,
     }
-
-
-@contextmanager
-def _busy(client: int, server: int) -> Iterator[float | None]:
-    """Keep the server's core busy, below everybody who wants it. Gives by how much that slows the client's core."""
-    if client == server:
-        yield None
-        return
-    allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {client})
-    try:
-        before = _work()
-        spinner = subprocess.Popen([sys.executable, "-c", _SPIN, str(server)])
-        try:
-            after = _work()
-            os.sched_setaffinity(0, allowed)
-            yield after / before
-        finally:
-            spinner.kill()
-            spinner.wait()
-    finally:
-        os.sched_setaffinity(0, allowed)
-
-
-_SPIN = """
-import os, sys
-os.sched_setaffinity(0, {int(sys.argv[1])})
-os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-while True:
-    pass
-"""
-
-
-def _work() -> float:
-    """CPU seconds of a piece of work: the median of some."""
-    spent = []
-    for _ in range(60):
-        began = time.thread_time()
-        sum(number * number % 7 for number in range(100_000))
-        spent.append(time.thread_time() - began)
-    return statistics.median(spent)
 
 
 def _saturated(url: str, seconds: float, capacity: float) -> float:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import tomllib
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from tenfold._core.errors import MisuseError, TenfoldError
+
+if TYPE_CHECKING:
+    from tenfold.gateway.config import Admin
 
 TIMEOUT: Final = 15.0
 DEFAULT: Final = Path("gateway.toml")
@@ -83,9 +87,7 @@ def client_of(config: Path | None, url: str | None, token: str | None) -> AdminC
         raise MisuseError(
             "expected --config FILE, or --url and --token; got neither, and there is no gateway.toml here"
         )
-    from tenfold.gateway.config import load_config
-
-    admin = load_config(file).admin
+    admin = _admin_of(file)
     if admin is None:
         raise MisuseError(f"{file}: expected an [admin] table, got none; the gateway has no admin API then")
     if url is None:
@@ -95,3 +97,23 @@ def client_of(config: Path | None, url: str | None, token: str | None) -> AdminC
         where = f"[{host}]" if ":" in host else host
         url = str(admin.listen) if admin.listen.path else f"http://{where}:{admin.listen.port}"
     return AdminClient(url, admin.token.reveal() if token is None else token)
+
+
+def _admin_of(file: Path) -> Admin | None:
+    """The file's [admin] table, also where the rest of it is wrong: a gateway goes on with its last good configuration
+    then, and whoever repairs it wants to look.
+    """
+    from tenfold.gateway.config import GatewayConfigError, load_config, read_config
+
+    try:
+        return load_config(file).admin
+    except GatewayConfigError as error:
+        try:
+            table = tomllib.loads(file.read_text(encoding="utf-8"))["admin"]
+            text = "".join(f"{name} = {json.dumps(value)}\n" for name, value in table.items())
+            return read_config(f"{_LEAST}[admin]\n{text}", str(file)).admin
+        except (OSError, ValueError, KeyError, AttributeError, TypeError, GatewayConfigError):
+            raise error from None  # not even that can be read
+
+
+_LEAST: Final = '[gateway]\nlisten = "127.0.0.1:0"\n[[route]]\nrespond = { status = 404 }\n'

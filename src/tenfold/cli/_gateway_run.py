@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tenfold._core.errors import MisuseError, TenfoldError
-from tenfold._core.events import EVENTS, Event
+from tenfold._core.events import EVENTS
 from tenfold._core.tasks import Tasks
-from tenfold.balance.happenings import DiscoveryFailed, EndpointDown, EndpointEjected, EndpointReturned, EndpointUp
-from tenfold.balance.turns import PanicEnded, PanicStarted
 from tenfold.gateway.config import Changes, Config, ConfigFile, GatewayConfigError
 from tenfold.gateway.config.read import EngineName
 from tenfold.gateway.engine import Gateway
@@ -24,13 +22,10 @@ from tenfold.gateway.processes import (
     Inherited,
     Sockets,
     Supervisor,
-    WorkerCrashLoop,
-    WorkerDied,
+    Telling,
     WorkersNotStartedError,
-    WorkerStarted,
     hand_over,
 )  # fmt: skip
-from tenfold.resilience.config_watch import ConfigRejected, ConfigReloaded
 
 if TYPE_CHECKING:
     from tenfold.gateway.haproxy import HAProxyGateway
@@ -87,7 +82,7 @@ def _run(file: ConfigFile, sockets: Sockets, inherited: Inherited) -> int:
 async def _serve(file: ConfigFile, sockets: Sockets | None, inherited: Inherited) -> int:
     config = file.config
     stop = asyncio.Event()
-    with _Telling():
+    with Telling():
         running: Gateway | Supervisor | HAProxyGateway
         if sockets is None:
             from tenfold.gateway.haproxy import HAProxyGateway
@@ -162,69 +157,3 @@ async def _serve(file: ConfigFile, sockets: Sockets | None, inherited: Inherited
             whole = await running.drain()
     print("tenfold: gateway has stopped" + ("" if whole else "; requests were cut"), file=sys.stderr)
     return 0 if whole else 1
-
-
-class _Telling:
-    """While in the block, what happens is told on standard error."""
-
-    def __enter__(self) -> None:
-        self._subscriptions = [EVENTS.subscribe(kind, _tell) for kind in _TOLD]
-
-    def __exit__(self, *_: object) -> None:
-        for each in self._subscriptions:
-            each.cancel()
-
-
-_TOLD = (
-    ConfigRejected, ConfigReloaded, DiscoveryFailed, EndpointDown, EndpointEjected, EndpointReturned, EndpointUp,
-    HandedOver, HandOverFailed, PanicEnded, PanicStarted, WorkerCrashLoop, WorkerDied, WorkerStarted
-)  # fmt: skip
-
-
-def _tell(event: Event) -> None:
-    for line in _lines(event):
-        print(line, file=sys.stderr, flush=True)
-
-
-def _lines(event: Event) -> list[str]:
-    match event:
-        case ConfigRejected():
-            return list(event.problems)
-        case ConfigReloaded():
-            return [f"tenfold: {line}" for line in event.changes]
-        case HandedOver():
-            return [f"tenfold: process {event.pid} has taken over; this one drains"]
-        case HandOverFailed():
-            return [f"tenfold: hot restart failed, this gateway goes on: {event.reason}"]
-        case WorkerStarted() if event.lives > 1:
-            return [f"tenfold: worker {event.number} serves again (process {event.pid})"]
-        case WorkerDied():
-            how = f"signal {-event.code}" if event.code < 0 else f"exit code {event.code}"
-            last = event.words.splitlines()[-1:] or ["nothing"]
-            again = "at once" if not event.pause else f"in {event.pause:.1f} s"
-            return [
-                f"tenfold: worker {event.number} (process {event.pid}) has died ({how}); "
-                f"another one starts {again}; it last said: {last[0]}"
-            ]
-        case WorkerCrashLoop():
-            return [f"tenfold: worker {event.number} is in a crash loop: {event.deaths} early deaths in a row"]
-        case EndpointDown():
-            return [f"tenfold: pool {event.balancer}: endpoint {event.endpoint} is down: {event.why}"]
-        case EndpointUp():
-            return [f"tenfold: pool {event.balancer}: endpoint {event.endpoint} is up: {event.why}"]
-        case EndpointEjected():
-            how = f"for {event.seconds:.0f} s: {event.reason}"
-            return [f"tenfold: pool {event.balancer}: endpoint {event.endpoint} is ejected {how}"]
-        case EndpointReturned():
-            return [f"tenfold: pool {event.balancer}: endpoint {event.endpoint} is no longer ejected"]
-        case PanicStarted():
-            few = f"{event.ready} of {event.members} endpoints are ready"
-            return [f"tenfold: pool {event.balancer}: only {few}, so all are asked (panic)"]
-        case PanicEnded():
-            return [
-                f"tenfold: pool {event.balancer}: {event.ready} of {event.members} endpoints are ready; panic is over"
-            ]
-        case DiscoveryFailed():
-            return [f"tenfold: discovery by {event.source} failed, asked again in {event.retry_in:.1f} s: {event.why}"]
-        case _:
-            return []

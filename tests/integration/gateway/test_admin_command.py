@@ -81,6 +81,19 @@ def test_where_the_address_and_the_token_come_from(tmp_path, monkeypatch):
         client_of(file, None, None)
 
 
+def test_a_file_that_is_broken_elsewhere_still_says_where_the_gateway_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("ADMIN_TOKEN", TOKEN)
+    path = tmp_path / "gateway.toml"
+    text = '[gateway]\nlisten = "nowhere"\n[admin]\nlisten = "127.0.0.1:8099"\ntoken = "${ADMIN_TOKEN}"\n'
+    path.write_text(text)
+    client = client_of(path, None, None)
+    assert (client.url, client._token) == ("http://127.0.0.1:8099", TOKEN)
+    for broken in (text.replace("8099", "port"), "[admin\n", 'admin = "x"\n[gateway]\nlisten = "nowhere"\n'):
+        path.write_text(broken)
+        with pytest.raises(MisuseError, match=re.escape(str(path))):
+            client_of(path, None, None)
+
+
 @pytest.mark.asyncio(loop_factories=["uvloop"])  # the gateway is in a process of its own
 async def test_a_gateway_is_run_reloaded_and_drained(wire, tmp_path, marked):
     environment, living = marked

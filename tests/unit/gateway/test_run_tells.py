@@ -5,7 +5,8 @@ import pytest
 from tenfold._core.events import EVENTS
 from tenfold.balance.happenings import DiscoveryFailed, EndpointDown, EndpointEjected, EndpointReturned, EndpointUp
 from tenfold.balance.turns import PanicEnded, PanicStarted
-from tenfold.cli._gateway_run import _Telling
+from tenfold.gateway.processes import Telling, WorkerDied
+from tenfold.gateway.processes.telling import OF_ENDPOINTS
 
 
 @pytest.mark.parametrize(
@@ -22,7 +23,20 @@ from tenfold.cli._gateway_run import _Telling
     ids=lambda each: type(each).__name__,
 )
 def test_each_change_of_an_endpoint_is_one_line(event, line, capsys):
-    with _Telling():
+    with Telling():
         EVENTS.emit(event)
     EVENTS.emit(event)  # and nothing is told after the block
     assert capsys.readouterr().err == f"tenfold: {line}\n"
+
+
+def test_a_worker_says_which_one_it_is(capsys):
+    with Telling(OF_ENDPOINTS, "worker 3"):
+        EVENTS.emit(EndpointReturned("app", "a", "5 in a row"))
+        EVENTS.emit(WorkerDied(3, 77, -9, "", 0.0))  # which is its supervisor's to tell
+    assert capsys.readouterr().err == "tenfold: worker 3: pool app: endpoint a is no longer ejected\n"
+
+
+def test_what_a_dead_worker_told_of_endpoints_is_not_why_it_died(capsys):
+    with Telling():
+        EVENTS.emit(WorkerDied(0, 77, 1, "MemoryError\ntenfold: worker 0: pool app: endpoint a is down: gone\n", 0.0))
+    assert "(exit code 1); another one starts at once; it last said: MemoryError\n" in capsys.readouterr().err

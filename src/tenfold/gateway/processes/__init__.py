@@ -7,6 +7,7 @@ from tenfold.gateway.processes.events import HandedOver, HandOverFailed, WorkerC
 from tenfold.gateway.processes.handover import HandOverError, Inherited, hand_over
 from tenfold.gateway.processes.sockets import Sockets
 from tenfold.gateway.processes.supervisor import Supervisor, WorkersNotStartedError
+from tenfold.gateway.processes.telling import Telling
 from tenfold.gateway.processes.workers import Processes
 
 __all__ = [  # noqa: RUF022 - grouped
@@ -20,6 +21,7 @@ __all__ = [  # noqa: RUF022 - grouped
     # what happens to them
     "HandOverFailed",
     "HandedOver",
+    "Telling",
     "WorkerCrashLoop",
     "WorkerDied",
     "WorkerStarted",

@@ -187,7 +187,7 @@ class Supervisor:
     async def _start(self, child: Child) -> None:
         toml = self._toml
         sockets = [[made.fileno(), at.host, at.port, at.path] for at, made in self._sockets.bound]
-        params = {"toml": toml, "file": self.file, "sockets": sockets, "accept": []}
+        params = {"number": child.number, "toml": toml, "file": self.file, "sockets": sockets, "accept": []}
         await child.call("start", params, timeout=START)
         while toml != self._toml:  # a reload has overtaken it
             toml = self._toml

@@ -8,6 +8,7 @@ whole group, and the supervisor has the sockets accepted on by others before one
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import socket
 from typing import Any, Final
@@ -17,6 +18,7 @@ from tenfold.gateway.admin import Control
 from tenfold.gateway.config import Address, read_config
 from tenfold.gateway.engine import Gateway
 from tenfold.gateway.processes.channel import answer
+from tenfold.gateway.processes.telling import OF_ENDPOINTS, Telling
 
 CUT: Final = 1
 """The exit code of a worker that cut requests at the end of its drain."""
@@ -25,9 +27,9 @@ CUT: Final = 1
 class Worker:
     """The methods that a supervisor calls; all others are `admin.Control`'s.
 
-    ``start`` ``{"toml", "file", "sockets": [[descriptor, host, port, path], …], "accept": [index, …]}`` makes the
-    gateway; ``accept`` ``{"accept"}`` deals it other sockets; ``reload`` ``{"toml", "file"}``; ``reopen`` begins the
-    access log's file anew; ``drain`` answers ``{"whole"}`` at the end, and the process ends.
+    ``start`` ``{"number", "toml", "file", "sockets": [[descriptor, host, port, path], …], "accept": [index, …]}`` makes
+    the gateway; ``accept`` ``{"accept"}`` deals it other sockets; ``reload`` ``{"toml", "file"}``; ``reopen`` begins
+    the access log's file anew; ``drain`` answers ``{"whole"}`` at the end, and the process ends.
     """
 
     def __init__(self) -> None:
@@ -36,6 +38,7 @@ class Worker:
         self.whole = True
         self._control: Control | None = None
         self._entered = False
+        self._telling = contextlib.ExitStack()
         self._draining: asyncio.Task[bool] | None = None
 
     async def call(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
@@ -66,6 +69,7 @@ class Worker:
         ]
         for _, made in bound:
             made.set_inheritable(False)
+        self._telling.enter_context(Telling(OF_ENDPOINTS, f"worker {params['number']}"))
         config = read_config(params["toml"], params["file"])
         gateway = self.gateway = Gateway(config, sockets=bound, accept=params["accept"])
         await gateway.__aenter__()
@@ -87,6 +91,7 @@ class Worker:
 
     async def close(self) -> None:
         """Close what is left."""
+        self._telling.close()
         if self._control is not None:
             self._control.close()
         if self.gateway is not None and self._entered:
