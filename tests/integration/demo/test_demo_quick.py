@@ -32,7 +32,15 @@ def test_the_quick_demo_keeps_every_promise_it_measures(
     assert story["ten_times"]["seconds"] >= 29.5
     baseline = next(rung for rung in story["rungs"] if rung["key"] == "baseline")
     assert story["ten_times"]["rate"] == pytest.approx(10 * baseline["rate"])
-    assert [rung["key"] for rung in story["rungs"]] == ["draft", "baseline", "shapes", "indexes", "cache", "replicas"]
+    assert [rung["key"] for rung in story["rungs"]] == [
+        "draft",
+        "baseline",
+        "shapes",
+        "indexes",
+        "cache",
+        "replicas",
+        "edge",
+    ]
     assert all(rung["fixed"] is not None for rung in story["rungs"])
     assert story["integrity"]["tuned"]["acknowledged"] > 50
     assert story["integrity"]["tuned"]["own_reads"] > 50
