@@ -15,16 +15,14 @@ from urllib.parse import urlsplit
 from tenfold import __version__
 from tenfold._core.errors import MisuseError
 from tenfold.cache.http import surrogate_key
-from tenfold.gateway.admin.asked import head_of
+from tenfold.gateway.admin.asked import expect, head_of, reload
 from tenfold.gateway.admin.explain import explain
 from tenfold.gateway.admin.happened import Happened
 from tenfold.gateway.admin.samples import samples
-from tenfold.gateway.config import read_config
 from tenfold.gateway.engine.edge_keys import key_of
 from tenfold.gateway.engine.overrides import STATES
 
 if TYPE_CHECKING:
-    from tenfold.gateway.config import Changes
     from tenfold.gateway.engine.gateway import Gateway
     from tenfold.gateway.engine.pool_plan import PoolPlan
 
@@ -63,7 +61,7 @@ class Control:
     # -- looking ------------------------------------------------------------------------------------------------------
 
     async def _state(self, params: Params) -> dict[str, Any]:
-        _expect(params)
+        expect(params)
         gateway = self._gateway
         state = gateway.state()
         plan = gateway.site.plan
@@ -77,15 +75,15 @@ class Control:
         return {"pid": os.getpid(), "version": __version__, **state}
 
     async def _metrics(self, params: Params) -> dict[str, Any]:
-        _expect(params)
+        expect(params)
         return {"metrics": samples(self._gateway)}
 
     async def _config(self, params: Params) -> dict[str, Any]:
-        _expect(params)
+        expect(params)
         return {"config": self._gateway.config.document()}
 
     async def _events(self, params: Params) -> dict[str, Any]:
-        _expect(params, "since")
+        expect(params, "since")
         since = params.get("since", 0.0)
         if not isinstance(since, int | float):
             raise MisuseError(f"since: expected a Unix time, got {since!r}")
@@ -94,7 +92,7 @@ class Control:
         return self._happened.state(since)
 
     async def _explain(self, params: Params) -> dict[str, Any]:
-        _expect(params, "method", "url", "headers", "client")
+        expect(params, "method", "url", "headers", "client")
         if "url" not in params:
             raise MisuseError("explain: expected a url, got none")
         method = params.get("method", "GET")
@@ -106,7 +104,7 @@ class Control:
     # -- changing -----------------------------------------------------------------------------------------------------
 
     async def _purge(self, params: Params) -> dict[str, Any]:
-        _expect(params, "url", "tags", "all")
+        expect(params, "url", "tags", "all")
         edge = self._gateway.edge
         if edge is None:
             raise MisuseError("purge: expected a gateway with a cache, got one without; no route has edge")
@@ -148,7 +146,7 @@ class Control:
         return pool, id
 
     async def _endpoint(self, params: Params) -> dict[str, Any]:
-        _expect(params, "pool", "id", "weight", *STATES)
+        expect(params, "pool", "id", "weight", *STATES)
         pool, id = self._endpoint_of(params)
         wanted = [state for state in STATES if state in params]
         if len(wanted) + ("weight" in params) == 0 or len(wanted) > 1:
@@ -167,23 +165,10 @@ class Control:
         return {"pool": pool.options.name, "id": id, **told}
 
     async def _reload(self, params: Params) -> dict[str, Any]:
-        _expect(params, "toml")
-        gateway = self._gateway
-        if "toml" in params:
-            if not isinstance(params["toml"], str):
-                raise MisuseError(f"toml: expected the text of a configuration, got {type(params['toml']).__name__}")
-            changes = await gateway.reload(read_config(params["toml"], "reload"))
-            return {"changes": list(changes.lines())}
-        if gateway.file is None:
-            raise MisuseError("reload: expected the text of a configuration, because this gateway came from no file")
-
-        async def take(config: Any, _: Changes) -> None:
-            await gateway.reload(config)
-
-        return {"changes": list((await gateway.file.reload(take)).lines())}
+        return await reload(self._gateway, params)
 
     async def _drain(self, params: Params) -> dict[str, Any]:
-        _expect(params)
+        expect(params)
         gateway = self._gateway
         gateway.stopping.set()
         if not gateway.site.draining:
@@ -192,12 +177,6 @@ class Control:
 
     def __repr__(self) -> str:
         return f"<Control of {self._gateway!r}>"
-
-
-def _expect(params: Params, *names: str) -> None:
-    strange = [name for name in params if name not in names]
-    if strange:
-        raise MisuseError(f"parameters: expected {' or '.join(names) or 'none'}, got {', '.join(strange)}")
 
 
 _METHODS: Final[dict[str, _Method]] = {

@@ -8,8 +8,9 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 from tenfold._core.errors import MisuseError
+from tenfold.gateway.admin.asked import expect, reload
 from tenfold.gateway.admin.happened import Happened
-from tenfold.gateway.config import Changes, Config, Router, read_config
+from tenfold.gateway.config import Router
 from tenfold.gateway.haproxy import state
 from tenfold.gateway.haproxy.servers import Override
 
@@ -48,12 +49,12 @@ class Asking:
     # -- looking ------------------------------------------------------------------------------------------------------
 
     async def _state(self, params: Params) -> dict[str, Any]:
-        _expect(params)
+        expect(params)
         await self._keeper.collect()
         return self._gateway.state()
 
     async def _metrics(self, params: Params) -> dict[str, Any]:
-        _expect(params)
+        expect(params)
         keeper = self._keeper
         await keeper.collect()
         found = state.samples(
@@ -62,11 +63,11 @@ class Asking:
         return {"metrics": found}
 
     async def _config(self, params: Params) -> dict[str, Any]:
-        _expect(params)
+        expect(params)
         return {"config": self._keeper.config.document()}
 
     async def _events(self, params: Params) -> dict[str, Any]:
-        _expect(params, "since")
+        expect(params, "since")
         since = params.get("since", 0.0)
         if not isinstance(since, int | float):
             raise MisuseError(f"since: expected a Unix time, got {since!r}")
@@ -75,7 +76,7 @@ class Asking:
         return self._happened.state(since)
 
     async def _explain(self, params: Params) -> dict[str, Any]:
-        _expect(params, "method", "url", "headers", "client")
+        expect(params, "method", "url", "headers", "client")
         url, method = params.get("url"), params.get("method", "GET")
         if not isinstance(url, str) or not isinstance(method, str):
             raise MisuseError(f"explain: expected texts for url and method, got {url!r} and {method!r}")
@@ -105,7 +106,7 @@ class Asking:
         )
 
     async def _endpoint(self, params: Params) -> dict[str, Any]:
-        _expect(params, "pool", "id", "weight", *STATES)
+        expect(params, "pool", "id", "weight", *STATES)
         keeper = self._keeper
         endpoints = keeper.discovering.endpoints
         name, id = params.get("pool"), params.get("id")
@@ -134,34 +135,15 @@ class Asking:
         return {"pool": name, "id": id, **self._gateway.state()["pools"][name]["endpoints"][id]}
 
     async def _reload(self, params: Params) -> dict[str, Any]:
-        _expect(params, "toml")
-        gateway = self._gateway
-        if "toml" in params:
-            if not isinstance(params["toml"], str):
-                raise MisuseError(f"toml: expected the text of a configuration, got {type(params['toml']).__name__}")
-            changes = await gateway.reload(read_config(params["toml"], "reload", engine="haproxy"))
-            return {"changes": list(changes.lines())}
-        if gateway.file is None:
-            raise MisuseError("reload: expected the text of a configuration, because this gateway came from no file")
-
-        async def take(config: Config, _: Changes) -> None:
-            await gateway.reload(config)
-
-        return {"changes": list((await gateway.file.reload(take)).lines())}
+        return await reload(self._gateway, params, "haproxy")
 
     async def _drain(self, params: Params) -> dict[str, Any]:
-        _expect(params)
+        expect(params)
         self._gateway.begin_to_drain()
         return {"draining": True}
 
     def __repr__(self) -> str:
         return f"<Asking of {self._gateway!r}>"
-
-
-def _expect(params: Params, *names: str) -> None:
-    strange = [name for name in params if name not in names]
-    if strange:
-        raise MisuseError(f"parameters: expected {' or '.join(names) or 'none'}, got {', '.join(strange)}")
 
 
 _METHODS: Final[dict[str, Callable[[Asking, Params], Awaitable[dict[str, Any]]]]] = {
