@@ -8,11 +8,10 @@ asked once each, and the primary, which has it, comes last. Which stands where i
 from __future__ import annotations
 
 import time
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, TypeVar
 
-import asyncpg
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.util import await_only
 
@@ -22,17 +21,22 @@ from tenfold.db.causality import CAUSALITY, after_commit
 from tenfold.db.lineage import History
 from tenfold.db.node import Node
 from tenfold.db.position import Position
+from tenfold.db.refusals import NOT_THERE
 from tenfold.db.replayed import Reach
-from tenfold.db.wal import driver_of, insert_position, known_identity, read_history
+from tenfold.db.wal import Info, driver_of, insert_position, known_identity, read_history
 from tenfold.resilience import remaining
 
-_NOT_THERE: Final = (OSError, TimeoutError, DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError)
+T = TypeVar("T")
 
 
 class Host(Protocol):
     """What is needed of the cluster."""
 
     async def writer(self, wait: float | None = None) -> Node: ...
+
+    def patience(self) -> float: ...
+
+    async def stand_by(self, node: Node, error: Exception, until: float) -> None: ...
 
 
 class ClusterCausality:
@@ -49,19 +53,24 @@ class ClusterCausality:
 
     async def capture(self) -> Position:
         """The primary's position now, in one round trip over a pooled connection. Waits for a primary as writers do."""
-        node = await self._host.writer()
-        async with node.engine.connect() as connection:
-            driver, info = driver_of(connection)
-            async with undivided(connection):
-                return await insert_position(driver, info)
+        return await self._ask(insert_position)
 
     async def history(self, timeline: int) -> History | None:
         """The ancestry of ``timeline``, from the primary."""
-        node = await self._host.writer()
-        async with node.engine.connect() as connection:
-            driver, info = driver_of(connection)
-            async with undivided(connection):
-                return await read_history(driver, info, timeline)
+        return await self._ask(lambda driver, info: read_history(driver, info, timeline))
+
+    async def _ask(self, question: Callable[[Any, Info], Awaitable[T]]) -> T:
+        """The primary's answer. It may be asked again: of the next primary too, which has whatever was not lost."""
+        until = self._host.patience()
+        while True:
+            node = await self._host.writer()
+            try:
+                async with node.engine.connect() as connection:
+                    driver, info = driver_of(connection)
+                    async with undivided(connection):
+                        return await question(driver, info)
+            except NOT_THERE as error:
+                await self._host.stand_by(node, error, until)
 
     def committed(self) -> None:
         """A transaction that may have written is over: the present scope, if there is one, counts it."""
@@ -76,7 +85,7 @@ class ClusterCausality:
             return None
         try:
             token = await scope.settle()
-        except _NOT_THERE:
+        except NOT_THERE:
             token = scope.wanted()  # unknown: the primary answers, or says itself why not
         if token is None:
             return None
@@ -104,7 +113,7 @@ class ClusterCausality:
             wait = max(0.0, min(wait, left / 2))  # what is left is the primary's
         try:
             verdict = await wait_for(connection, wanted, replayed, wait=wait, answer=float(options.answer))
-        except _NOT_THERE as error:
+        except NOT_THERE as error:
             counters.failed += 1
             node.fail(error, time.monotonic())
             return False

@@ -11,11 +11,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
-import asyncpg
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from tenfold._core.clock import SYSTEM_CLOCK, Clock
@@ -24,12 +22,11 @@ from tenfold._core.units import Duration, duration
 from tenfold.db.causality import CAUSALITY, Causality, after_commit
 from tenfold.db.lineage import History
 from tenfold.db.position import Position
+from tenfold.db.refusals import NOT_THERE
 from tenfold.db.replayed import Reach, Replayed, reach
 from tenfold.db.token import Token
 from tenfold.db.wal import driver_of, insert_position, read_history, replayed_position
 from tenfold.resilience import remaining
-
-_NOT_THERE: Final = (OSError, TimeoutError, DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
 
 class Server(Protocol):
@@ -180,7 +177,7 @@ class CausalReads:
     async def _settled(self, scope: Causality) -> Token | None:
         try:
             return await scope.settle()
-        except _NOT_THERE:
+        except NOT_THERE:
             return scope.wanted()  # unknown: the primary answers, or says itself why not
 
     async def _find(self, token: Token | None) -> tuple[AsyncConnection, Server]:
@@ -218,7 +215,7 @@ class CausalReads:
         try:
             async with asyncio.timeout(float(self.options.answer)):
                 connection = await server.engine.connect()
-        except _NOT_THERE as error:
+        except NOT_THERE as error:
             self._did_not_answer(server, error)
             return None
         if wanted is None:
@@ -227,7 +224,7 @@ class CausalReads:
         there = False
         try:
             there = (await self._reach(connection, server, wanted, wait)).there
-        except _NOT_THERE as error:
+        except NOT_THERE as error:
             self._did_not_answer(server, error)
         finally:
             if not there:

@@ -16,9 +16,8 @@ from contextlib import asynccontextmanager
 from random import Random
 from typing import Any, Final, Literal, TypeVar
 
-import asyncpg
-from sqlalchemy.engine import URL, CursorResult, Engine
-from sqlalchemy.exc import DBAPIError, MissingGreenlet
+from sqlalchemy.engine import URL, CursorResult
+from sqlalchemy.exc import MissingGreenlet
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker
 from sqlalchemy.sql.base import Executable
 from sqlalchemy.util import await_only
@@ -32,10 +31,11 @@ from tenfold.db.causal_read import CausalOptions
 from tenfold.db.choose import Choice, Want, best, choose
 from tenfold.db.cluster_errors import ReadsRefused
 from tenfold.db.cluster_options import ClusterOptions, Pooler
-from tenfold.db.node import NOT_THERE, Node
+from tenfold.db.node import Node
 from tenfold.db.places import ClusterPlaces
 from tenfold.db.pool import release
 from tenfold.db.position import Position
+from tenfold.db.refusals import NOT_THERE, is_gone
 from tenfold.db.router import RouteExplanation, Router
 from tenfold.db.session import routed_sessionmaker
 from tenfold.db.transaction import Isolation, Runner, RunOptions
@@ -45,8 +45,6 @@ from tenfold.resilience import BreakerOpen, remaining
 
 T = TypeVar("T")
 
-# Connection exceptions, and a server that shuts down, crashed or starts up.
-_GONE: Final = ("08", "57P01", "57P02", "57P03")
 _BETWEEN_TRIES: Final = (0.01, 0.03)
 # Clusters of a process that was forked: closing their connections would end those of the parent.
 _INHERITED: Final[list[object]] = []
@@ -190,7 +188,13 @@ class AsyncCluster:
         """The node that takes the writes now; waits ``wait`` seconds for one (default ``failover_wait``), and no longer
         than the inherited deadline. Raises `NoPrimary`.
         """
-        return await self.watch.primary(time.monotonic() + self._patience(wait))
+        return await self.watch.primary(self.patience(wait))
+
+    def patience(self, wait: float | None = None) -> float:
+        """The monotonic time until which a writer waits for a primary from now on."""
+        longest = float(self.options.failover_wait) if wait is None else wait
+        left = remaining()
+        return time.monotonic() + (longest if left is None else min(longest, left))
 
     def choices(self, want: Want) -> list[Choice[Node]]:
         """All nodes for that wish, best first, each with the reason why it stands there."""
@@ -203,17 +207,24 @@ class AsyncCluster:
         self, wait: float | None = None, *, isolation: Isolation | None = None
     ) -> AsyncConnection:
         """A connection to the primary, for the caller to `release`; waits through a failover as `writer` does."""
-        until = time.monotonic() + self._patience(wait)
+        until = self.patience(wait)
         while True:
             node = await self.watch.primary(until)
             engine = node.engine if isolation is None else node.engine.execution_options(isolation_level=isolation)
             try:
                 return await engine.connect()
             except NOT_THERE as error:
-                if not is_gone(error) or time.monotonic() >= until:
-                    raise
-                self.watch.doubt(node, f"it refused a connection: {type(error).__name__}")
-            await asyncio.sleep(self._random.uniform(*_BETWEEN_TRIES))
+                await self.stand_by(node, error, until)
+
+    async def stand_by(self, node: Node, error: Exception, until: float) -> None:
+        """``node`` refused a writer's connection: have it asked anew, and pause before the next try.
+
+        Raises ``error`` where it says something else, or at the monotonic time ``until``.
+        """
+        if not is_gone(error) or time.monotonic() >= until:
+            raise error
+        self.watch.doubt(node, f"it refused a connection: {type(error).__name__}")
+        await asyncio.sleep(self._random.uniform(*_BETWEEN_TRIES))
 
     def best_reader(self, pinned: str | None = None) -> Node | None:
         """The replica for the next reader, found the cheap way (`choose.best`); None: see `choices`."""
@@ -221,8 +232,8 @@ class AsyncCluster:
         primary = servers.watch.election.winner
         return best(servers.nodes, time.monotonic(), self._random, primary=primary, pinned=pinned)
 
-    def engine_for_writes(self) -> Engine:
-        """The primary's engine. Within SQLAlchemy's greenlet it waits through a failover; raises `NoPrimary`."""
+    def node_for_writes(self) -> Node:
+        """The primary's node. Within SQLAlchemy's greenlet it waits through a failover; raises `NoPrimary`."""
         servers = self._here()
         node = servers.watch.winner
         if node is None:
@@ -230,18 +241,13 @@ class AsyncCluster:
                 node = await_only(self.writer())
             except MissingGreenlet:
                 node = servers.nodes[0]  # somebody just looks; nothing is sent from here
-        return node.engine.sync_engine
+        return node
 
     def __repr__(self) -> str:
         primary = self._urls["primary"].render_as_string(hide_password=True)
         return f"AsyncCluster({primary}, {len(self._urls) - 1} replicas)"
 
     # -- inside
-
-    def _patience(self, wait: float | None) -> float:
-        longest = float(self.options.failover_wait) if wait is None else wait
-        left = remaining()
-        return longest if left is None else min(longest, left)
 
     def _here(self) -> _Servers:
         loop = asyncio.get_running_loop()
@@ -288,17 +294,6 @@ class AsyncCluster:
                     return connection
                 patient = False
         raise _refused(choices)
-
-
-def is_gone(error: BaseException) -> bool:
-    """Whether the error says that the server is not there, rather than that it minds the request."""
-    if isinstance(error, DBAPIError):
-        if error.connection_invalidated:
-            return True
-        error = error.driver_exception
-    if isinstance(error, OSError | asyncpg.InterfaceError):
-        return True
-    return str(getattr(error, "sqlstate", None) or "").startswith(_GONE)
 
 
 def _refused(choices: Sequence[Choice[Node]]) -> ReadsRefused:

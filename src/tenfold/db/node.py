@@ -15,10 +15,8 @@ from contextlib import contextmanager
 from random import Random
 from typing import Any, Final
 
-import asyncpg
 from sqlalchemy import event
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from tenfold._core.events import EVENTS, Hub
@@ -27,15 +25,13 @@ from tenfold.db.cluster_options import ClusterOptions
 from tenfold.db.happenings import GenerationDropped
 from tenfold.db.pool import Account, AccountedPool
 from tenfold.db.position import Position
+from tenfold.db.refusals import NOT_THERE
 from tenfold.db.replayed import Replayed
 from tenfold.db.seen import NOTHING, Seen
 from tenfold.db.taps import Taps
 from tenfold.resilience import AdaptiveLimit, Breaker, BreakerOpen, Circuit, State
 from tenfold.resilience.adaptive import AdaptivePlaces
 
-# By which a server says that it cannot be reached or does not accept connections; anything else is the
-# caller's error.
-NOT_THERE: Final = (OSError, TimeoutError, DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError)
 _LEAST_LATENCY: Final = 1e-4
 _EVIDENCE: Final = 32.0  # readers in the last seconds; with fewer, one slow one would decide
 _CLIP: Final = 4.0

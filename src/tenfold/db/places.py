@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import MissingGreenlet
@@ -16,7 +16,10 @@ from tenfold.db.choose import Choice, Want
 from tenfold.db.cluster_errors import ReadsRefused
 from tenfold.db.node import Node
 from tenfold.db.position import Position
+from tenfold.db.refusals import NOT_THERE
 from tenfold.db.watch import Watch
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,12 @@ class Places(Protocol):
         """The primary."""
         ...
 
+    def at_writer(self, connect: Callable[[Engine], T]) -> T:
+        """What ``connect(engine)`` returns for the primary's engine. While the primary refuses connections, nothing was
+        sent: writers wait through the failover and connect to the next one.
+        """
+        ...
+
 
 class _Cluster(Protocol):
     @property
@@ -66,7 +75,11 @@ class _Cluster(Protocol):
 
     def best_reader(self, pinned: str | None) -> Node | None: ...
 
-    def engine_for_writes(self) -> Engine: ...
+    def node_for_writes(self) -> Node: ...
+
+    def patience(self) -> float: ...
+
+    async def stand_by(self, node: Node, error: Exception, until: float) -> None: ...
 
 
 class ClusterPlaces:
@@ -104,9 +117,21 @@ class ClusterPlaces:
 
     def writer(self) -> Place:
         """See `Places.writer`."""
-        engine = self._cluster.engine_for_writes()
-        node = self._cluster.watch.winner
-        return Place("primary" if node is None else node.name, engine, engine, False, "the primary", _nothing, _at_once)
+        node = self._cluster.node_for_writes()
+        engine = node.engine.sync_engine
+        return Place(node.name, engine, engine, False, "the primary", _nothing, _at_once)
+
+    def at_writer(self, connect: Callable[[Engine], T]) -> T:
+        """See `Places.at_writer`. Raises `NoPrimary`, or what the last try raised, after ``failover_wait``."""
+        node = self._cluster.node_for_writes()
+        until: float | None = None
+        while True:
+            try:
+                return connect(node.engine.sync_engine)
+            except NOT_THERE as error:
+                until = self._cluster.patience() if until is None else until
+                await_only(self._cluster.stand_by(node, error, until))
+            node = await_only(self._cluster.watch.primary(until))
 
     def _reader(self, node: Node, replica: bool) -> Place:
         engine = node.reads.sync_engine

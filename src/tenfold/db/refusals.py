@@ -1,4 +1,4 @@
-"""What a replica's error says about where the statement belongs."""
+"""What an error says of the server that it came from: that it is not there, or that the statement belongs elsewhere."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ from sqlalchemy.exc import DBAPIError
 
 from tenfold._core.events import Event
 
-# By which a server says that it cannot be reached or does not accept connections.
-NOT_THERE: Final = (OSError, TimeoutError, DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError)
+# How the driver itself complains. Its "internal" error is a farewell of the server's that came while the connection was
+# idle, seen by whoever uses it next; nothing was sent then.
+OF_THE_DRIVER: Final = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+# By which a server may say that it cannot be reached or does not accept connections: to be asked with `is_gone`.
+NOT_THERE: Final = (TimeoutError, DBAPIError, asyncpg.PostgresError, *OF_THE_DRIVER)
+# Connection exceptions, and a server that shuts down, crashed or starts up.
+_GONE: Final = ("08", "57P01", "57P02", "57P03")
 
 # "read-only transaction" and "not supported" (SERIALIZABLE, unlogged tables): it belongs on the primary.
 _REFUSED: Final = frozenset({"25006", "0A000"})
@@ -28,6 +33,17 @@ class ReplicaRefused(Event):
     node: str
     sqlstate: str
     statement: str
+
+
+def is_gone(error: BaseException) -> bool:
+    """Whether the error says that the server is not there, rather than that it minds the request."""
+    if isinstance(error, DBAPIError):
+        if error.connection_invalidated:
+            return True
+        error = error.driver_exception
+    if isinstance(error, OF_THE_DRIVER):
+        return True
+    return str(getattr(error, "sqlstate", None) or "").startswith(_GONE)
 
 
 def sqlstate(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from sqlalchemy.engine import Connection, CursorResult
+from sqlalchemy.engine import Connection, CursorResult, Engine
 from sqlalchemy.sql.base import Executable
 from sqlalchemy.util import greenlet_spawn
 
@@ -195,7 +195,7 @@ class Router:
             if refused is not None:
                 return refused
         self.sent_to_primary += 1
-        with self.places.writer().engine.connect() as connection:
+        with self.places.at_writer(Engine.connect) as connection:
             with connection.begin():
                 result = connection.execute(statement, parameters)
             if self.causality is not None:

@@ -63,6 +63,7 @@ class RoutedSession(Session):
         self._failed: set[str] = set()
         self._behind: set[str] = set()
         self._wanted: Position | None = None
+        self._writer: Engine | None = None
         self._writing: Connection | None = None
         self._on_primary = False
         self._been_there = False
@@ -90,6 +91,7 @@ class RoutedSession(Session):
 
     def get_bind(self, mapper: Any = None, *, clause: Any = None, bind: Any = None, **options: Any) -> Any:
         """The engine for ``clause``: SQLAlchemy's hook for this purpose."""
+        self._writer = None
         if bind is not None:
             return bind
         decision = self._decide(clause)
@@ -99,7 +101,8 @@ class RoutedSession(Session):
                 self._let_go()
             self._on_primary = self._been_there = True
             self._router.sent_to_primary += 1
-            return self._router.places.writer().engine
+            self._writer = self._router.places.writer().engine
+            return self._writer
         place = self._reader(decision)
         self._last = (place, decision)
         return self._engine(place)
@@ -229,6 +232,13 @@ class RoutedSession(Session):
         self._let_go(every=True)
         self._pinned = None
         return True
+
+    def _connection_for_bind(self, engine: Any, execution_options: Any = None, **options: Any) -> Connection:
+        """SQLAlchemy's own, which connects: to the primary through a failover."""
+        connect = super()._connection_for_bind
+        if engine is not self._writer:
+            return connect(engine, execution_options, **options)
+        return self._router.places.at_writer(lambda writer: connect(writer, execution_options, **options))
 
     def _engine(self, place: Place) -> Engine:
         return place.streams if self._streaming else place.engine

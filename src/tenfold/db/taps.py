@@ -10,6 +10,7 @@ import select
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+import asyncpg
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.util import await_only
@@ -94,6 +95,8 @@ class Taps:
 
     def handle_error(self, context: ExceptionContext) -> None:
         node, error = self.node, context.original_exception
+        if isinstance(getattr(error, "driver_exception", None), asyncpg.InternalClientError):
+            context.is_disconnect = True  # see `OF_THE_DRIVER`: SQLAlchemy would keep this connection
         if context.is_disconnect and not isinstance(error, asyncio.CancelledError):
             node.look(node)  # one broken connection says little; whether the server is there, the watch finds out
         if self.write and getattr(error, "sqlstate", None) == _READ_ONLY and not _asked_for(context):

@@ -25,7 +25,6 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final, Literal, Protocol, TypeVar
 
-import asyncpg
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
@@ -36,6 +35,7 @@ from tenfold.db.cluster_errors import CommitUnknown, NoPrimary, RetriesExhausted
 from tenfold.db.cluster_options import ClusterOptions
 from tenfold.db.node import Node
 from tenfold.db.pool import release
+from tenfold.db.refusals import NOT_THERE, OF_THE_DRIVER
 from tenfold.resilience import Budget, Deadline, DeadlineExceeded
 from tenfold.resilience.backoff import pause
 from tenfold.resilience.budget import Purse
@@ -253,7 +253,7 @@ class Runner:
                 async with asyncio.timeout_at(asyncio.get_running_loop().time() + (until - time.monotonic())):
                     node = await self.host.writer(until - time.monotonic())
                     status = await _status(node, attempt.xid)
-            except (TimeoutError, NoPrimary, OSError, DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            except (NoPrimary, *NOT_THERE):
                 status = ""
             if status in ("aborted", "future"):
                 return "aborted", status
@@ -302,4 +302,4 @@ def _is_retryable(error: BaseException) -> bool:
     state = _sqlstate(error)
     if state is not None:
         return state in _AGAIN or state.startswith("08")
-    return isinstance(error, DBAPIError) and isinstance(error.driver_exception, OSError | asyncpg.InterfaceError)
+    return isinstance(error, DBAPIError) and isinstance(error.driver_exception, OF_THE_DRIVER)

@@ -36,6 +36,7 @@ from tenfold.db.node import Node
 from tenfold.db.pool_policy import driver_arguments, is_pooled
 from tenfold.db.position import Position
 from tenfold.db.probe import APPLICATION, Found, probe
+from tenfold.db.refusals import NOT_THERE
 from tenfold.db.seen import Seen
 from tenfold.db.wal import identify
 from tenfold.resilience.backoff import pause
@@ -46,7 +47,6 @@ _SPREAD: Final = 0.2
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 2.0
 _LONGEST_WITHOUT_PRIMARY: Final = 0.1
-_FAILED_PROBE: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
 _SILENT_PROBES: Final = 2
 
 
@@ -199,7 +199,7 @@ class Watch:
                         if found.role == "replica" and found.position is not None:
                             # `began` lies before the question: what was seen holds for connections older than that.
                             node.replayed.note(await identify(connection, state.info), found.position, began)
-                except _FAILED_PROBE as error:
+                except NOT_THERE as error:
                     if connection is not None:
                         connection.terminate()
                         connection = None

@@ -43,7 +43,7 @@ async def test_pairs_through_a_promotion(topology: Topology) -> None:
             over.set()
             await running
         assert found.stale == 0, found
-        assert found.failed <= 8, found  # those that were under way when their primary was stopped
+        assert found.failed <= 4, found  # at most what each client had under way when its primary was stopped
         assert cluster.router.reads_on_replicas > 0
         connection = await asyncpg.connect(topology.primary.url)
         try:
