@@ -453,7 +453,15 @@ def test_hold_keeps_the_clock_for_a_thread_it_does_not_know(clock):
     assert clock.monotonic() == 0.0
 
 
-def test_ctrl_c_ends_a_run_in_real_time():
+@pytest.fixture
+def ctrl_c():
+    """SIGINT as in a terminal, also where the tests run in the background, whose children ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_ends_a_run_in_real_time(ctrl_c):
     async def main():
         signal.raise_signal(signal.SIGINT)
         await asyncio.sleep(3600)
