@@ -1,0 +1,142 @@
+"""The loop that scales: measure for a period, decide, act; `Scaler` decides, the fleet acts.
+
+What is measured stands in `meter`. A change is carried out beside the loop, because a drain takes as long as the
+requests it waits for: the next decision is made on time and goes by the number that is wished, not by the one that is
+there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from tenfold._core.events import EVENTS, Hub
+from tenfold._core.tasks import Tasks
+from tenfold.autoscale import Decision, Observed, Reading, Scaled, ScalePolicy, Scaler, Worker
+from tenfold.autoscale.metrics import Phase
+from tenfold.autoscale.supervisor import Fleet, Member
+from tenfold.serve.meter import SAMPLES, Meter
+
+_PHASES: Final[dict[str, Phase]] = {"starting": "pending", "ready": "running", "draining": "stopping"}
+
+
+class Looks(Protocol):
+    """Who knows what is under way: the front."""
+
+    def look(self, members: Sequence[Member]) -> tuple[dict[str, int], int]:
+        """Requests under way at each worker, and those that wait."""
+        ...
+
+    @property
+    def fine(self) -> list[int]:
+        """Response times in the buckets of `latency.BOUNDS`."""
+        ...
+
+
+def least_loaded(members: Sequence[Member], count: int) -> list[Member]:
+    """The ``count`` of ``members`` with the fewest requests under way; of equals the youngest, whose caches are the
+    coldest.
+    """
+    return sorted(members, key=lambda member: (member.in_flight, -member.started))[:count]
+
+
+def as_workers(members: Sequence[Member]) -> tuple[Worker, ...]:
+    """The members as the policy sees them."""
+    return tuple(
+        Worker(
+            member.id,
+            phase=_PHASES[member.state],
+            ready=member.state == "ready",
+            started=member.started,
+            changed=member.changed,
+        )
+        for member in members
+        if member.state in _PHASES
+    )
+
+
+class Scaling:
+    """Measures a ``fleet`` behind a ``front`` every ``period`` seconds, and scales it by ``policy``, if there is one.
+
+    ``run`` is a task of the owner's. Without a policy it only measures.
+    """
+
+    def __init__(
+        self,
+        app: str,
+        fleet: Fleet,
+        front: Looks,
+        policy: ScalePolicy | None,
+        *,
+        period: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        hub: Hub = EVENTS,
+    ) -> None:
+        self._app = app
+        self._fleet = fleet
+        self._front = front
+        self._scaler = None if policy is None else Scaler(policy)
+        self._period = period
+        self._clock = clock
+        self._wall = wall
+        self._hub = hub
+        self._looked = clock()
+        self.meter: Final = Meter()
+        self.decisions = {"out": 0, "in": 0, "none": 0}
+        """How many decisions there were, by direction."""
+        self.deployed = float("-inf")
+        """When the last rolling restart ended, on the clock."""
+
+    def readings(self, now: float) -> dict[str, Reading]:
+        """What the last period says; ends it."""
+        members = [member for member in self._fleet.members if member.state == "ready"]
+        seconds, self._looked = max(1e-3, now - self._looked), now
+        found: dict[str, Reading] = {"in_flight": self.meter.in_flight(frozenset(member.id for member in members))}
+        names = {target.name for target in self._scaler.policy.targets} if self._scaler is not None else set()
+        if "cpu" in names:
+            found["cpu"] = self.meter.cpu({member.id: member.cpu_seconds() for member in members}, now)
+        if "p95_seconds" in names:
+            found["p95_seconds"] = self.meter.p95(self._front.fine, seconds)
+        return found
+
+    def decide(self, now: float, wall: float) -> Decision | None:
+        """What to do by what the last period says; None where the number is fixed."""
+        readings = self.readings(now)
+        if self._scaler is None:
+            return None
+        seen = Observed(
+            current=self._fleet.wish,
+            workers=as_workers(self._fleet.members),
+            readings=readings,
+            wall=wall,
+            deployed=self.deployed,
+        )
+        decision = self._scaler.decide(seen, now)
+        self.decisions[decision.direction] += 1
+        return decision
+
+    def restarted(self) -> None:
+        """A rolling restart has just ended."""
+        self.deployed = self._clock()
+
+    async def run(self) -> None:
+        """Measure, decide and act until cancelled."""
+        async with Tasks("serve scaling", limit=64) as acts:
+            due = self._clock()
+            self._looked = due
+            while True:
+                for _ in range(SAMPLES):
+                    due = max(due + self._period / SAMPLES, self._clock())
+                    await asyncio.sleep(due - self._clock())
+                    self.meter.add(*self._front.look(self._fleet.members))
+                decision = self.decide(self._clock(), self._wall())
+                if decision is not None and decision.change:
+                    self._hub.emit(Scaled.of(self._app, decision))
+                    acts.spawn(self._fleet.scale(decision.desired, choose=least_loaded), name="scale")
+                    await asyncio.sleep(0)  # the wish is the fleet's before the next decision
+
+    def __repr__(self) -> str:
+        return f"<Scaling {self._scaler!r} {self.meter!r}>"
