@@ -73,8 +73,9 @@ class Front:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.gateway is not None:
-            await self.gateway.__aexit__(kind, error, trace)
+        gateway, self.gateway = self.gateway, None
+        if gateway is not None:
+            await gateway.__aexit__(kind, error, trace)
 
     @property
     def _pool(self) -> PoolPlan:
@@ -111,9 +112,13 @@ class Front:
         self._endpoints.pop(member.id, None)
         if self.gateway is None or not self._knows(member.id):
             return
-        if not await self._pool.balancer.drain(member.id, self._options.drain_timeout):
+        whole = False
+        try:
+            whole = await self._pool.balancer.drain(member.id, self._options.drain_timeout)
+        finally:  # the fleet may call time first
             self.look([member])
-            self._hub.emit(DrainCutShort(member.id, member.in_flight))
+            if not whole and member.in_flight:
+                self._hub.emit(DrainCutShort(member.id, member.in_flight))
 
     async def gone(self, member: Member, why: str, last_words: str) -> None:
         """Forget the worker."""

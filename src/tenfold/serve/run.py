@@ -41,7 +41,7 @@ def run(options: ServeOptions, say: Callable[[str], object]) -> int:
     """Serve until SIGTERM or SIGINT, which drain; a second one ends at once. SIGHUP restarts the workers in turn.
 
     What happens is told by ``say``, a line each. Returns 0 if all requests were answered, 1 if some were cut at the
-    end. Raises `ServeError` where it cannot listen, and `FleetError` where no worker comes to serve.
+    end. Raises `ServeError` where it cannot listen, and where no worker comes to serve.
     """
     try:
         sockets = Sockets((options.listen,), 1, admin=options.admin)
@@ -85,8 +85,11 @@ class _Serving:
             fleet = Fleet(_fleet_options(options), front, hub=EVENTS, random=Random())
             try:
                 async with Tasks("serve") as tasks:
-                    if not await _unless(self._stop, fleet.start(options.least)):
-                        return 0
+                    try:
+                        if not await _unless(self._stop, fleet.start(options.least)):
+                            return 0
+                    except FleetError as error:
+                        raise ServeError(_sentence(error)) from error
                     whole = await self._behind(front, fleet, tasks)
             finally:
                 if self._now.is_set():
@@ -138,7 +141,7 @@ class _Serving:
             try:
                 await fleet.roll()
             except FleetError as failed:
-                error = str(failed)
+                error = _sentence(failed)
             scaling.restarted()
             EVENTS.emit(Restarted(error))
 
@@ -159,6 +162,12 @@ def _fleet_options(options: ServeOptions) -> FleetOptions:
         memory_limit=options.memory_limit,
         max_requests=options.max_requests,
     )
+
+
+def _sentence(error: FleetError) -> str:
+    """What happened, with the last line of what the worker said, which has been passed on already."""
+    said = error.last_words.strip().splitlines()
+    return str(error).partition("; it said:")[0] + (f": {said[-1].strip()}" if said else "")
 
 
 async def _forward(event: asyncio.Event, to: asyncio.Event) -> None:

@@ -1,8 +1,8 @@
 """The loop that scales: measure for a period, decide, act; `Scaler` decides, the fleet acts.
 
-What is measured stands in `meter`. A change is carried out beside the loop, because a drain takes as long as the
-requests it waits for: the next decision is made on time and goes by the number that is wished, not by the one that is
-there.
+What is measured stands in `meter`. To act is to tell the fleet how many it is to have: it starts and drains beside the
+loop, the least loaded first, so that the next decision is made on time. That one goes by the number that is wished,
+not by the one that is there.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from tenfold._core.events import EVENTS, Hub
-from tenfold._core.tasks import Tasks
 from tenfold.autoscale import Decision, Observed, Reading, Scaled, ScalePolicy, Scaler, Worker
 from tenfold.autoscale.metrics import Phase
 from tenfold.autoscale.supervisor import Fleet, Member
@@ -33,13 +32,6 @@ class Looks(Protocol):
     def fine(self) -> list[int]:
         """Response times in the buckets of `latency.BOUNDS`."""
         ...
-
-
-def least_loaded(members: Sequence[Member], count: int) -> list[Member]:
-    """The ``count`` of ``members`` with the fewest requests under way; of equals the youngest, whose caches are the
-    coldest.
-    """
-    return sorted(members, key=lambda member: (member.in_flight, -member.started))[:count]
 
 
 def as_workers(members: Sequence[Member]) -> tuple[Worker, ...]:
@@ -124,19 +116,17 @@ class Scaling:
 
     async def run(self) -> None:
         """Measure, decide and act until cancelled."""
-        async with Tasks("serve scaling", limit=64) as acts:
-            due = self._clock()
-            self._looked = due
-            while True:
-                for _ in range(SAMPLES):
-                    due = max(due + self._period / SAMPLES, self._clock())
-                    await asyncio.sleep(due - self._clock())
-                    self.meter.add(*self._front.look(self._fleet.members))
-                decision = self.decide(self._clock(), self._wall())
-                if decision is not None and decision.change:
-                    self._hub.emit(Scaled.of(self._app, decision))
-                    acts.spawn(self._fleet.scale(decision.desired, choose=least_loaded), name="scale")
-                    await asyncio.sleep(0)  # the wish is the fleet's before the next decision
+        due = self._clock()
+        self._looked = due
+        while True:
+            for _ in range(SAMPLES):
+                due = max(due + self._period / SAMPLES, self._clock())
+                await asyncio.sleep(due - self._clock())
+                self.meter.add(*self._front.look(self._fleet.members))
+            decision = self.decide(self._clock(), self._wall())
+            if decision is not None and decision.change:
+                self._hub.emit(Scaled.of(self._app, decision))
+                await self._fleet.scale(decision.desired)
 
     def __repr__(self) -> str:
         return f"<Scaling {self._scaler!r} {self.meter!r}>"

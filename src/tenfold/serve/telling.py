@@ -46,13 +46,15 @@ def line(event: Event) -> str:
             return f"worker {event.id} has ended (process {event.pid}): {event.why}"
         case WorkerCrashed():
             again = f"another one starts in {event.pause:.1f} s" if event.pause > 0 else "another one starts at once"
-            return f"worker {event.id} (process {event.pid}): {event.why}; {again}{_words(event.last_words)}"
+            said = event.last_words.strip().splitlines()
+            last = f"; it last said: {said[-1]}" if said else ""
+            return f"worker {event.id} (process {event.pid}) has died ({event.why}); {again}{last}"
         case CrashLoop():
             return f"crash loop: {event.deaths} early deaths in a row ({event.why}){_words(event.last_words)}"
         case WarmingFailed():
             return f"worker {event.worker} was not warmed by {event.path}: {event.why}; it serves all the same"
         case DrainCutShort():
-            return f"worker {event.worker} ends with {event.in_flight} requests under way: the drain time-out is over"
+            return f"worker {event.worker} leaves with {event.in_flight} requests under way"
         case SourceChanged():
             more = len(event.files) - _SHOWN
             names = ", ".join(event.files[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

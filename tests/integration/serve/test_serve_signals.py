@@ -1,0 +1,64 @@
+"""Signals: a rolling restart, a drain, and an end at once."""
+
+import asyncio
+import signal
+
+SERVER = ("--server", "uvicorn")
+
+
+async def test_sighup_replaces_every_worker_and_fails_no_request(shop):
+    async with shop.serving("--workers", "2", "--warm", "/warm", *SERVER) as run:
+        old = run.workers
+        assert len(old) == 2
+        async with shop.load(run) as load:
+            await load.more(20)
+            (shop.directory / "shop.py").write_text(shop.source.replace("VERSION = 1", "VERSION = 2"))
+            run.process.send_signal(signal.SIGHUP)
+            await run.until("all restarted")
+            await run.until(r"worker \d+ has ended", times=2)
+            await load.more(20)
+        assert set(load.seen) == {200}
+        new = run.workers
+        assert len(new) == 2
+        assert not set(new) & set(old)
+        assert {body for body in load.bodies if body.startswith(b"2 ")} == {b"2 %d" % pid for pid in new.values()}
+        warmed = {int(line) for line in (shop.directory / "warmed").read_text().split()}
+        assert warmed == {*old.values(), *new.values()}
+
+
+async def test_sigterm_lets_a_slow_request_end(shop):
+    async with shop.serving("--workers", "1", *SERVER) as run:
+        slow = asyncio.create_task(shop.ask(run.address, "/slow/1.5"))
+        async with asyncio.timeout(30):
+            while not await run.metric("tenfold_gateway_in_flight"):
+                await asyncio.sleep(0.02)
+        run.process.send_signal(signal.SIGTERM)
+        await run.until("draining")
+        assert (await slow)[0] == 200
+        assert await run.ended() == 0
+        assert run.lines[-1] == "tenfold: stopped"
+
+
+async def test_a_second_sigint_ends_at_once(shop):
+    async with shop.serving("--workers", "1", *SERVER) as run:
+        endless = asyncio.create_task(shop.ask(run.address, "/slow/600"))
+        async with asyncio.timeout(30):
+            while not await run.metric("tenfold_gateway_in_flight"):
+                await asyncio.sleep(0.02)
+        run.process.send_signal(signal.SIGINT)
+        await run.until("draining")
+        run.process.send_signal(signal.SIGINT)
+        assert await run.ended() == 1
+        assert "requests were cut" in run.said
+        (outcome,) = await asyncio.gather(endless, return_exceptions=True)
+        assert isinstance(outcome, OSError | EOFError)
+
+
+async def test_a_changed_file_restarts(shop):
+    async with shop.serving("--workers", "1", "--reload", *SERVER) as run:
+        assert (await shop.ask(run.address))[1].startswith(b"1 ")
+        (shop.directory / "shop.py").write_text(shop.source.replace("VERSION = 1", "VERSION = 2"))
+        await run.until("changed: shop.py; restarting in turn")
+        await run.until("all restarted")
+        await run.until("worker 1 has ended")
+        assert (await shop.ask(run.address))[1].startswith(b"2 ")
