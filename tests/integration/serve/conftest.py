@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import os
 import re
 import sys
@@ -33,13 +34,20 @@ async def app(scope, receive, send):
         sys.stderr.flush()
         os.kill(os.getpid(), 9)
     if path == "/warm":
-        with open("warmed", "a") as file:
+        with open(os.path.join(os.path.dirname(__file__), "warmed"), "a") as file:
             file.write(f"{os.getpid()}\\n")
     body = f"{VERSION} {os.getpid()}".encode()
     status = 418 if path == "/teapot" else 200
     await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"%d" % len(body))]})
     await send({"type": "http.response.body", "body": body})
 """
+
+
+async def eventually(condition):
+    """Wait until the function, or the coroutine that it returns, says that it is so."""
+    async with asyncio.timeout(WITHIN):
+        while not ((await found) if inspect.isawaitable(found := condition()) else found):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 async def ask(address, path="/", method="GET"):
@@ -103,9 +111,7 @@ class Load:
     async def more(self, count):
         """Until so many more answers have come."""
         until = self.seen[200] + count
-        async with asyncio.timeout(WITHIN):
-            while self.seen[200] < until:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: self.seen[200] >= until)
 
 
 class Serving:
@@ -165,8 +171,9 @@ class Serving:
 @contextlib.asynccontextmanager
 async def serving(directory, *arguments, app="shop:app", up=True):
     """`tenfold serve` on a free port, with the app of the directory; killed at the end if it still runs."""
+    where = () if "--listen" in arguments else ("--listen", "127.0.0.1:0")
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tenfold", "serve", app, *(() if "--listen" in arguments else ("--listen", "127.0.0.1:0")), *arguments,
+        sys.executable, "-m", "tenfold", "serve", app, *where, *arguments,
         cwd=directory, stderr=asyncio.subprocess.PIPE, env={**os.environ, "PYTHONUNBUFFERED": "1"},
         start_new_session=True,
     )  # fmt: skip
@@ -197,4 +204,5 @@ def shop(tmp_path):
         serving=lambda *arguments, **more: serving(tmp_path, *arguments, **more),
         load=lambda run, path="/slow/0.01", clients=8: Load(run.address, path, clients),
         ask=ask,
+        eventually=eventually,
     )

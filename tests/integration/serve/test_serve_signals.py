@@ -29,9 +29,7 @@ async def test_sighup_replaces_every_worker_and_fails_no_request(shop):
 async def test_sigterm_lets_a_slow_request_end(shop):
     async with shop.serving("--workers", "1", *SERVER) as run:
         slow = asyncio.create_task(shop.ask(run.address, "/slow/1.5"))
-        async with asyncio.timeout(30):
-            while not await run.metric("tenfold_gateway_in_flight"):
-                await asyncio.sleep(0.02)
+        await shop.eventually(lambda: run.metric("tenfold_gateway_in_flight"))
         run.process.send_signal(signal.SIGTERM)
         await run.until("draining")
         assert (await slow)[0] == 200
@@ -42,9 +40,7 @@ async def test_sigterm_lets_a_slow_request_end(shop):
 async def test_a_second_sigint_ends_at_once(shop):
     async with shop.serving("--workers", "1", *SERVER) as run:
         endless = asyncio.create_task(shop.ask(run.address, "/slow/600"))
-        async with asyncio.timeout(30):
-            while not await run.metric("tenfold_gateway_in_flight"):
-                await asyncio.sleep(0.02)
+        await shop.eventually(lambda: run.metric("tenfold_gateway_in_flight"))
         run.process.send_signal(signal.SIGINT)
         await run.until("draining")
         run.process.send_signal(signal.SIGINT)

@@ -79,7 +79,7 @@ def test_by_latency():
 
 
 def test_after_a_rolling_restart_nobody_is_removed():
-    loop, fleet, _ = scaling([member(str(each)) for each in range(4)], 4, workers="1..8", clock=lambda: 99.0)
+    loop, _, _ = scaling([member(str(each)) for each in range(4)], 4, workers="1..8", clock=lambda: 99.0)
     for now in (0.0, 99.0):
         loop.meter.add({str(each): 0 for each in range(4)}, 0)
         loop.decide(now, 0.0)
