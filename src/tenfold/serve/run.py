@@ -123,7 +123,8 @@ class _Serving:
     def _tell_where(self, front: Front) -> None:
         options = self._options
         how = f"{options.workers} workers" if options.workers != "1" else "1 worker"
-        self._say(f"{options.app} on http://{front.address}, {how}; SIGHUP restarts them in turn, SIGTERM drains")
+        where = front.address if front.address.path else f"http://{front.address}"
+        self._say(f"{options.app} on {where}, {how}; SIGHUP restarts them in turn, SIGTERM drains")
         self._say(f"metrics on http://{front.admin}/metrics, live: http://{front.admin}/v1/live")
         if self._own_token:
             self._say(f"admin API: Authorization: Bearer {self._token} (say your own in {TOKEN})")

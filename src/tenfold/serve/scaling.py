@@ -2,7 +2,9 @@
 
 What is measured stands in `meter`. To act is to tell the fleet how many it is to have: it starts and drains beside the
 loop, the least loaded first, so that the next decision is made on time. That one goes by the number that is wished,
-not by the one that is there.
+not by the one that is there. The time that the policy is told is when the decision was due, which is never less than a
+period after the last one: by the clock some would come a moment early, and find the change before still inside the
+period of a rate ("4 a second"), which would then allow nothing for a second more.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from tenfold.autoscale.metrics import Phase
 from tenfold.autoscale.supervisor import Fleet, Member
 from tenfold.serve.meter import SAMPLES, Meter
 
+_MORE: Final = 0.001
+"""Seconds that a period is longer than asked for, against the rounding of sums."""
 _PHASES: Final[dict[str, Phase]] = {"starting": "pending", "ready": "running", "draining": "stopping"}
 
 
@@ -118,12 +122,13 @@ class Scaling:
         """Measure, decide and act until cancelled."""
         due = self._clock()
         self._looked = due
+        step = (self._period + _MORE) / SAMPLES
         while True:
             for _ in range(SAMPLES):
-                due = max(due + self._period / SAMPLES, self._clock())
+                due = max(due + step, self._clock())
                 await asyncio.sleep(due - self._clock())
                 self.meter.add(*self._front.look(self._fleet.members))
-            decision = self.decide(self._clock(), self._wall())
+            decision = self.decide(due, self._wall())
             if decision is not None and decision.change:
                 self._hub.emit(Scaled.of(self._app, decision))
                 await self._fleet.scale(decision.desired)

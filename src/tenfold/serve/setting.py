@@ -14,7 +14,8 @@ from tenfold.resilience.retry import Retry
 from tenfold.serve.options import ServeOptions
 
 POOL: Final = "app"
-_ATTEMPTS: Final = 3
+_ATTEMPTS: Final = 5
+"""Endpoints that one request may try: several workers may have died at once and not be known to yet."""
 
 
 def gateway_config(
