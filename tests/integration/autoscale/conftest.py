@@ -17,7 +17,7 @@ from tenfold.autoscale.supervisor import Fleet, FleetOptions
 WITHIN = 60.0
 """Seconds that anything may take on a loaded machine."""
 
-APP = '''
+APP = """
 import asyncio, os, signal, sys, time
 from pathlib import Path
 
@@ -58,7 +58,7 @@ async def app(scope, receive, send):
 
 def make():
     return app
-'''
+"""
 
 
 async def get(url: str, path: str = "/", headers: str = "") -> str:

@@ -120,15 +120,19 @@ async def test_workers_are_replaced_after_enough_requests_one_at_a_time(run, too
     it = run(max_requests=20)
     await it.fleet.start(2)
     it.front.least = 2
-    while it.fleet.recycled < 2:
-        await it.front.request()
-    await tools.until(lambda: len(it.ready) == len(it.fleet.members) == 2)
-    assert it.front.least == 2
+    first = it.fleet.members
+    for member in first:
+        for _ in range(30):
+            await tools.get(member.url)
+            member.requests += 1
+    await tools.until(lambda: it.fleet.recycled == 2 and len(it.ready) == len(it.fleet.members) == 2)
+    assert not set(first) & set(it.fleet.members)
+    assert it.front.least == 2, "a worker left before its replacement was ready"
     assert it.fleet.crashes == 0
-    left = it.told(WorkerLeft)
-    for event in left:
+    assert len({member.limit for member in first}) == 2, "they are to go at different times"
+    for event in it.told(WorkerLeft):
         served = int(event.why.removeprefix("replaced after ").removesuffix(" requests"))
-        assert served >= 20
+        assert 20 <= served <= 30
 
 
 @linux

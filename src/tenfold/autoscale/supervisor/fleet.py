@@ -226,7 +226,7 @@ class Fleet:
 
     def _launch(self, now: float) -> None:
         assert self._place is not None  # nothing is planned before
-        number, url = self._place.next({member.url for member in self._roster.members})
+        number, url = self._place.next()
         most = self.options.max_requests
         limit = float("inf") if most is None else round(most * self._random.uniform(1, 1 + _SPREAD))
         member = Member(number, url, now, limit=limit)
@@ -266,7 +266,8 @@ class Fleet:
     async def _end(self, life: Life) -> None:
         member = life.member
         ended = await life.close()
-        Place.left(member.url)
+        assert self._place is not None  # it was launched there
+        self._place.left(member.url)
         self._serving.discard(member.id)
         why = member.doomed or ((member.outdated or SURPLUS) if member.state == "draining" else ended)
         self._tell(life, why)

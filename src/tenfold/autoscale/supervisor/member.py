@@ -18,8 +18,8 @@ class Member:
     changed, by `time.monotonic`. ``requests`` (all so far) and ``in_flight`` (now) are the front's to write.
     """
 
-    __slots__ = ("beat", "changed", "doomed", "id", "in_flight", "limit", "outdated", "pid", "requests", "started",
-                 "state", "url")  # fmt: skip
+    __slots__ = ("answered", "beat", "changed", "doomed", "id", "in_flight", "limit", "outdated", "pid", "requests",
+                 "started", "state", "url")  # fmt: skip
 
     def __init__(self, id: str, url: str, now: float, *, limit: float = float("inf")) -> None:
         self.id: Final = id
@@ -35,6 +35,8 @@ class Member:
         """After how many requests it is replaced."""
         self.beat = now
         """When its event loop last gave a sign of life."""
+        self.answered = 0
+        """What ``requests`` was at the last look."""
         self.outdated = ""
         """Why another one is to take its place, in words; empty for one that stays."""
         self.doomed = ""

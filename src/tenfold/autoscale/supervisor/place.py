@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -41,9 +40,10 @@ class Place:
         self.tcp: Final = len(os.fsencode(self.path)) + len("/.sock") + _NUMBERS > _LONGEST
         """Whether workers listen on ports."""
         self._next = 1
+        self._held: dict[str, socket.socket] = {}
 
-    def next(self, taken: Collection[str]) -> tuple[str, str]:
-        """A number never given before and the url for it, which is none of those ``taken``. A path at which something
+    def next(self) -> tuple[str, str]:
+        """A number never given before and the url for it, which is the caller's until `left`. A path at which something
         is already is passed over, and its number with it.
 
         Raises `FleetError` when nothing is free.
@@ -51,24 +51,28 @@ class Place:
         for _ in range(_TRIES):
             number, self._next = str(self._next), self._next + 1
             if self.tcp:
-                url = f"http://{HOST}:{_free_port()}"
-            else:
-                url = f"unix://{self.path / number}.sock"
-                if os.path.lexists(_path(url)):
-                    continue
-            if url not in taken:
+                held = _free_port()
+                url = f"http://{HOST}:{held.getsockname()[1]}"
+                self._held[url] = held
                 return number, url
-        raise FleetError(f"no free socket or port for a worker in {_TRIES} tries; see what is in {self.path}")
+            url = f"unix://{self.path / number}.sock"
+            if not os.path.lexists(_path(url)):
+                return number, url
+        raise FleetError(f"no free path for the socket of a worker in {_TRIES} tries; see what is in {self.path}")
 
-    @staticmethod
-    def left(url: str) -> None:
-        """The worker there has ended: remove its socket."""
-        if url.startswith("unix:"):
+    def left(self, url: str) -> None:
+        """The worker there has ended: remove its socket, give its port back."""
+        if url in self._held:
+            self._held.pop(url).close()
+        else:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(_path(url))
 
     def close(self) -> None:
-        """Remove the directory."""
+        """Remove the directory, give back the ports."""
+        for held in self._held.values():
+            held.close()
+        self._held.clear()
         shutil.rmtree(self.path, ignore_errors=True)
 
     def __repr__(self) -> str:
@@ -91,7 +95,11 @@ def _path(url: str) -> str:
     return url.removeprefix("unix://")
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+def _free_port() -> socket.socket:
+    """A port that nobody has, as a socket that holds it: the system gives it to nobody else then, and a worker can
+    listen on it all the same, because both say SO_REUSEADDR and this one does not listen (socket(7)).
+    """
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind((HOST, 0))
+    return held

@@ -8,9 +8,10 @@ ready ones by our own doing: one is drained only when more are ready. One more t
 which the outdated one goes; so they go one at a time, however many are outdated at once. And whom nobody needs yet goes
 first: of a surplus the starting ones, then the outdated, then whom the caller chooses.
 
-Hung is judged by signs of life from the worker's event loop (`worker`) and not by requests: a busy worker answers late,
-but its loop turns; one that is stopped, or whose loop is blocked, gives none. Where the judge itself was not looking
-(stopped, or the machine was), nobody is judged by that time.
+Hung is judged by signs of life and not by how long a request takes: a busy worker answers late, but its event loop
+turns and says so (`worker`); one that is stopped, or whose loop is blocked, says nothing. A loop with many requests
+that each block it for a little goes through all of them before it says anything, so that an answer is a sign of life as
+well. Where the judge itself was not looking (stopped, or the machine was), nobody is judged by that time.
 """
 
 from __future__ import annotations
@@ -156,6 +157,8 @@ class Roster:
             if member.state == "starting" and now - member.started >= self._ready_timeout:
                 member.doomed = f"not ready within {format_duration(self._ready_timeout)}"
             elif member.state == "ready":
+                if member.requests != member.answered:
+                    member.answered, member.beat = member.requests, now
                 if now - max(member.beat, self._awake) >= self._hung_after:
                     member.doomed = f"hung: no sign of life for {format_duration(now - member.beat)}"
                 elif member.requests >= member.limit and not member.outdated:
