@@ -32,6 +32,7 @@ app.command("tenfold.cli.blackfriday:blackfriday", name="blackfriday", help="The
 # What a command may lack, and the extra that has it.
 _EXTRAS = {
     "asyncpg": "servers",
+    "cronsim": "serve",
     **dict.fromkeys(("httptools", "numpy", "plotly", "uvloop"), "load"),
     **dict.fromkeys(("fastapi", "granian", "httpx2", "orjson", "redis", "sqlalchemy"), "shop"),
 }

@@ -14,6 +14,7 @@ Flag = Annotated[bool, Parameter(negative="")]
 def serve(
     app: str,
     *,
+    name: str = "",
     workers: str = "1",
     target_inflight: float | None = None,
     target_p95: str | None = None,
@@ -25,6 +26,7 @@ def serve(
     app_dir: str = ".",
     listen: str = "127.0.0.1:8000",
     admin: str = "127.0.0.1:0",
+    admin_public: Flag = False,
     edge: Flag = False,
     reload: Flag = False,
     warm: Several = None,
@@ -49,6 +51,8 @@ def serve(
     ----------
     app
         The app, as "module:name".
+    name
+        What metrics and events call it. Not given: the first part of the module.
     workers
         A fixed number such as 4, or a range such as 2..8.
     target_inflight
@@ -71,6 +75,8 @@ def serve(
         Where clients come in: an address, or unix:/path.
     admin
         Where metrics and the admin API are; port 0 is a free one. The token is $TENFOLD_ADMIN_TOKEN, or made up.
+    admin_public
+        Says that the admin address may be reached from other machines, as a scraper of a pod's metrics must.
     edge
         Cache responses that may be (RFC 9111).
     reload
@@ -112,6 +118,7 @@ def serve(
         raise MisuseError("schedule zone: means nothing without a schedule; say both or neither")
     options = ServeOptions(
         app=app,
+        name=name,
         workers=workers,
         targets=tuple(targets),
         schedules=tuple(read(text, number, schedule_zone) for number, text in enumerate(schedule or (), start=1)),
@@ -120,6 +127,7 @@ def serve(
         app_dir=app_dir,
         listen=listen,
         admin=admin,
+        admin_public=admin_public,
         edge=edge,
         reload=reload,
         warm=tuple(warm or ()),

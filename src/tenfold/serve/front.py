@@ -148,7 +148,7 @@ class Front:
         if self.gateway is None:
             return {}, 0
         pool = self._pool
-        seen: dict[str, int] = {id: each["in_flight"] for id, each in pool.balancer.state()["endpoints"].items()}
+        seen = pool.balancer.loads
         for member in members:
             member.in_flight = seen.get(member.id, 0)
             tally = pool.tallies.get(member.id)

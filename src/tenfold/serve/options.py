@@ -23,7 +23,8 @@ class ServeOptions:
     """An ASGI app, its workers, and the gateway in front of them.
 
     The app: ``app`` (``"module:name"``), looked for in ``app_dir`` (``"."``); ``factory``: the name is a function that
-    makes it. ``server`` (``"granian"``) is what runs in each worker.
+    makes it. ``server`` (``"granian"``) is what runs in each worker. ``name`` (the first part of the module) is what
+    metrics and events call it.
 
     The workers: ``workers`` is a fixed number (``4``) or a range (``"2..8"``), inside of which they follow ``targets``
     (`Target.in_flight` of 20 where there is neither a target nor a schedule) and ``schedules``, looked at every
@@ -32,8 +33,8 @@ class ServeOptions:
     ends. ``warm``: paths asked of a new worker before it gets requests. ``deploy_cooldown`` (30 s): no worker is
     removed so soon after a rolling restart. ``reload``: restart in turn when a ``*.py`` file below ``app_dir`` changes.
 
-    The front: ``listen`` (``"127.0.0.1:8000"``), ``admin`` (``"127.0.0.1:0"``, a free port) for metrics and the admin
-    API, ``edge``: an HTTP cache. At most ``max_inflight`` (1000) requests are at one worker at once; ``queue`` (1000)
+    The front: ``listen`` (``"127.0.0.1:8000"``), ``admin`` (``"127.0.0.1:0"``, a free port) for metrics, which
+    ask for no token, and the admin API; ``admin_public``: it may be reached from other machines. ``edge``: an HTTP cache. At most ``max_inflight`` (1000) requests are at one worker at once; ``queue`` (1000)
     more wait in the front, ``queue_timeout`` (10 s) each. ``slow_start`` (5 s): how long a worker that joins others
     takes to get its whole share.
 
@@ -41,6 +42,7 @@ class ServeOptions:
     """
 
     app: str
+    name: str = ""
     workers: str | int = 1
     targets: tuple[Target, ...] = ()
     schedules: tuple[Schedule, ...] = ()
@@ -49,6 +51,7 @@ class ServeOptions:
     app_dir: str = "."
     listen: Any = "127.0.0.1:8000"
     admin: Any = "127.0.0.1:0"
+    admin_public: bool = False
     edge: bool = False
     reload: bool = False
     warm: tuple[str, ...] = ()
@@ -67,6 +70,9 @@ class ServeOptions:
         put = object.__setattr__
         if type(self.app) is not str or _APP.fullmatch(self.app) is None:
             raise MisuseError(f'app: expected a module and a name such as "shop.main:app", got {self.app!r}')
+        put(self, "name", self.name or re.split(r"[.:]", self.app)[0])
+        if type(self.name) is not str or not self.name.isprintable():
+            raise MisuseError(f'name: expected a name such as "shop", got {self.name!r}')
         if self.server not in get_args(Server):
             raise MisuseError(f"server: expected granian or uvicorn, got {self.server!r}")
         for name in ("targets", "schedules", "warm"):
@@ -78,8 +84,11 @@ class ServeOptions:
                 raise MisuseError(f"{name.replace('_', ' ')}: expected 50ms or more, got {getattr(self, name):g} s")
         for name in ("listen", "admin"):
             put(self, name, _address(getattr(self, name), name))
-        if not self.admin.loopback:
-            raise MisuseError(f'admin: expected an address of this machine such as "127.0.0.1:0", got "{self.admin}"')
+        if not self.admin.loopback and not self.admin_public:
+            raise MisuseError(
+                f'admin: expected an address of this machine such as "127.0.0.1:0", or admin public beside it, '
+                f'got "{self.admin}"'
+            )
         whole_number(self.max_inflight, "max in flight", least=1)
         whole_number(self.queue, "queue")
         if self.max_requests is not None:

@@ -103,8 +103,8 @@ class _Serving:
         async with front:
             gateway = front.gateway
             assert gateway is not None
-            scaling = Scaling(options.app, fleet, front, options.policy(), period=float(options.period))
-            gateway.more_samples = lambda: serve_samples(options.app, fleet, scaling)
+            scaling = Scaling(options.name, fleet, front, options.policy(), period=float(options.period))
+            gateway.more_samples = lambda: serve_samples(options.name, fleet, scaling)
             self._tell_where(front)
             measuring = tasks.spawn(scaling.run(), name="scaling")
             restarting = tasks.spawn(self._restart(fleet, scaling), name="restarts")

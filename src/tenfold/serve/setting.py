@@ -43,8 +43,9 @@ def gateway_config(
         edge=Edge() if options.edge else None,
     )
     return Config(
-        gateway=Gateway(listen=(listen,), drain_timeout=float(options.drain_timeout)),
+        # Both servers read `X-Forwarded-*`; `Forwarded` beside it would cost each of them one header more.
+        gateway=Gateway(listen=(listen,), drain_timeout=float(options.drain_timeout), forwarded="x-forwarded"),
         pools=(pool,),
         routes=(route,),
-        admin=Admin(listen=admin, token=Secret(token), metrics_token=False),
+        admin=Admin(listen=admin, token=Secret(token), metrics_token=False, public=options.admin_public),
     )

@@ -14,7 +14,7 @@ async def test_a_killed_worker_costs_no_get(shop):
             await run.until(r"worker 3 serves")
             await load.more(50)
         assert set(load.seen) == {200}
-        assert await run.metric('tenfold_serve_crashes_total{app="shop:app"}') == 1
+        assert await run.metric('tenfold_serve_crashes_total{app="shop"}') == 1
 
 
 async def test_a_killed_worker_costs_no_get_where_the_others_are_full(shop):

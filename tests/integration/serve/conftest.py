@@ -50,11 +50,11 @@ async def eventually(condition):
             await asyncio.sleep(0.01)
 
 
-async def ask(address, path="/", method="GET"):
+async def ask(address, path="/", method="GET", token=""):
     """One request over a connection of its own: status and body."""
     reader, writer = await asyncio.open_connection(*address)
     try:
-        return await _exchange(reader, writer, path, method)
+        return await _exchange(reader, writer, path, method, f"Authorization: Bearer {token}\r\n" if token else "")
     finally:
         writer.close()
 

@@ -17,10 +17,10 @@ async def test_pressure_brings_workers(shop):
             await run.until(r"1 -> \d workers: in_flight: .* × the target")
             await run.until("worker 3 serves")
             await load.more(50)
-            assert await run.metric('tenfold_serve_workers_wished{app="shop:app"}') == 3
-            assert await run.metric('tenfold_serve_workers{app="shop:app",state="ready"}') == 3
-            assert await run.metric('tenfold_serve_decisions_total{app="shop:app",direction="out"}') >= 1
-            in_flight = await run.metric('tenfold_in_flight{app="shop:app"}')
+            assert await run.metric('tenfold_serve_workers_wished{app="shop"}') == 3
+            assert await run.metric('tenfold_serve_workers{app="shop",state="ready"}') == 3
+            assert await run.metric('tenfold_serve_decisions_total{app="shop",direction="out"}') >= 1
+            in_flight = await run.metric('tenfold_in_flight{app="shop"}')
             assert 12 < in_flight <= 24  # what waits at the front is in flight: the workers hold 15
         assert set(load.seen) == {200}
         assert len({body for body in load.bodies if load.bodies[body] > 5}) == 3

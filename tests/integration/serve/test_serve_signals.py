@@ -3,6 +3,8 @@
 import asyncio
 import signal
 
+import pytest
+
 SERVER = ("--server", "uvicorn")
 
 
@@ -57,4 +59,32 @@ async def test_a_changed_file_restarts(shop):
         await run.until("changed: shop.py; restarting in turn")
         await run.until("all restarted")
         await run.until("worker 1 has ended")
+        assert (await shop.ask(run.address))[1].startswith(b"2 ")
+
+
+async def test_the_admin_api_drains(shop, monkeypatch):
+    monkeypatch.setenv("TENFOLD_ADMIN_TOKEN", "a-token-for-the-tests")
+    async with shop.serving("--workers", "1", *SERVER) as run:
+        assert "Bearer" not in run.said
+        status, body, _ = await shop.ask(run.admin, "/v1/pools/app/endpoints", token="a-token-for-the-tests")
+        assert (status, b'"id":"1"' in body.replace(b" ", b"")) == (200, True)
+        assert (await shop.ask(run.admin, "/v1/drain", "POST", token="wrong"))[0] == 401
+        assert (await shop.ask(run.admin, "/v1/drain", "POST", token="a-token-for-the-tests"))[0] == 202
+        assert await run.ended() == 0
+
+
+@pytest.mark.slow
+async def test_code_that_is_broken_leaves_the_old_workers(shop):
+    async with shop.serving("--workers", "2", *SERVER) as run:
+        old = run.workers
+        (shop.directory / "shop.py").write_text("raise RuntimeError('half written')")
+        async with shop.load(run) as load:
+            run.process.send_signal(signal.SIGHUP)
+            await run.until("rolling restart failed, the old workers go on: .*RuntimeError: half written")
+            await load.more(20)
+            assert {body.split()[1] for body in load.bodies} == {b"%d" % pid for pid in old.values()}
+            (shop.directory / "shop.py").write_text(shop.source.replace("VERSION = 1", "VERSION = 2"))
+            run.process.send_signal(signal.SIGHUP)
+            await run.until("all restarted")
+        assert set(load.seen) == {200}
         assert (await shop.ask(run.address))[1].startswith(b"2 ")

@@ -14,6 +14,11 @@ def options(**given):
     return ServeOptions(app="shop.main:app", **given)
 
 
+def test_it_is_called_by_its_module():
+    assert options().name == "shop"
+    assert options(name="checkout").name == "checkout"
+
+
 def test_a_fixed_number_needs_no_policy():
     for given in (4, "4", "4..4"):
         found = options(workers=given)
