@@ -11,6 +11,7 @@ import asyncio
 import os
 import re
 import signal
+import subprocess
 from contextlib import ExitStack
 from typing import Any, Final
 
@@ -58,13 +59,21 @@ async def _roll(
 ) -> dict[str, Any]:
     port = free_port()
     running: dict[int, ExitStack] = {}
+    processes: dict[int, subprocess.Popen[bytes]] = {}
     timeout = 30
 
     def start() -> int:
         new = free_port()
         own = running[new] = ExitStack()
-        own.enter_context(backend(bench.root / f"rolling{new}", new, bench.load_core))
+        processes[new] = own.enter_context(backend(bench.root / f"rolling{new}", new, bench.load_core))
         return new
+
+    def well(*ports: int) -> None:
+        """A backend that went by itself is no fault of the gateway's, and makes the numbers worthless."""
+        for each in ports:
+            if (code := processes[each].poll()) is not None:
+                log = (bench.root / f"rolling{each}" / "error.log").read_text(errors="replace")
+                raise RuntimeError(f"a backend ended by itself with {code}: {log[-2000:]}")
 
     def config() -> Any:
         endpoints = ", ".join(f'"http://127.0.0.1:{each}"' for each in sorted(running))
@@ -89,6 +98,7 @@ async def _roll(
                     await asyncio.sleep(pause)
                 if turn < BACKENDS:
                     await asyncio.to_thread(start)
+                    well(*running)
                     leaving = running.pop(old[turn])
                     await gateway.reload(config())
                     await asyncio.to_thread(leaving.close)
@@ -98,6 +108,7 @@ async def _roll(
             wrk.send_signal(signal.SIGINT)  # upon which it says what it has seen
             out = (await asyncio.wait_for(done, 30))[0].decode()
             counters = gateway.state()["counters"]
+        well(*running)
     finally:
         for each in running.values():
             each.close()

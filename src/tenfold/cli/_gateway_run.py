@@ -102,10 +102,13 @@ async def _serve(file: ConfigFile, sockets: Sockets | None, inherited: Inherited
                 await running.reload(config)
 
             async def reload() -> None:
+                healed = bool(file.problems)
                 try:
-                    await file.reload(take)
+                    changes = await file.reload(take)
                 except TenfoldError:
                     return  # told by the event
+                if not changes and not healed:
+                    print(f"tenfold: nothing has changed in {file.path}", file=sys.stderr, flush=True)
 
             async def reopen() -> None:
                 if isinstance(running, Supervisor):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -41,6 +42,9 @@ def run(file: Path, *, engine: Literal["embedded", "haproxy"] | None = None) -> 
     engine
         Run it on this engine, whatever the file says.
     """
+    for early in ("SIGHUP", "SIGUSR1", "SIGUSR2"):  # there is nothing to reload yet, and it is no reason to die
+        if hasattr(signal, early):
+            signal.signal(getattr(signal, early), signal.SIG_IGN)
     from tenfold.cli._gateway_run import run as serve
     from tenfold.gateway.config import GatewayConfigError
 

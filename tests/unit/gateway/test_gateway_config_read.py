@@ -168,6 +168,8 @@ WARNINGS = [
     ("edge = true\nbody_max = 0", 10, "route 1 body_max", "never invalidates what the edge keeps"),
     ("edge = true\nmethods = 'POST'\n[[route]]\nrespond = 404", 9, "route 1 edge", "keeps nothing"),
     ("path = '/x'", 7, "route", "answered 404"),
+    ("retries = true\ndeadline = '5s'", 9, "route 1 retries", "waits 60 s for it"),
+    ("retries = true\ndeadline = '61s'", None, "", ""),
     ("[gateway.access_log]\nsample = 1", None, "", ""),
 ]  # fmt: skip
 

@@ -6,6 +6,7 @@ import heapq
 import json
 import math
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from tenfold.gateway.config.options import Gateway
 from tenfold.gateway.config.pool import Pool
 from tenfold.gateway.config.rule import Route
 from tenfold.gateway.config.tables import keys
+from tenfold.gateway.edge.dates import read_date
 from tenfold.gateway.engine import problem
 from tenfold.gateway.engine.again import wait_for
 from tenfold.gateway.engine.concurrency import Concurrency, PoolPlaces
@@ -238,6 +240,12 @@ def test_every_fault_that_is_made_is_in_the_table():
     for fault in faults:
         row = problem.PROBLEMS[fault.reason]
         assert (fault.status, fault.limit) == (row.status, row.limit)
+
+
+def test_an_answer_of_the_gateway_s_own_has_a_date():
+    head = problem.render(problem.NO_ROUTE, close=False).partition(b"\r\n\r\n")[0]
+    (date,) = [line[6:] for line in head.split(b"\r\n") if line.startswith(b"Date: ")]
+    assert abs(read_date(date) - time.time()) < 60
 
 
 def told(fault):

@@ -39,8 +39,9 @@ def check(
         findings.doubtful(("gateway", "trusted"), "everybody is trusted to say who the client is; name your proxies")
     for n, pool in pools.items():
         _pool_warnings(n, pool, routes, findings)
+    by_name = {pool.name: pool for pool in pools.values()}
     for n, route in routes.items():
-        _route_warnings(n, route, findings)
+        _route_warnings(n, route, by_name.get(route.pool or ""), findings)
     if routes and not any(_takes_all(route) for route in routes.values()):
         findings.doubtful(
             ("route",), 'what no route is for is answered 404; a route with path = "/" would take the rest'
@@ -127,8 +128,15 @@ def _pool_warnings(n: int, pool: Pool, routes: Mapping[int, Route], findings: Fi
         )
 
 
-def _route_warnings(n: int, route: Route, findings: Findings) -> None:
+def _route_warnings(n: int, route: Route, pool: Pool | None, findings: Findings) -> None:
     at = ("route", n)
+    if route.retries is not None and route.deadline is not None and pool is not None:
+        if pool.first_byte_timeout >= route.deadline:
+            findings.doubtful(
+                (*at, "retries"),
+                f"an endpoint that hangs is never retried: pool {pool.name!r} waits {pool.first_byte_timeout:g} s for it "
+                f"(first_byte_timeout), and the deadline is {route.deadline:g} s; make the first less",
+            )
     if route.canary is not None and route.canary.weight == 1:
         findings.doubtful((*at, "canary", "weight"), "everybody gets the canary; make its pool the route's own")
     bodies = not route.methods or any(method in _BODIES for method in route.methods)

@@ -49,3 +49,16 @@ def write_date(wall: float) -> bytes:
         f"{_DAYS[at.tm_wday]}, {at.tm_mday:02} {month} {at.tm_year:04} "
         f"{at.tm_hour:02}:{at.tm_min:02}:{at.tm_sec:02} GMT"
     ).encode()
+
+
+_present: tuple[int, bytes] = (-1, b"")
+
+
+def present_date() -> bytes:
+    """The IMF-fixdate of now, written once a second."""
+    global _present
+    second, text = int(time.time()), _present[1]
+    if second != _present[0]:
+        text = write_date(second)
+        _present = (second, text)
+    return text

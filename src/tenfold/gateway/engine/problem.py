@@ -12,6 +12,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 
+from tenfold.gateway.edge.dates import present_date
 from tenfold.gateway.framing import Reason, Refusal
 
 PHRASES: Final = {each.value: each.phrase.encode() for each in HTTPStatus}
@@ -187,8 +188,8 @@ def render(fault: Fault, *, close: bool, request_id: bytes = b"", extra: bytes =
 
 
 def own(status: int, kind: bytes, body: bytes, *, close: bool, extra: bytes = b"", head_only: bool = False) -> bytes:
-    """The bytes of an answer of our own."""
-    lines = [b"HTTP/1.1 %d %b\r\n" % (status, PHRASES.get(status, b"Unknown"))]
+    """The bytes of an answer of our own. It has a Date, as all of a server with a clock have (RFC 9110 §6.6.1)."""
+    lines = [b"HTTP/1.1 %d %b\r\nDate: %b\r\n" % (status, PHRASES.get(status, b"Unknown"), present_date())]
     if status not in (204, 304):
         if body:
             lines.append(b"Content-Type: %b\r\n" % kind)
