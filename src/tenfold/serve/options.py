@@ -33,10 +33,11 @@ class ServeOptions:
     ends. ``warm``: paths asked of a new worker before it gets requests. ``deploy_cooldown`` (30 s): no worker is
     removed so soon after a rolling restart. ``reload``: restart in turn when a ``*.py`` file below ``app_dir`` changes.
 
-    The front: ``listen`` (``"127.0.0.1:8000"``), ``admin`` (``"127.0.0.1:0"``, a free port) for metrics, which
-    ask for no token, and the admin API; ``admin_public``: it may be reached from other machines. ``edge``: an HTTP cache. At most ``max_inflight`` (1000) requests are at one worker at once; ``queue`` (1000)
-    more wait in the front, ``queue_timeout`` (10 s) each. ``slow_start`` (5 s): how long a worker that joins others
-    takes to get its whole share.
+    The front: ``listen`` (``"127.0.0.1:8000"``), ``admin`` (``"127.0.0.1:0"``, a free port) for metrics, which ask for
+    no token, and the admin API; ``admin_public``: it may be reached from other machines. ``edge``: an HTTP cache. At
+    most ``max_inflight`` (1000) requests are at one worker at once; ``queue`` (1000) more wait in the front,
+    ``queue_timeout`` (10 s) each. ``slow_start`` (5 s): how long a worker that joins others takes to get its whole
+    share.
 
     Raises `MisuseError` for what makes no sense.
     """
