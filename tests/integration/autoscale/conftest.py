@@ -22,7 +22,8 @@ import asyncio, os, signal, sys, time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-held = []
+held, arrived = [], []
+together = asyncio.Event()
 
 async def app(scope, receive, send):
     if scope["type"] == "lifespan":
@@ -47,8 +48,12 @@ async def app(scope, receive, send):
         body = f"{scope['client'][0]} {scope['scheme']}"
     elif path == "/say":
         print("the app says something", flush=True)
-    elif path == "/busy":
-        until = time.monotonic() + 0.2
+    elif path == "/busy":  # the last of twelve lets all go on, each of which blocks the loop
+        arrived.append(path)
+        if len(arrived) == 12:
+            together.set()
+        await together.wait()
+        until = time.monotonic() + 0.3
         while time.monotonic() < until:
             pass
     body = body.encode()

@@ -44,11 +44,12 @@ async def test_a_stopped_worker_is_replaced(run, tools):
     assert other.state == "ready"
 
 
-async def test_a_busy_worker_is_not_hung(run):
-    """Its loop is blocked for longer than allowed by many requests together, each of which ends."""
+@linux
+async def test_a_busy_worker_is_not_hung(run, tools):
+    """Requests that go on together block its loop for 3.6 s; it is to give a sign of life in 2 s."""
     it = run(hung_after="2s")
     await it.fleet.start(1)
-    answers = await asyncio.gather(*(it.front.request("/busy") for _ in range(18)))
+    answers = await asyncio.gather(*(it.front.request("/busy") for _ in range(12)))
     assert len(set(answers)) == 1
     assert it.fleet.crashes == 0
 
@@ -99,7 +100,7 @@ async def test_an_app_that_never_gets_ready_is_ended_in_time(run, tools):
     starting = asyncio.create_task(it.fleet.start(1))
     await tools.until(lambda: it.fleet.members and it.fleet.members[0].pid)
     (member,) = it.fleet.members
-    with pytest.raises(FleetError, match="not ready within 1.00 s"):
+    with pytest.raises(FleetError, match=r"not ready within 1\.00 s"):
         await starting
     assert not tools.living(member.pid)
 
@@ -145,7 +146,7 @@ async def test_a_worker_whose_path_was_taken_meanwhile_says_so(run, server, monk
     spawn = Life._spawn
 
     async def taken(life):
-        Path(life.member.url.removeprefix("unix://")).mkdir()
+        os.mkdir(life.member.url.removeprefix("unix://"))
         return await spawn(life)
 
     it = run(server=server)
@@ -244,12 +245,13 @@ with asyncio.Runner(loop_factory=loop) as runner:
 async def test_workers_die_with_their_supervisor(tmp_path, tools, marked, loop):
     env, living = marked
     (tmp_path / "simple.py").write_text(tools.APP)
-    with subprocess.Popen(
-        [sys.executable, "-c", SUPERVISOR, str(tmp_path), loop], env=env, stdout=subprocess.PIPE, text=True
-    ) as supervisor:
-        assert await asyncio.to_thread(supervisor.stdout.readline) == "ready\n"
-        assert len(living()) == 3
-        supervisor.kill()
+    supervisor = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", SUPERVISOR, str(tmp_path), loop, env=env, stdout=subprocess.PIPE
+    )
+    assert await supervisor.stdout.readline() == b"ready\n"
+    assert len(living()) == 3
+    supervisor.kill()
+    await supervisor.wait()
     await tools.until(lambda: living() == [])
 
 

@@ -59,6 +59,7 @@ class Fleet:
         self._failure = ("", "")
         self._waiting: set[asyncio.Future[None]] = set()
         self._tasks = Tasks("fleet", limit=100_000)
+        self._next_look = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
         self._place: Place | None = None
         self._closing: asyncio.Task[None] | None = None
@@ -197,7 +198,9 @@ class Fleet:
     def _turn(self) -> None:
         """Do what the roster says now, and come back when it may say something else."""
         now = time.monotonic()
-        wake = now + TICK
+        if now >= self._next_look:
+            self._look(now)
+        wake = self._next_look
         try:
             plan = self._roster.plan(now)
             wake = min(wake, plan.wake)
@@ -211,18 +214,21 @@ class Fleet:
         finally:
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer = asyncio.get_running_loop().call_later(max(0.0, wake - time.monotonic()), self._tick)
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, wake - time.monotonic()), self._turn)
         for waiting in self._waiting:
             if not waiting.done():
                 waiting.set_result(None)
 
-    def _tick(self) -> None:
+    def _look(self, now: float) -> None:
+        """See what the processes use."""
+        self._next_look = now + TICK
         limit = self.options.memory_limit
-        if limit is not None:
-            for member in self._roster.members:
-                if member.state == "ready" and not member.outdated and (held := member.memory() or 0) > int(limit):
-                    member.outdated = f"replaced at {format_size(held)} of memory"
-        self._turn()
+        for member in self._roster.members:
+            if member.state != "ready":
+                continue
+            self._roster.used(member, member.cpu_seconds() or 0.0, now)
+            if limit is not None and not member.outdated and (held := member.memory() or 0) > int(limit):
+                member.outdated = f"replaced at {format_size(held)} of memory"
 
     def _launch(self, now: float) -> None:
         assert self._place is not None  # nothing is planned before

@@ -18,7 +18,7 @@ class Member:
     changed, by `time.monotonic`. ``requests`` (all so far) and ``in_flight`` (now) are the front's to write.
     """
 
-    __slots__ = ("answered", "beat", "changed", "doomed", "id", "in_flight", "limit", "outdated", "pid", "requests",
+    __slots__ = ("beat", "busy", "changed", "cpu", "doomed", "id", "in_flight", "limit", "outdated", "pid", "requests",
                  "started", "state", "url")  # fmt: skip
 
     def __init__(self, id: str, url: str, now: float, *, limit: float = float("inf")) -> None:
@@ -35,8 +35,10 @@ class Member:
         """After how many requests it is replaced."""
         self.beat = now
         """When its event loop last gave a sign of life."""
-        self.answered = 0
-        """What ``requests`` was at the last look."""
+        self.busy = now
+        """When it was last seen to have used the processor."""
+        self.cpu = 0.0
+        """`cpu_seconds` when that was last looked at."""
         self.outdated = ""
         """Why another one is to take its place, in words; empty for one that stays."""
         self.doomed = ""

@@ -37,9 +37,9 @@ class FleetOptions:
     what the requests' ``X-Forwarded-*`` headers say of the client, because only the front is to reach it.
 
     ``ready_timeout`` (30 s) is how long a worker may take to listen, ``drain_timeout`` (30 s) how long the requests
-    under way in one that leaves may take. ``hung_after`` (10 s; None: never) is after how long without a sign of life,
-    from its event loop or by an answer that the front has counted, a worker is killed and replaced; it has to be longer
-    than the longest time for which one request of the app blocks its loop.
+    under way in one that leaves may take. ``hung_after`` (10 s; None: never) is after how long without a sign of life
+    from its event loop a worker is killed and replaced, three times as long if it uses the processor meanwhile; it has
+    to be longer than the longest time for which the app blocks its loop to wait for something.
 
     ``memory_limit`` (None) is the resident memory above which a worker is replaced; it is read from ``/proc`` once a
     second. ``max_requests`` (None) is after how many requests a worker is replaced, up to a quarter more, so that they

@@ -9,9 +9,11 @@ which the outdated one goes; so they go one at a time, however many are outdated
 first: of a surplus the starting ones, then the outdated, then whom the caller chooses.
 
 Hung is judged by signs of life and not by how long a request takes: a busy worker answers late, but its event loop
-turns and says so (`worker`); one that is stopped, or whose loop is blocked, says nothing. A loop with many requests
-that each block it for a little goes through all of them before it says anything, so that an answer is a sign of life as
-well. Where the judge itself was not looking (stopped, or the machine was), nobody is judged by that time.
+turns and says so (`worker`); one that is stopped, dead-locked or blocked says nothing. A loop that many requests block
+for a moment each, one after another, says nothing either until it is through with all of them (measured on uvloop: 12
+requests of 0.3 s that go on together are 3.6 s without a sign or an answer). So who uses the processor meanwhile has
+`PATIENCE` times as long. Where the judge itself was not looking (stopped, or the machine was), nobody is judged by
+that time.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ UNWANTED: Final = "not needed any more"
 SURPLUS: Final = "fewer workers are wanted"
 TICK: Final = 1.0
 """Seconds between two looks when nothing happens."""
+PATIENCE: Final = 3
+"""How many times ``hung_after`` a worker may say nothing that uses the processor."""
 _ASLEEP: Final = 3 * TICK
 """Seconds without a look after which the judge was not looking."""
 
@@ -93,7 +97,7 @@ class Roster:
     def ready(self, member: Member, now: float) -> None:
         """One accepts connections."""
         member.become("ready", now)
-        member.beat = now
+        member.beat = member.busy = now
         self.backoff.ready()
 
     def ended(self, member: Member, now: float) -> Ending:
@@ -121,6 +125,11 @@ class Roster:
             member.outdated = why
         self.backoff.forget()
         return there
+
+    def used(self, member: Member, cpu: float, now: float) -> None:
+        """One has used so many seconds of the processor in all."""
+        if cpu > member.cpu:
+            member.cpu, member.busy = cpu, now
 
     # -- what to do ---------------------------------------------------------------------------------------------------
 
@@ -157,9 +166,9 @@ class Roster:
             if member.state == "starting" and now - member.started >= self._ready_timeout:
                 member.doomed = f"not ready within {format_duration(self._ready_timeout)}"
             elif member.state == "ready":
-                if member.requests != member.answered:
-                    member.answered, member.beat = member.requests, now
-                if now - max(member.beat, self._awake) >= self._hung_after:
+                alive = max(member.beat, self._awake)
+                silent = now - max(alive, member.busy)
+                if silent >= self._hung_after or now - alive >= PATIENCE * self._hung_after:
                     member.doomed = f"hung: no sign of life for {format_duration(now - member.beat)}"
                 elif member.requests >= member.limit and not member.outdated:
                     member.outdated = f"replaced after {member.requests} requests"
