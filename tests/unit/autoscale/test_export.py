@@ -14,7 +14,7 @@ import yaml
 
 from tenfold._core.errors import MisuseError
 from tenfold.autoscale import Behavior, Rate, Rules, ScalePolicy, Schedule, Target
-from tenfold.autoscale.export import Workload, azure, keda, kubernetes, requests
+from tenfold.autoscale.export import Workload, azure, keda, kubernetes, parse, requests
 
 HERE = Path(__file__).parent
 SHOP = Workload(
@@ -167,6 +167,7 @@ def test_what_an_autoscaler_cannot_say_is_a_comment_above():
         (lambda: Workload(name="shop", image="x", memory="2GB", memory_limit="1GB"), "at least the request"),
         (lambda: Workload(name="shop", image="x", ready="health"), "a path"),
         (lambda: requests(0, "1MB"), "above 0"),
+        (lambda: parse([{"kind": "Deployment"}]), "documents of kind Deployment"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_with_a_sentence(make, words):
