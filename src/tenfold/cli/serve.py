@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
@@ -39,8 +40,17 @@ def serve(
     queue_timeout: str = "10s",
     slow_start: str = "5s",
     period: str = "1s",
+    export: Literal["kubernetes", "keda", "azure"] | None = None,
+    image: str | None = None,
+    measured: Path | None = None,
+    health: str = "/health",
+    namespace: str = "default",
+    prometheus: str = "",
+    environment: str = "",
+    location: str = "",
+    bicep: Flag = False,
 ) -> int:
-    """Serve an ASGI app in worker processes behind the gateway, and scale them by what is measured.
+    """Serve an ASGI app in worker processes behind the gateway, and scale them by what is measured; or export.
 
     SIGHUP restarts the workers in turn, with no failed request; SIGTERM and SIGINT drain, and a second SIGINT ends at
     once. A worker that dies is replaced, and what was under way there and is safe to repeat goes to another one.
@@ -101,6 +111,24 @@ def serve(
         How long a worker that joins others takes to get its whole share.
     period
         How often the number of workers is decided.
+    export
+        Serve nothing; print documents for that platform that scale by the same policy. Needs image and a range.
+    image
+        The image of the app, for export.
+    measured
+        A JSON file of what one worker was measured to use, for export: cpu (cores), memory, response_time.
+    health
+        The path that says whether a worker takes requests, for export.
+    namespace
+        Of Kubernetes, for export.
+    prometheus
+        The address of a Prometheus, for export to KEDA and Azure.
+    environment
+        The resource id of the environment, for export to Azure.
+    location
+        The location, for export to Azure.
+    bicep
+        Bicep instead of YAML, for export to Azure.
     """
     from tenfold._core.errors import MisuseError
     from tenfold.autoscale import Target
@@ -141,7 +169,33 @@ def serve(
         slow_start=slow_start,
         period=period,
     )
-    return run(options, _say)
+    if export is None:
+        if image is not None:
+            raise MisuseError("--image: means nothing without --export; say both or neither")
+        return run(options, _say)
+    from tenfold.cli import _serve_export
+
+    policy = options.policy()
+    if policy is None:
+        raise MisuseError(f"--export: expected a range of workers such as 2..8 to scale in, got {workers}")
+    if image is None:
+        raise MisuseError("--export: expected --image, got none")
+    text = _serve_export.export(
+        export,
+        policy,
+        name=options.name,
+        image=image,
+        health=health,
+        drain=drain_timeout,
+        use=None if measured is None else _serve_export.read_use(measured),
+        namespace=namespace,
+        prometheus=prometheus,
+        environment=environment,
+        location=location,
+        bicep=bicep,
+    )
+    print(text, end="" if text.endswith("\n") else "\n")
+    return 0
 
 
 def _say(line: str) -> None:

@@ -130,8 +130,6 @@ class ServeOptions:
             schedules=self.schedules,
             behavior=Behavior.local(),
             deploy_cooldown=self.deploy_cooldown,
-            cpu_initialization=5,
-            readiness_delay=1,
         )
 
     @property
