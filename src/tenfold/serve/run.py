@@ -46,7 +46,7 @@ def run(options: ServeOptions, say: Callable[[str], object]) -> int:
     try:
         sockets = Sockets((options.listen,), 1, admin=options.admin)
     except OSError as error:
-        raise ServeError(str(error)) from error
+        raise ServeError(error.strerror or str(error)) from error
     try:
         work = _Serving(options, sockets, say).serve()
         try:

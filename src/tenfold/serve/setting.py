@@ -16,6 +16,9 @@ from tenfold.serve.options import ServeOptions
 POOL: Final = "app"
 _ATTEMPTS: Final = 5
 """Endpoints that one request may try: several workers may have died at once and not be known to yet."""
+_PAUSE: Final = 0.02
+"""Seconds before a first further try. By then a worker that died is usually known to be gone, and if it was the only
+one the request waits for the next."""
 
 
 def gateway_config(
@@ -39,7 +42,7 @@ def gateway_config(
     route = Route(
         name=POOL,
         pool=POOL,
-        retries=Retry(_ATTEMPTS, base=0.02, budget=budget),
+        retries=Retry(_ATTEMPTS, base=_PAUSE, jitter="none", budget=budget),
         edge=Edge() if options.edge else None,
     )
     return Config(

@@ -46,11 +46,10 @@ def line(event: Event) -> str:
             return f"worker {event.id} has ended (process {event.pid}): {event.why}"
         case WorkerCrashed():
             again = f"another one starts in {event.pause:.1f} s" if event.pause > 0 else "another one starts at once"
-            said = event.last_words.strip().splitlines()
-            last = f"; it last said: {said[-1]}" if said else ""
-            return f"worker {event.id} (process {event.pid}) has died ({event.why}); {again}{last}"
+            return f"worker {event.id} (process {event.pid}) has died ({event.why}); {again}{_last(event.last_words)}"
         case CrashLoop():
-            return f"crash loop: {event.deaths} early deaths in a row ({event.why}){_words(event.last_words)}"
+            often = f"crash loop: {event.deaths} early deaths in a row ({event.why})"
+            return f"{often}; it is tried again, slowly{_last(event.last_words)}"
         case WarmingFailed():
             return f"worker {event.worker} was not warmed by {event.path}: {event.why}; it serves all the same"
         case DrainCutShort():
@@ -65,6 +64,7 @@ def line(event: Event) -> str:
             return repr(event)
 
 
-def _words(words: str) -> str:
-    lines = words.strip().splitlines()
-    return "; it said:\n" + "\n".join(f"    {each}" for each in lines) if lines else ""
+def _last(words: str) -> str:
+    """The last line of what a worker said; the rest has been passed on as it came."""
+    said = words.strip().splitlines()
+    return f"; it last said: {said[-1].strip()}" if said else ""

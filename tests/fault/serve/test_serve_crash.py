@@ -34,3 +34,12 @@ async def test_a_crash_is_told_with_the_last_words(shop):
         assert status == 502
         await run.until(r"has died \(signal SIGKILL\); .* it last said: the last words of a worker")
         await run.until("worker 3 serves")
+
+
+async def test_while_no_worker_is_there_requests_wait_for_the_next(shop):
+    async with shop.serving("--workers", "1") as run:
+        os.kill(run.workers["1"], signal.SIGKILL)
+        await run.until(r"worker 1 .* has died \(signal SIGKILL\)")
+        for answer in [await shop.ask(run.address), await shop.ask(run.address, "/", "POST")]:
+            assert answer[0] == 200
+        await run.until("worker 2 serves")
