@@ -120,13 +120,11 @@ class Scaling:
 
     async def run(self) -> None:
         """Measure, decide and act until cancelled."""
-        due = self._clock()
-        self._looked = due
-        step = (self._period + _MORE) / SAMPLES
+        self._looked = due = self._clock()
         while True:
-            for _ in range(SAMPLES):
-                due = max(due + step, self._clock())
-                await asyncio.sleep(due - self._clock())
+            due = max(due, self._clock() - self._period) + self._period + _MORE
+            while (now := self._clock()) < due:
+                await asyncio.sleep(min(self._period / SAMPLES, due - now))
                 self.meter.add(*self._front.look(self._fleet.members))
             decision = self.decide(due, self._wall())
             if decision is not None and decision.change:
