@@ -25,6 +25,7 @@ from tenfold.autoscale.usl import USL, Measured, fit
 
 _WORST_FIT: Final = 0.1
 _REACH: Final = 2
+_LEAST_DATABASE_POOL: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +35,7 @@ class Plan:
     ``workers``; ``capacity``: what they can do within the SLO; ``headroom``: the share of it that is left.
     ``in_flight``: requests in flight in all, and ``pool``: connections to keep to each worker (None: the response time
     was not measured). ``database_pool``: connections of one worker to the database, ``database_connections`` of all
-    (None: the time in the database was not given). ``replicas``: None where no replica was measured.
+    (None: the time in the database was not given). ``replicas`` of the database: None where none was measured.
     ``assumptions``: what must be true for it, for a person. ``law``: None where none was needed or could be had.
     """
 
@@ -95,7 +96,7 @@ def plan(
     database_pool = None
     if database_time is not None:
         held = duration(database_time, "database_time")
-        database_pool = _pool(wanted / workers * held)
+        database_pool = max(_LEAST_DATABASE_POOL, _pool(wanted / workers * held))
         assumptions.append(f"A request holds a database connection for {format_duration(held)}, at that rate too.")
         most = None if max_connections is None else whole_number(max_connections, "max_connections", least=1)
         if most is not None and database_pool * workers > most:
@@ -129,16 +130,22 @@ def plan(
 
 def _workers(needed: float, measured: Sequence[Measured], law: USL | None) -> tuple[int, float, str] | NoPlan:
     """How many, what they can do, and on what that rests."""
-    largest = max(point.workers for point in measured)
+    exact = [point for point in measured if not point.at_least]
+    largest = max((point.workers for point in exact), default=1)
     enough = [point for point in measured if point.rate >= needed]
     if law is None or law.error > _WORST_FIT:
         if enough:
             point = min(enough, key=lambda one: (one.workers, -one.rate))
-            return point.workers, point.rate, f"{point.workers} workers were measured to do {point.rate:.0f}/s."
+            many = "1 worker was" if point.workers == 1 else f"{point.workers} workers were"
+            return point.workers, point.rate, f"{many} measured to do {point.rate:.0f}/s."
         more = "the breakpoint at three different numbers of workers at least, four are better"
         if law is None:
-            counts = len({point.workers for point in measured})
-            return NoPlan(f"{needed:.0f}/s is beyond what was measured, at {counts} numbers of workers only", more)
+            counts = len({point.workers for point in exact})
+            return NoPlan(
+                f"{needed:.0f}/s is beyond what was measured, and the breakpoint is known for {counts} "
+                f"number{'' if counts == 1 else 's'} of workers only",
+                more,
+            )
         return NoPlan(f"the scalability law misses a measured rate by {law.error:.0%}", more, law)
     most = min(largest * _REACH, math.floor(law.peak) if law.peak < math.inf else largest * _REACH)
     for workers in range(1, most + 1):
@@ -179,4 +186,4 @@ def _in_flight(
 
 
 def _pool(load: float) -> int:
-    return max(1, math.ceil(load + 2 * math.sqrt(load)))
+    return max(1, math.ceil(load + 2 * math.sqrt(load) - 1e-9))

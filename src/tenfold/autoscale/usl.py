@@ -31,12 +31,16 @@ _FEWEST: Final = 3
 class Measured:
     """The highest ``rate`` a second at which ``workers`` met the SLO, and the mean ``response_time`` there if known.
 
+    ``at_least`` (False): no higher rate was seen to miss it, so they may do more. Such a point is an answer for its own
+    number of workers and says nothing of how throughput grows.
+
     Raises `MisuseError` for what makes no sense.
     """
 
     workers: int
     rate: float
     response_time: Duration | None = None
+    at_least: bool = False
 
     def __post_init__(self) -> None:
         whole_number(self.workers, "measured workers", least=1)
@@ -69,7 +73,11 @@ class USL:
 
 
 def fit(measured: Sequence[Measured]) -> USL | None:
-    """The law that fits best; None where there are fewer than three different numbers of workers."""
+    """The law that fits best; None where there are fewer than three different numbers of workers.
+
+    Points that are ``at_least`` are left out.
+    """
+    measured = [point for point in measured if not point.at_least]
     counts = len({point.workers for point in measured})
     if counts < _FEWEST:
         return None

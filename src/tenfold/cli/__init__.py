@@ -24,6 +24,7 @@ app.command("tenfold.cli.load:app", name="load", help="Load-test a service: one 
 app.command("tenfold.cli.compare:compare", name="compare", help="Say whether result B is better than result A.")
 app.command("tenfold.cli.cache:app", name="cache", help="Look at a cache in a running Valkey, clear it, warm it.")
 app.command("tenfold.cli.simulate:simulate", name="simulate", help="Simulate balancing policies on a virtual clock.")
+app.command("tenfold.cli.plan:plan", name="plan", help="Say what a rate takes, by results of load tests.")
 app.command("tenfold.cli.gateway:app", name="gateway", help="A reverse proxy with an HTTP cache: run it.")
 app.command("tenfold.cli.blackfriday:blackfriday", name="blackfriday", help="The whole proof on the reference shop.")
 

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from tenfold._core.units import format_duration
 
 if TYPE_CHECKING:
-    from tenfold.simulate import Result
+    from tenfold.simulate import Result, ScalingScenario
 
 
 def simulate(
@@ -25,9 +25,10 @@ def simulate(
     report: Path | None = None,
     json: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> None:
-    """Simulate servers, faults and clients under each balancing policy.
+    """Simulate servers, faults and clients under each balancing policy, or workers under each scaling policy.
 
-    The same scenario and seed give the same result, byte for byte. Exit code 2: the scenario cannot be simulated.
+    A scenario with [[scale]] is one of scaling. The same scenario and seed give the same result, byte for byte. Exit
+    code 2: the scenario cannot be simulated.
 
     Parameters
     ----------
@@ -46,10 +47,14 @@ def simulate(
     json
         Print the whole result as JSON instead of a table.
     """
-    from tenfold.simulate import load
+    from tenfold.simulate import load, load_scaling
     from tenfold.simulate import simulate as run
     from tenfold.simulate.scenario import changed, label_of
 
+    scaling = load_scaling(scenario)
+    if scaling is not None:
+        _scaling(scaling, policy, seed, requests, out, report, json)
+        return
     asked = load(scenario)
     changes: dict[str, Any] = {"seed": seed, "requests": requests}
     if policy:
@@ -100,3 +105,48 @@ def _report(found: Result, path: Path) -> None:
     sections = [Section("Policies", html=tables.table(HEAD, rows(found)), wide=True)]
     sections += [Section(title, figure=figure, note=note, wide=True) for title, note, figure in figures(found)]
     save(page(f"Simulation: {found.scenario}", sections, subtitle=subtitle(found)), path)
+
+
+def _scaling(
+    asked: ScalingScenario,
+    only: tuple[str, ...],
+    seed: int | None,
+    requests: int | None,
+    out: Path | None,
+    report: Path | None,
+    json: bool,
+) -> None:
+    import msgspec
+    from rich.console import Console
+
+    from tenfold._core.errors import MisuseError
+    from tenfold.simulate import simulate_scaling
+    from tenfold.simulate.scaling_report import HEAD, figures, rows, subtitle, table
+
+    if requests is not None:
+        raise MisuseError("--requests: expected none for a scenario of scaling, which ends at its duration")
+    by_label = {one.label: one for one in asked.scale}
+    if odd := [label for label in only if label not in by_label]:
+        raise MisuseError(f"--policy: expected one of {', '.join(by_label)}, got {odd[0]!r}")
+    if only:
+        asked = msgspec.structs.replace(asked, scale=tuple(by_label[label] for label in only))
+    found = simulate_scaling(asked if seed is None else msgspec.structs.replace(asked, seed=seed))
+    if out is not None:
+        found.save(out)
+    if report is not None:
+        from tenfold.load.report import Section, page, save, tables
+
+        sections = [Section("Policies", html=tables.table(HEAD, rows(found)), wide=True)]
+        sections += [Section(title, figure=figure, note=note, wide=True) for title, note, figure in figures(found)]
+        save(page(f"Simulation: {found.scenario}", sections, subtitle=subtitle(found)), report)
+    if json:
+        print(found.to_json().decode(), end="")
+        return
+    console = Console()
+    if not console.is_terminal and console.width < 120:
+        console = Console(width=120)
+    console.print(f"{found.scenario}: {subtitle(found)}", highlight=False, markup=False)
+    console.print(table(found))
+    for one in found.policies:
+        if one.difference:
+            console.print(f"{one.label}: {one.difference}", highlight=False, markup=False)

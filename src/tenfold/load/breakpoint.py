@@ -152,6 +152,7 @@ def _probe(ask: Ask, outcome: Outcome, objectives: Sequence[Objective], options:
         p95=_finite(p95),
         p99=_finite(p99),
         error_share=totals.error_share,
+        in_flight=result.mean_in_flight,
         samples=totals.attempts,
         seconds=result.elapsed,
         early=outcome.early,

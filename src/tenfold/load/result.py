@@ -216,6 +216,14 @@ class RunResult(msgspec.Struct, kw_only=True):
         totals = self.totals
         return (totals.attempts - totals.failures) / self.measured if self.measured else math.nan
 
+    @property
+    def mean_in_flight(self) -> float | None:
+        """Mean number of good samples under way in the measured part: their times from *sent* to *answered* over its
+        seconds (Little's law). ``None`` without a sample.
+        """
+        seen = self.totals.uncorrected
+        return seen.sum / 1e6 / self.measured if seen and self.measured else None
+
     @staticmethod
     def merged(parts: Iterable[Counts]) -> Counts:
         """The sum of the parts, as a new object."""

@@ -100,6 +100,8 @@ class Probe(msgspec.Struct, kw_only=True):
     p95: float | None = None
     p99: float | None = None
     error_share: float = 0.0
+    in_flight: float | None = None
+    """Mean number of samples under way in the part that counts, by Little's law; ``None``: not known."""
     samples: int = 0
     seconds: float = 0.0
     early: bool = False

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 HEAD: Final = (
     "policy", "p50", "p95", "p99", "wait", "errors", "in flight", "imbalance", "retries",
 )  # fmt: skip
-_COLOURS: Final = (
+COLOURS: Final = (
     "var(--blue)", "var(--orange)", "var(--violet)", "var(--green)", "var(--red)", "var(--teal)", "var(--grey)",
 )  # fmt: skip
 _MAX_SERVERS: Final = 200
@@ -83,11 +83,11 @@ def over_time(result: Result, value: Callable[[Moment], float | None], unit: str
         {
             "type": "scatter", "mode": "lines", "name": escape(policy.policy), "connectgaps": False,
             "x": [moment.at for moment in policy.series], "y": [value(moment) for moment in policy.series],
-            "line": {"color": _COLOURS[at % len(_COLOURS)], "width": 2}, "hovertemplate": "%{y:.4g}",
+            "line": {"color": COLOURS[at % len(COLOURS)], "width": 2}, "hovertemplate": "%{y:.4g}",
         }
         for at, policy in enumerate(result.policies)
     ]  # fmt: skip
-    return {"data": lines, "layout": _layout("seconds", unit)}
+    return {"data": lines, "layout": layout("seconds", unit)}
 
 
 def shares(result: Result) -> dict[str, Any]:
@@ -99,10 +99,10 @@ def shares(result: Result) -> dict[str, Any]:
             {
                 "type": "scatter", "mode": "lines+markers", "name": escape(policy.policy),
                 "x": list(range(1, len(loads) + 1)), "y": loads, "hovertemplate": "%{y:.3g}",
-                "line": {"color": _COLOURS[at % len(_COLOURS)], "width": 2},
+                "line": {"color": COLOURS[at % len(COLOURS)], "width": 2},
             }
         )  # fmt: skip
-    return {"data": lines, "layout": _layout("server, by rank", "of the mean")}
+    return {"data": lines, "layout": layout("server, by rank", "of the mean")}
 
 
 def _loads(policy: PolicyResult) -> Sequence[float]:
@@ -114,7 +114,8 @@ def _loads(policy: PolicyResult) -> Sequence[float]:
     return loads[::step]
 
 
-def _layout(x: str, y: str) -> dict[str, Any]:
+def layout(x: str, y: str) -> dict[str, Any]:
+    """Axes of these titles in the colours of the page."""
     axis = {"gridcolor": "var(--grid)", "zerolinecolor": "var(--grid)", "linecolor": "var(--line)"}
     return {
         "xaxis": {**axis, "title": {"text": x}}, "yaxis": {**axis, "title": {"text": y}, "rangemode": "tozero"},

@@ -1,6 +1,7 @@
 """An exported policy, read back from its text, decides as the local one on any series; the emitters lose nothing."""
 
 import math
+from dataclasses import replace
 
 import yaml
 from hypothesis import given, settings
@@ -21,7 +22,7 @@ from tenfold.autoscale import (
     Unavailable,
     Worker,
 )
-from tenfold.autoscale.export import Workload, keda, kubernetes
+from tenfold.autoscale.export import Workload, azure, keda, kubernetes, parse
 from tenfold.autoscale.export.keda import policy_of as keda_policy_of
 from tenfold.autoscale.export.kubernetes import policy_of
 from tenfold.autoscale.export.text import yaml_of
@@ -104,6 +105,68 @@ def moments(draw, policy, now):
         return Observed(current=current, workers=workers, readings=readings)
 
     return look
+
+
+def numbers(policy):
+    """All that is reckoned with, in the units in which it is."""
+    goals = [(one.name, one.kind, one.goal, one.request) for one in policy.targets]
+    return policy.least, policy.most, goals, policy.behavior
+
+
+@settings(max_examples=40)
+@given(policies())
+def test_every_field_of_a_policy_comes_back_from_an_autoscalers_text(policy):
+    assert numbers(parse(yaml.safe_load_all(kubernetes(SHOP, policy).text))) == numbers(policy)
+
+
+@settings(max_examples=40)
+@given(policies())
+def test_every_field_of_a_policy_comes_back_from_a_scaled_object_with_means_as_shared_sums(policy):
+    there = parse(yaml.safe_load_all(keda(SHOP, policy, prometheus="http://prometheus:9090").text))
+    shared = [replace(one, kind="average") if one.kind == "pods" else one for one in policy.targets]
+    assert numbers(there) == numbers(replace(policy, targets=tuple(shared)))
+
+
+@settings(max_examples=40)
+@given(policies(kinds=("in_flight", "cpu", "queue")))
+def test_limits_and_targets_come_back_from_a_container_app_and_the_behaviour_is_azures(policy):
+    app = Workload(name="shop", image="x", cpu=0.5, memory="1GiB", memory_limit="1GiB")
+    policy = replace(policy, targets=tuple(replace(t, request=0.5) if t.request else t for t in policy.targets))
+    there = parse(
+        yaml.safe_load_all(
+            azure(app, policy, environment="/e", location="westeurope", prometheus="http://prometheus:9090").text
+        )
+    )
+    shared = [replace(one, kind="average") if one.kind == "pods" else one for one in policy.targets]
+    assert numbers(there) == numbers(replace(policy, targets=tuple(shared), behavior=Behavior()))
+
+
+def test_a_change_of_any_field_of_the_behaviour_changes_the_text():
+    """So that no field can be left out of what is written and what is read alike."""
+    policy = ScalePolicy(least=2, most=9, targets=(Target.in_flight(20),))
+    texts = {kubernetes(SHOP, policy).text}
+    changes = [
+        {"window": 77},
+        {"rates": (Rate("pods", 3, 15),)},
+        {"rates": (Rate("percent", 100, 16), Rate("pods", 4))},
+        {"select": "min"},
+        {"select": "disabled"},
+        {"tolerance": 0.2},
+    ]
+    for way in ("up", "down"):
+        for change in changes:
+            other = replace(policy.behavior, **{way: replace(getattr(policy.behavior, way), **change)})
+            changed = replace(policy, behavior=other)
+            text = kubernetes(SHOP, changed).text
+            assert parse(yaml.safe_load_all(text)) == changed
+            texts.add(text)
+    for changed in (
+        replace(policy, least=1),
+        replace(policy, most=10),
+        replace(policy, targets=(Target.in_flight(21),)),
+    ):
+        texts.add(kubernetes(SHOP, changed).text)
+    assert len(texts) == 1 + 2 * len(changes) + 3
 
 
 @settings(max_examples=40)

@@ -7,6 +7,7 @@ import pytest
 from tenfold._core.errors import MisuseError
 from tenfold.autoscale import Measured, NoPlan, Plan, plan
 from tenfold.autoscale.usl import USL, fit
+from tenfold.db.pool_size import connections_for
 
 
 def points(law, counts, **more):
@@ -77,7 +78,7 @@ def test_a_plan_beyond_what_was_measured_says_so():
     ("rate", "measured", "words"),
     [
         (100, [], "nothing was measured"),
-        (500, [Measured(1, 100), Measured(2, 190)], "beyond what was measured, at 2 numbers"),
+        (500, [Measured(1, 100), Measured(2, 190)], "known for 2 numbers of workers only"),
         (500, [Measured(1, 100), Measured(2, 50), Measured(4, 390), Measured(8, 300)], "misses a measured rate"),
         (6000, points(USL(200, 0.01, 0, 0), (1, 2, 4, 8)), "more than 16 workers, twice"),
         (900, points(USL(100, 0.04, 0.01, 0), (1, 2, 4, 8)), "no number of workers does 900/s"),
@@ -124,3 +125,21 @@ def test_replicas_are_for_the_reads_with_the_same_headroom():
 def test_what_makes_no_sense_is_refused(make):
     with pytest.raises(MisuseError):
         make()
+
+
+def test_a_point_that_never_missed_answers_for_itself_and_bends_no_law():
+    """A client that was too weak at eight workers would otherwise look like contention."""
+    law = USL(100, 0.01, 0, 0)
+    capped = [*points(law, (1, 2, 4)), Measured(8, 300, at_least=True)]
+    assert fit(capped).contention == pytest.approx(0.01)
+    assert plan(290, [Measured(1, 100), Measured(8, 300, at_least=True)], headroom=0).workers == 8
+    found = plan(310, [Measured(1, 100), Measured(8, 300, at_least=True)], headroom=0)
+    assert isinstance(found, NoPlan)
+    assert "known for 1 number of workers only" in found.why
+
+
+@pytest.mark.parametrize("rate", [0.5, 10, 333, 1000, 12_000])
+@pytest.mark.parametrize("held", ["100us", "4ms", "2s"])
+def test_database_pools_are_those_that_the_database_layer_would_make(rate, held):
+    found = plan(rate, [Measured(4, rate * 2)], headroom=0, database_time=held)
+    assert found.database_pool == connections_for(rate / 4, held)

@@ -27,7 +27,7 @@ def tenfold(*words: str, path: Path | None = None) -> subprocess.CompletedProces
 def test_help_names_every_command() -> None:
     done = tenfold("--help")
     assert done.returncode == 0
-    for command in ("up", "down", "status", "load", "compare", "cache", "simulate", "blackfriday"):
+    for command in ("up", "down", "status", "load", "compare", "cache", "simulate", "plan", "blackfriday"):
         assert f" {command} " in done.stdout
 
 

@@ -12,15 +12,15 @@ flight becomes such a rule only where that time is given; otherwise it is asked 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from tenfold._core.errors import MisuseError
 from tenfold._core.units import Duration, duration, format_duration, size
 from tenfold.autoscale.behavior import Behavior
-from tenfold.autoscale.export.keda import cron, schedule_notes, trigger
+from tenfold.autoscale.export.keda import cron, schedule_from, schedule_notes, trigger
 from tenfold.autoscale.export.text import bicep_of, yaml_of
-from tenfold.autoscale.export.workload import Export, Workload
+from tenfold.autoscale.export.workload import Export, Workload, from_quantity
 from tenfold.autoscale.metrics import Target
 from tenfold.autoscale.policy import ScalePolicy
 
@@ -28,6 +28,8 @@ API: Final = "Microsoft.App/containerApps@2025-01-01"
 _GIBI: Final = 2**30
 _MOST_REPLICAS: Final = 1000
 _LONGEST_NAME: Final = 32
+RATE: Final = "request_rate"
+"""What the target of an ``http`` rule is called when it is read back: requests a second of all replicas together."""
 Document = dict[str, Any]
 
 
@@ -80,6 +82,33 @@ def azure(
     notes = tuple(_notes(workload, policy, cpu, memory, seconds))
     text = bicep_of("app", API, document, notes) if bicep else yaml_of([document], notes)
     return Export((document,), notes, text)
+
+
+def policy_of(documents: Iterable[Mapping[str, Any]]) -> ScalePolicy:
+    """The policy that `azure` has written into ``documents``, as Azure sees it: every metric is shared out among the
+    replicas, an ``http`` rule is a target of `RATE`, and the behaviour is the fixed one.
+    """
+    template = next(one["properties"]["template"] for one in documents if "properties" in one)
+    asked, scale = template["containers"][0]["resources"], template["scale"]
+    crons = [rule["custom"] for rule in scale["rules"] if rule.get("custom", {}).get("type") == "cron"]
+    return ScalePolicy(
+        least=scale["minReplicas"],
+        most=scale["maxReplicas"],
+        targets=tuple(
+            _target_from(rule, asked) for rule in scale["rules"] if rule.get("custom", {}).get("type") != "cron"
+        ),
+        schedules=tuple(schedule_from(number, one["metadata"]) for number, one in enumerate(crons)),
+    )
+
+
+def _target_from(rule: Mapping[str, Any], asked: Mapping[str, Any]) -> Target:
+    if "http" in rule:
+        return Target(name=RATE, kind="average", target=float(rule["http"]["metadata"]["concurrentRequests"]))
+    kind, data = rule["custom"]["type"], rule["custom"]["metadata"]
+    if kind == "prometheus":
+        return Target(name=rule["name"].replace("-", "_"), kind="average", target=float(data["threshold"]))
+    share = int(data["value"]) / 100
+    return Target(name=kind, kind="utilization", target=share, request=from_quantity(asked[kind]))
 
 
 def _rule(

@@ -111,7 +111,7 @@ def policy_of(documents: Iterable[Mapping[str, Any]]) -> ScalePolicy:
         targets=tuple(_target_from(one, asked) for one in triggers if one["type"] != "cron"),
         behavior=behavior_from(spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]),
         schedules=tuple(
-            _schedule_from(number, one["metadata"])
+            schedule_from(number, one["metadata"])
             for number, one in enumerate(one for one in triggers if one["type"] == "cron")
         ),
     )
@@ -136,7 +136,8 @@ def _target_from(one: Mapping[str, Any], asked: Mapping[str, str]) -> Target:
     return Target(name=name, kind="value" if one["metricType"] == "Value" else "average", target=threshold)
 
 
-def _schedule_from(number: int, data: Mapping[str, str]) -> Schedule:
+def schedule_from(number: int, data: Mapping[str, str]) -> Schedule:
+    """What `cron` has written into a trigger's metadata; its name is its number."""
     return Schedule(
         name=f"schedule {number}",
         start=data["start"],

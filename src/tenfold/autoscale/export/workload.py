@@ -15,6 +15,7 @@ from tenfold.autoscale.policy import ScalePolicy
 
 _LABEL: Final = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 _MEBI: Final = 2**20
+_BINARY: Final = {"Mi": _MEBI, "Gi": 2**30}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,11 +112,11 @@ def quantity(value: float) -> str:
     return str(milli // 1000) if milli % 1000 == 0 else f"{milli}m"
 
 
-def from_quantity(text: str | int) -> float:
-    """The number of a quantity that `quantity` or `bytes_quantity` has written."""
+def from_quantity(text: str | float) -> float:
+    """The number of a quantity that is written here: plain, thousandths (``m``), ``Mi`` or ``Gi``."""
     text = str(text)
-    if text.endswith("Mi"):
-        return float(int(text[:-2]) * _MEBI)
+    if text[-2:] in _BINARY:
+        return float(text[:-2]) * _BINARY[text[-2:]]
     return int(text[:-1]) / 1000 if text.endswith("m") else float(text)
 
 
