@@ -113,11 +113,13 @@ def numbers(policy):
     return policy.least, policy.most, goals, policy.behavior
 
 
+@settings(max_examples=40)
 @given(policies())
 def test_every_field_of_a_policy_comes_back_from_an_autoscalers_text(policy):
     assert numbers(parse(yaml.safe_load_all(kubernetes(SHOP, policy).text))) == numbers(policy)
 
 
+@settings(max_examples=40)
 @given(policies())
 def test_every_field_of_a_policy_comes_back_from_a_scaled_object_with_means_as_shared_sums(policy):
     there = parse(yaml.safe_load_all(keda(SHOP, policy, prometheus="http://prometheus:9090").text))
@@ -125,6 +127,7 @@ def test_every_field_of_a_policy_comes_back_from_a_scaled_object_with_means_as_s
     assert numbers(there) == numbers(replace(policy, targets=tuple(shared)))
 
 
+@settings(max_examples=40)
 @given(policies(kinds=("in_flight", "cpu", "queue")))
 def test_limits_and_targets_come_back_from_a_container_app_and_the_behaviour_is_azures(policy):
     app = Workload(name="shop", image="x", cpu=0.5, memory="1GiB", memory_limit="1GiB")

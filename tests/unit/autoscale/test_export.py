@@ -133,6 +133,14 @@ def test_what_an_autoscaler_cannot_say_is_a_comment_above():
     assert all(line.startswith("# ") for line in head.splitlines())
 
 
+def test_a_rate_that_is_shorter_than_the_time_between_decisions_is_told():
+    policy = ScalePolicy(most=4, targets=(Target.in_flight(20),), behavior=Behavior.local())
+    told = "A rate for 1 s permits its number once in 15 s there, not once in 1 s."
+    assert told in kubernetes(SHOP, policy).notes
+    assert told in keda(SHOP, policy, prometheus="http://prometheus:9090").notes
+    assert not any("A rate for" in note for note in kubernetes(SHOP, POLICY).notes)
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [

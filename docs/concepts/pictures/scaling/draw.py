@@ -14,7 +14,7 @@ from tenfold.simulate import ScaleResult, ScalingResult, load_scaling, simulate_
 HERE: Final = Path(__file__).parent
 SCENARIO: Final = HERE.parents[2] / "how-to" / "scenarios" / "scaling" / "step.toml"
 SHOWN: Final = ("local", "kubernetes", "azure")
-WIDTH, HEIGHT, LEFT, ROW, SECONDS, MOST = 660, 96, 100, 116, 480, 12
+WIDTH, HEIGHT, LEFT, ROW, SECONDS, MOST = 620, 96, 124, 116, 480, 12
 STYLE: Final = (
     "text{font:11px system-ui,sans-serif;fill:#3d444d}.t{font-size:13px;font-weight:600}.l{fill:none;stroke:#c9ced6}"
     ".w{fill:#2f72c4;fill-opacity:.25;stroke:#2f72c4}.n{fill:none;stroke:#b3471d;stroke-dasharray:4 3}"
@@ -42,7 +42,7 @@ def draw(result: ScalingResult) -> str:
     height = len(shown) * ROW + 30
     label = "Workers wanted over time, scaled locally, by Kubernetes and by Azure, and the workers that the load needs"
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH + LEFT + 20} {height}" role="img" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH + LEFT + 36} {height}" role="img" '
         f'aria-label="{label}"><style>{STYLE}</style>'
     ]
     for number, one in enumerate(shown):

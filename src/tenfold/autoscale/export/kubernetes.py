@@ -21,6 +21,7 @@ from tenfold.autoscale.policy import ScalePolicy
 _SELECT: Final = {"max": "Max", "min": "Min", "disabled": "Disabled"}
 _UNITS: Final = {"pods": "Pods", "percent": "Percent"}
 _PREFIX: Final = "tenfold_"
+_SYNC: Final = 15
 Document = dict[str, Any]
 
 
@@ -99,7 +100,12 @@ def policy_of(documents: Iterable[Mapping[str, Any]]) -> ScalePolicy:
 
 def common_notes(policy: ScalePolicy) -> tuple[str, ...]:
     """What neither an HPA nor KEDA, which makes one, can say of ``policy``."""
-    notes = ["An HPA decides every 15 s (--horizontal-pod-autoscaler-sync-period); tenfold as often as it is asked."]
+    notes = [
+        f"An HPA decides every {_SYNC} s (--horizontal-pod-autoscaler-sync-period); tenfold as often as it is asked."
+    ]
+    shortest = min(int(rate.period) for rules in (policy.behavior.up, policy.behavior.down) for rate in rules.rates)
+    if shortest < _SYNC:
+        notes.append(f"A rate for {shortest} s permits its number once in {_SYNC} s there, not once in {shortest} s.")
     if policy.deploy_cooldown:
         notes.append(f"Left out: no worker is removed for {policy.deploy_cooldown} s after a deployment.")
     if (policy.cpu_initialization, policy.readiness_delay) != (300, 30):
