@@ -183,7 +183,7 @@ async def test_a_start_that_is_cancelled_leaves_nothing(run, tools):
 
 
 @linux
-@pytest.mark.parametrize("restarts", [30, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("restarts", [20, pytest.param(300, marks=pytest.mark.slow)])
 async def test_fast_restarts_leave_no_zombie_and_no_socket(run, tools, restarts):
     """Killed at every stage of their start; every tenth is let come to serve."""
     it = run(backoff_first="1ms", backoff_cap="1ms")

@@ -54,6 +54,19 @@ async def test_workers_serve_are_scaled_and_leave_nothing(run, tools, server):
 
 
 @pytest.mark.parametrize("server", SERVERS)
+async def test_a_worker_is_ready_when_its_app_is(run, tools, server):
+    it = run(server=server, env={"STARTS": "slowly"})
+    starting = asyncio.create_task(it.fleet.start(1))
+    await tools.until((it.folder / "starting").exists)
+    (member,) = it.fleet.members
+    assert member.state == "starting"
+    assert not _accepts(member.url)
+    (it.folder / "go-on").touch()
+    await starting
+    assert await tools.get(member.url) == str(member.pid)
+
+
+@pytest.mark.parametrize("server", SERVERS)
 async def test_sigterm_lets_requests_under_way_end(run, tools, server):
     """The front here does not wait, so it is the server that does."""
     it = run(server=server)
