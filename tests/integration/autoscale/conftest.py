@@ -30,6 +30,9 @@ async def app(scope, receive, send):
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
+                (HERE / "starting").touch()
+                while "STARTS" in os.environ and not (HERE / "go-on").exists():
+                    await asyncio.sleep(0.01)
                 await send({"type": "lifespan.startup.complete"})
             else:
                 with (HERE / "shut-down").open("a") as file:

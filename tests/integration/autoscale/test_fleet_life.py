@@ -32,12 +32,12 @@ async def test_workers_serve_are_scaled_and_leave_nothing(run, tools, server):
     await tools.until(lambda: len(it.ready) == 3)
     first[1].in_flight = 1  # now the idlest are 1 and 3, and 3 is the younger
     await it.fleet.scale(2)
-    await tools.until(lambda: len(it.fleet.members) == 2)
+    await tools.until(lambda: "3" in it.front.why)
     assert it.front.of("3") == ["ready", "leaving", "gone"]
     assert it.front.why["3"] == "fewer workers are wanted"
     first[1].in_flight = 0
     await it.fleet.scale(1, choose=lambda members: members[0])
-    await tools.until(lambda: len(it.fleet.members) == 1)
+    await tools.until(lambda: "1" in it.front.why)
     assert it.front.of("1") == ["ready", "leaving", "gone"]
     assert [path.name for path in it.sockets] == ["2.sock"]
 
@@ -51,6 +51,19 @@ async def test_workers_serve_are_scaled_and_leave_nothing(run, tools, server):
     assert first[0].cpu_seconds() is None
     with pytest.raises(MisuseError, match="between start"):
         await it.fleet.scale(1)
+
+
+@pytest.mark.parametrize("server", SERVERS)
+async def test_a_worker_is_ready_when_its_app_is(run, tools, server):
+    it = run(server=server, env={"STARTS": "slowly"})
+    starting = asyncio.create_task(it.fleet.start(1))
+    await tools.until((it.folder / "starting").exists)
+    (member,) = it.fleet.members
+    assert member.state == "starting"
+    assert not _accepts(member.url)
+    (it.folder / "go-on").touch()
+    await starting
+    assert await tools.get(member.url) == str(member.pid)
 
 
 @pytest.mark.parametrize("server", SERVERS)
@@ -143,7 +156,8 @@ async def test_a_worker_above_the_memory_limit_is_replaced(run, tools):
     (member,) = it.fleet.members
     assert member.memory() < 90_000_000
     await it.front.request("/grow")
-    await tools.until(lambda: it.fleet.recycled == 1 and len(it.fleet.members) == 1)
+    await tools.until(lambda: member.id in it.front.why)
+    assert it.fleet.recycled == 1
     assert it.front.why[member.id].startswith("replaced at ")
     assert it.front.least == 1, "it left before its replacement was ready"
     assert not tools.living(member.pid)
@@ -154,7 +168,7 @@ async def test_replace_replaces_one(run, tools):
     await it.fleet.start(2)
     one, other = it.fleet.members
     it.fleet.replace(one, "it fails its checks")
-    await tools.until(lambda: one.state == "gone" and len(it.ready) == 2)
+    await tools.until(lambda: one.id in it.front.why and len(it.ready) == 2)
     assert other.state == "ready"
     assert it.front.why[one.id] == "it fails its checks"
 

@@ -41,7 +41,8 @@ class Fleet:
 
     ``listener`` is told of each worker, ``hub`` of what happens (`WorkerReady`, `WorkerLeft`, `WorkerCrashed`,
     `CrashLoop`). What workers write goes to this process's standard error, their number before each line. They lead
-    process groups of their own, so that a terminal's Ctrl-C does not reach them, and die with this process.
+    process groups of their own, so that a terminal's Ctrl-C does not reach them, and die with this process (on Linux
+    with the thread of this loop already).
     """
 
     def __init__(
@@ -169,7 +170,8 @@ class Fleet:
         """
         if self._closing is None:
             self._closing = asyncio.get_running_loop().create_task(self._close(), name="fleet close")
-        await shielded(_result(self._closing))
+        await shielded(asyncio.wait((self._closing,)))
+        self._closing.result()
 
     async def _close(self) -> None:
         self._roster.wish = 0
@@ -254,10 +256,7 @@ class Fleet:
     async def _live(self, life: Life) -> None:
         member = life.member
         try:
-            await life.run(
-                lambda: self._roster.ready(member, time.monotonic()),
-                lambda: self._in_service(member),
-            )
+            await life.run(lambda: self._roster.ready(member, time.monotonic()), lambda: self._in_service(member))
         finally:
             # When this task is cancelled the fleet is closed, and what was to end well has had its time.
             await shielded(self._end(life))
@@ -265,8 +264,7 @@ class Fleet:
     def _in_service(self, member: Member) -> None:
         self._serving.add(member.id)
         self._ever = True
-        if self._hub.wants(WorkerReady):
-            self._hub.emit(WorkerReady(member.id, member.pid, member.changed - member.started))
+        self._hub.emit(WorkerReady(member.id, member.pid, member.changed - member.started))
         self._turn()
 
     async def _end(self, life: Life) -> None:
@@ -299,7 +297,3 @@ class Fleet:
     def __repr__(self) -> str:
         loop = " in a crash loop" if self.crash_loop else ""
         return f"<Fleet {self.options.app}: {len(self._serving)} of {self.wish} serve{loop}>"
-
-
-async def _result(task: asyncio.Task[None]) -> None:
-    await asyncio.shield(task)

@@ -197,7 +197,7 @@ class Roster:
         staying = [member for member in self.members if member.state == "ready" and not member.doomed]
         draining = sum(member.state == "draining" for member in self.members)
         # Beyond that, those that leave slowly would pile up beside their replacements.
-        replacing = self.wish and draining <= self.wish and any(member.outdated for member in staying)
+        replacing = draining <= self.wish and any(member.outdated for member in staying)
         # The doomed hold their places until they are dead: what killed them decides when another one may start.
         starting = sum(member.state == "starting" and not member.doomed for member in self.members)
         doomed = sum(bool(member.doomed) and member.state != "draining" for member in self.members)
