@@ -1,8 +1,8 @@
 """What is measured of the workers between two decisions, as the readings that the policy takes.
 
 Theory. The number of requests in flight at one moment is a coin thrown once; what decides is its mean over the period,
-which is the time integral divided by the time. It is sampled about twenty times a period by adding plain integers, which for
-requests that last longer than a twentieth of it is the integral itself and for shorter ones an unbiased estimate.
+which is the time integral divided by the time. It is sampled about twenty times a period by adding plain integers: for
+requests that last longer than a twentieth of it that is the integral itself, for shorter ones an unbiased estimate.
 Requests that wait in the front for a place count as well, in equal parts for the workers that are ready: they are in
 flight as far as the client is concerned, and without them a fleet at its limit would look exactly full, never too
 small.
