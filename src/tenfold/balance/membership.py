@@ -245,6 +245,12 @@ class Membership:
         with self._lock:
             return sum(seat.member.in_flight for seat in self._roster.seats.values())
 
+    @property
+    def loads(self) -> dict[str, int]:
+        """Requests under way at each of the endpoints that are here, by id; cheaper than `state`."""
+        with self._lock:
+            return {id: seat.member.in_flight for id, seat in self._roster.seats.items()}
+
     def explain(self, request: Request = ANY) -> list[Reason]:
         """Every endpoint in the order in which it would be preferred now, and why; those out of use come last."""
         now = self._monotonic()

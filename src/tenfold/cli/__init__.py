@@ -26,12 +26,14 @@ app.command("tenfold.cli.cache:app", name="cache", help="Look at a cache in a ru
 app.command("tenfold.cli.simulate:simulate", name="simulate", help="Simulate balancing policies on a virtual clock.")
 app.command("tenfold.cli.plan:plan", name="plan", help="Say what a rate takes, by results of load tests.")
 app.command("tenfold.cli.gateway:app", name="gateway", help="A reverse proxy with an HTTP cache: run it.")
+app.command("tenfold.cli.serve:serve", name="serve", help="Serve an ASGI app in workers, scaled by what is measured.")
 app.command("tenfold.cli.blackfriday:blackfriday", name="blackfriday", help="The whole proof on the reference shop.")
 
 
 # What a command may lack, and the extra that has it.
 _EXTRAS = {
     "asyncpg": "servers",
+    "cronsim": "serve",
     **dict.fromkeys(("httptools", "numpy", "plotly", "uvloop"), "load"),
     **dict.fromkeys(("fastapi", "granian", "httpx2", "orjson", "redis", "sqlalchemy"), "shop"),
 }

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 PREFIX: Final = "tenfold_gateway_"
+SERVE: Final = "tenfold_serve_"
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One family. ``name`` stands without `PREFIX`; a counter's ends in ``_total``."""
+    """One family. ``name`` stands without its ``prefix``; a counter's ends in ``_total``."""
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
@@ -22,11 +23,12 @@ class Metric:
     text: str
     merge: Literal["sum", "min", "max"] = "sum"
     """What becomes of the values of several processes."""
+    prefix: str = PREFIX
 
     @property
     def full(self) -> str:
         """The name as it is exposed."""
-        return PREFIX + self.name
+        return self.prefix + self.name
 
 
 METRICS: Final = (
@@ -76,6 +78,15 @@ METRICS: Final = (
     Metric("log_dropped_total", "counter", (), "Lines of the access log that were dropped."),
     Metric("workers", "gauge", (), "Processes that have answered."),
     Metric("live_dropped_total", "counter", (), "Messages that slow readers of live metrics did not get."),
+    Metric("in_flight", "gauge", ("app",),
+           "Of `tenfold serve`: requests under way and waiting, mean of the last period.", prefix="tenfold_"),
+    Metric("waiting", "gauge", ("app",), "Of those, waiting for a place at a worker.", prefix=SERVE),
+    Metric("workers", "gauge", ("app", "state"), "Worker processes: starting, ready, draining.", prefix=SERVE),
+    Metric("workers_wished", "gauge", ("app",), "How many there are to be.", prefix=SERVE),
+    Metric("crashes_total", "counter", ("app",), "Workers that ended on their own.", prefix=SERVE),
+    Metric("restarts_total", "counter", ("app",), "Workers started in the place of one that crashed.", prefix=SERVE),
+    Metric("recycled_total", "counter", ("app",), "Workers replaced because of a limit.", prefix=SERVE),
+    Metric("decisions_total", "counter", ("app", "direction"), "Decisions: `out`, `in`, `none`.", prefix=SERVE),
 )  # fmt: skip
 """The whole table, in the order of the docs."""
 

@@ -72,6 +72,7 @@ def samples(gateway: Gateway) -> list[Sample]:
     found += _routes(site)
     for name, pool in site.plan.pools.items():
         found += _pool(name, pool)
+    found += gateway.more_samples()
     return found
 
 

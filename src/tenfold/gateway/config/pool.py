@@ -75,7 +75,9 @@ class Pool(Options):
         Whole(1), "Most requests at once to one endpoint; not given: no bound.", default=None
     )
     queue: int = option(
-        Whole(0, 1_000_000), "How many requests may wait where every endpoint has `max_in_flight`.", default=0
+        Whole(0, 1_000_000),
+        "How many requests may wait where every endpoint has `max_in_flight`, or there is none.",
+        default=0,
     )
     queue_timeout: float = option(span(), "How long each of them waits; then it is answered 503.", default=1.0)
     connect_timeout: float = option(span(), "For a connection to an endpoint, its TLS handshake included.", default=2.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Final
 
@@ -74,6 +74,8 @@ class Gateway:
         """What an administrator has changed of endpoints, which reloads leave in force."""
         self.stopping: Final = asyncio.Event()
         """Set when an administrator has told it to drain: whoever runs the gateway ends then."""
+        self.more_samples: Callable[[], Iterable[dict[str, Any]]] = tuple
+        """Metrics that whoever runs the gateway adds to its own, under names of `admin.names`."""
 
     # -- life ---------------------------------------------------------------------------------------------------------
 

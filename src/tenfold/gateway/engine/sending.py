@@ -97,10 +97,10 @@ class Sending(Trying):
             known = pool.request(self.head, self.client.peer, self.cookie) if pool.keyed or self.cookie else ANY
             ticket = pool.balancer.acquire(known, self.tried)
         except NoEndpoint as none:
-            if self.failed_by is not None:
-                self.give_up(self.failed_by)
-            elif none.why.get("full") and pool.options.queue:
+            if pool.options.queue and (none.why.get("full") or not pool.balancer.endpoints):
                 self._queue()
+            elif self.failed_by is not None:
+                self.give_up(self.failed_by)
             else:
                 why = ", ".join(f"{count} {reason}" for reason, count in none.why.items()) or "none is left"
                 reason = "no_place" if none.why.get("full") else "no_endpoint"

@@ -1,0 +1,9 @@
+"""The tools of the integration tests."""
+
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+_SPEC = spec_from_file_location("serve_tools", Path(__file__).parents[2] / "integration" / "serve" / "conftest.py")
+_TOOLS = module_from_spec(_SPEC)
+_SPEC.loader.exec_module(_TOOLS)
+shop = _TOOLS.shop
