@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -130,13 +131,12 @@ def _pool_warnings(n: int, pool: Pool, routes: Mapping[int, Route], findings: Fi
 
 def _route_warnings(n: int, route: Route, pool: Pool | None, findings: Findings) -> None:
     at = ("route", n)
-    if route.retries is not None and route.deadline is not None and pool is not None:
-        if pool.first_byte_timeout >= route.deadline:
-            findings.doubtful(
-                (*at, "retries"),
-                f"an endpoint that hangs is never retried: pool {pool.name!r} waits {pool.first_byte_timeout:g} s for it "
-                f"(first_byte_timeout), and the deadline is {route.deadline:g} s; make the first less",
-            )
+    if route.retries is not None and pool is not None and pool.first_byte_timeout >= (route.deadline or math.inf):
+        findings.doubtful(
+            (*at, "retries"),
+            f"an endpoint that hangs is never retried: pool {pool.name!r} waits {pool.first_byte_timeout:g} s for it "
+            f"(first_byte_timeout), and the deadline is {route.deadline:g} s; make the first less",
+        )
     if route.canary is not None and route.canary.weight == 1:
         findings.doubtful((*at, "canary", "weight"), "everybody gets the canary; make its pool the route's own")
     bodies = not route.methods or any(method in _BODIES for method in route.methods)
