@@ -1,6 +1,7 @@
 """PostgreSQL in several shards: answered as one database would, or refused with the reason. See `ShardedCluster`."""
 
-from tenfold.db.shards.cluster import MapChanged, ShardedCluster
+from tenfold.db.shards.cluster import ShardedCluster
+from tenfold.db.shards.current import MapChanged
 from tenfold.db.shards.errors import CannotAnswer, CrossShard, PartialWrite, ShardError, StaleMap, TooManyGroups
 from tenfold.db.shards.ids import ClockWentBack, Snowflake, Uuid7, snowflake_parts, uuid7
 from tenfold.db.shards.lease import LeaseLost, NoWorkerFree, SnowflakeIds
