@@ -170,12 +170,12 @@ async def test_writes_go_on_through_a_promotion(cluster: ShardedCluster, servers
     former = servers.primary
     writer = asyncio.create_task(write())
     async with asyncio.timeout(30):
-        while done < 10:
+        while done < 10:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
     await servers.promote(servers.replicas[0])
     async with asyncio.timeout(30):
         before = done
-        while done < before + 10 and not writer.done():
+        while done < before + 10 and not writer.done():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
     stop.set()
     await writer

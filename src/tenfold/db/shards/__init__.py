@@ -2,10 +2,12 @@
 
 from tenfold.db.shards.cluster import ShardedCluster
 from tenfold.db.shards.current import MapChanged
+from tenfold.db.shards.dispatch import DispatchCounters, Dispatcher
 from tenfold.db.shards.errors import CannotAnswer, CrossShard, PartialWrite, ShardError, StaleMap, TooManyGroups
 from tenfold.db.shards.ids import ClockWentBack, Snowflake, Uuid7, snowflake_parts, uuid7
 from tenfold.db.shards.lease import LeaseLost, NoWorkerFree, SnowflakeIds
 from tenfold.db.shards.map import DirectoryStrategy, HashStrategy, RangeStrategy, ShardMap
+from tenfold.db.shards.outbox import Message, MessageDied, Outbox, OutboxOptions, Waiting
 from tenfold.db.shards.plan import plan
 from tenfold.db.shards.scheme import Scheme
 from tenfold.db.shards.shape import Plan
@@ -15,10 +17,16 @@ __all__ = [
     "ClockWentBack",
     "CrossShard",
     "DirectoryStrategy",
+    "DispatchCounters",
+    "Dispatcher",
     "HashStrategy",
     "LeaseLost",
     "MapChanged",
+    "Message",
+    "MessageDied",
     "NoWorkerFree",
+    "Outbox",
+    "OutboxOptions",
     "PartialWrite",
     "Plan",
     "RangeStrategy",
@@ -31,6 +39,7 @@ __all__ = [
     "StaleMap",
     "TooManyGroups",
     "Uuid7",
+    "Waiting",
     "plan",
     "snowflake_parts",
     "uuid7",
