@@ -223,8 +223,8 @@ async def test_a_delivery_whose_acknowledgement_was_lost_has_no_second_effect(cl
     async with Dispatcher(cluster, {"note": note}, options=QUICK):
         await until(lambda: drained(outbox))
     again = sa.text(
-        "INSERT INTO tenfold_outbox (message, topic, key, body, tries, asked) "
-        "VALUES (:message, 'note', 'i:2', CAST(:body AS jsonb), 1, ARRAY[CAST(:asked AS text)])"
+        "INSERT INTO tenfold_outbox (message, topic, key, body, asked) "
+        "VALUES (:message, 'note', 'i:2', CAST(:body AS jsonb), ARRAY[CAST(:asked AS text)])"
     )
     for moved in (False, True):
         if moved:
@@ -335,7 +335,7 @@ async def storm(cluster: ShardedCluster, servers: Topology, tmp_path: Path, mess
         tasks = [asyncio.create_task(writer()), asyncio.create_task(killer())]
         await asyncio.gather(*tasks)
         async with Dispatcher(cluster, {"note": note}, options=QUICK):
-            await until(lambda: drained(outbox), within=60)
+            await until(lambda: drained(outbox), within=120)
     finally:
         for child in children:
             if child.returncode is None:
@@ -357,8 +357,9 @@ async def test_kills_of_dispatchers_and_receivers(cluster: ShardedCluster, serve
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("seed", range(3))
 async def test_many_kills_of_dispatchers_and_receivers(
     cluster: ShardedCluster, servers: Topology, tmp_path: Path, seed: int
 ) -> None:
-    await storm(cluster, servers, tmp_path, messages=4000, seed=seed)
+    await storm(cluster, servers, tmp_path, messages=1500, seed=seed)

@@ -9,17 +9,22 @@ from tenfold.db.shards.lease import LeaseLost, NoWorkerFree, SnowflakeIds
 from tenfold.db.shards.map import DirectoryStrategy, HashStrategy, RangeStrategy, ShardMap
 from tenfold.db.shards.outbox import Message, MessageDied, Outbox, OutboxOptions, Waiting
 from tenfold.db.shards.plan import plan
+from tenfold.db.shards.recovery import Recovered
 from tenfold.db.shards.scheme import Scheme
 from tenfold.db.shards.shape import Plan
+from tenfold.db.shards.twophase import CoordinatorLost, CrossShardTransaction, InDoubt, TwoPhase
 
 __all__ = [
     "CannotAnswer",
     "ClockWentBack",
+    "CoordinatorLost",
     "CrossShard",
+    "CrossShardTransaction",
     "DirectoryStrategy",
     "DispatchCounters",
     "Dispatcher",
     "HashStrategy",
+    "InDoubt",
     "LeaseLost",
     "MapChanged",
     "Message",
@@ -30,6 +35,7 @@ __all__ = [
     "PartialWrite",
     "Plan",
     "RangeStrategy",
+    "Recovered",
     "Scheme",
     "ShardError",
     "ShardMap",
@@ -38,6 +44,7 @@ __all__ = [
     "SnowflakeIds",
     "StaleMap",
     "TooManyGroups",
+    "TwoPhase",
     "Uuid7",
     "Waiting",
     "plan",

@@ -45,14 +45,13 @@ _FIND: Final = sa.text(
     "AND e.due > clock_timestamp()) ORDER BY id LIMIT :most"
 )
 _CLAIM: Final = sa.text(
-    "UPDATE tenfold_outbox o SET tries = tries + 1, asked = CASE WHEN c.shard = ANY (asked) THEN asked ELSE asked || "
-    "c.shard END FROM unnest(CAST(:ids AS bigint[]), CAST(:shards AS text[])) c (id, shard) WHERE o.id = c.id"
+    "UPDATE tenfold_outbox o SET asked = asked || c.shard FROM unnest(CAST(:ids AS bigint[]), CAST(:shards AS text[])) "
+    "c (id, shard) WHERE o.id = c.id AND c.shard <> ALL (asked)"
 )
 _DELIVERED: Final = sa.text("DELETE FROM tenfold_outbox WHERE id = ANY (CAST(:ids AS bigint[]))")
-_UNTRIED: Final = sa.text("UPDATE tenfold_outbox SET tries = tries - 1 WHERE id = ANY (CAST(:ids AS bigint[]))")
 _FAILED: Final = sa.text(
     "UPDATE tenfold_outbox SET due = clock_timestamp() + make_interval(secs => CAST(:wait AS float8)), error = :error, "
-    "dead = :dead WHERE id = :id"
+    "tries = :tries, dead = :dead WHERE id = :id"
 )
 _RECEIVE: Final = sa.text("INSERT INTO tenfold_inbox (message) VALUES (:message) ON CONFLICT DO NOTHING RETURNING true")
 _RECEIVED: Final = sa.text("SELECT EXISTS (SELECT FROM tenfold_inbox WHERE message = :message)")
@@ -87,7 +86,6 @@ class _Results:
     """What became of one batch. ``gone``: shards that are not there, so that nobody else waits for them."""
 
     delivered: list[int] = field(default_factory=list)
-    untried: list[int] = field(default_factory=list)
     failed: list[tuple[Message, Exception]] = field(default_factory=list)
     gone: dict[str, Exception] = field(default_factory=dict)
 
@@ -188,17 +186,11 @@ class Dispatcher:
     # -- one batch
 
     async def _carry(self, shard: str, connection: AsyncConnection, messages: Sequence[Message]) -> None:
-        most, batch = self._options.tries, []
-        for one in messages:
-            if one.tries >= most:
-                await self._lay_aside(shard, connection, one, f"tried {one.tries} times, the last without a result")
-            else:
-                batch.append(one)
-        targets = [self._cluster.map.shard_of(one.key) for one in batch]
+        targets = [self._cluster.map.shard_of(one.key) for one in messages]
         async with Deadline(self._options.deadline):
-            await connection.execute(_CLAIM, {"ids": [one.id for one in batch], "shards": targets})
+            await connection.execute(_CLAIM, {"ids": [one.id for one in messages], "shards": targets})
         rows: dict[Any, tuple[str, list[Message]]] = {}
-        for one, target in zip(batch, targets, strict=True):
+        for one, target in zip(messages, targets, strict=True):
             rows.setdefault((type(one.key), one.key), (target, []))[1].append(one)
         results = _Results()
         try:
@@ -209,7 +201,7 @@ class Dispatcher:
 
     async def _in_order(self, row: Sequence[Message], target: str, results: _Results) -> None:
         """The messages of one key, until one of them does not go through."""
-        for place, one in enumerate(row):
+        for one in row:
             try:
                 if target in results.gone:
                     raise results.gone[target]
@@ -219,11 +211,9 @@ class Dispatcher:
                 if isinstance(error, NoPrimary) or is_gone(error):
                     results.gone[target] = error
                 results.failed.append((one, error))
-                results.untried += [later.id for later in row[place + 1 :]]
                 return
             if outcome == "moved":
                 self.counters.moved += 1
-                results.untried += [later.id for later in row[place:]]
                 return
             self.counters.delivered += outcome == "delivered"
             self.counters.duplicates += outcome == "duplicate"
@@ -252,26 +242,20 @@ class Dispatcher:
     async def _settle(self, shard: str, connection: AsyncConnection, results: _Results) -> None:
         if results.delivered:
             await connection.execute(_DELIVERED, {"ids": results.delivered})
-        absent = [one.id for one, error in results.failed if error in results.gone.values()]
-        if results.untried or absent:  # that a shard is down is not the message's fault
-            await connection.execute(_UNTRIED, {"ids": [*results.untried, *absent]})
         base, cap = float(self._options.base), float(self._options.cap)
         for one, error in results.failed:
             self.counters.failed += 1
-            tries, text = one.tries + 1, f"{type(error).__name__}: {error}"
-            if tries >= self._options.tries and one.id not in absent:
-                await self._lay_aside(shard, connection, one, text)
-                continue
-            wait = pause("full", tries, 0.0, base, cap, self._random)
-            values = {"id": one.id, "wait": wait, "error": text[:_LONGEST_ERROR], "dead": False}
+            tries, wait = one.tries + 1, pause("full", one.tries + 1, 0.0, base, cap, self._random)
+            if error in results.gone.values():  # that a shard is down is not the message's fault
+                tries, wait = one.tries, float(self._options.poll)
+            dead = tries >= self._options.tries
+            text = f"{type(error).__name__}: {error}"[:_LONGEST_ERROR]
+            values = {"id": one.id, "wait": wait, "error": text, "tries": tries, "dead": dead}
             await connection.execute(_FAILED, values)
-
-    async def _lay_aside(self, shard: str, connection: AsyncConnection, one: Message, error: str) -> None:
-        values = {"id": one.id, "wait": 0.0, "error": error[:_LONGEST_ERROR], "dead": True}
-        await connection.execute(_FAILED, values)
-        self.counters.dead += 1
-        self._hub.emit(MessageDied(shard, one.id, one.topic, error))
-        _log.error("outbox of %s: message %d (%s) is laid aside: %s", shard, one.id, one.topic, error)
+            if dead:
+                self.counters.dead += 1
+                self._hub.emit(MessageDied(shard, one.id, one.topic, text))
+                _log.error("outbox of %s: message %d (%s) is laid aside: %s", shard, one.id, one.topic, text)
 
 
 async def _drop(connection: AsyncConnection) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Final, TypeVar
 from sqlalchemy import event
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Engine
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.util import greenlet_spawn
 
@@ -42,6 +43,7 @@ class Member:
         self.name = name
         self._engine = engine
         event.listen(engine.sync_engine, "begin", fence)
+        event.listen(engine.sync_engine, "checkout", _must_be_open)
 
     @property
     def engine(self) -> AsyncEngine:
@@ -236,6 +238,12 @@ class Engines(Mapping[str, AsyncEngine]):
 
     def __len__(self) -> int:
         return len(self._members)
+
+
+def _must_be_open(dbapi: Any, record: Any, proxy: Any) -> None:
+    """What the server has closed while it was idle, as when it was restarted, is replaced by the pool."""
+    if dbapi.driver_connection.is_closed():
+        raise DisconnectionError
 
 
 def _fenced(engine: AsyncEngine) -> AsyncEngine:

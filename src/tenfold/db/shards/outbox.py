@@ -9,9 +9,9 @@ behind: that is the price, and the gain is that no shard ever waits for another.
 Order is kept for each key from each shard. A message gets its number before its transaction commits, so if one
 transaction began after another had committed, its messages come later; two that overlap were never ordered.
 
-A process that finds a message claims it first: it counts the try and writes down which shard it will go to. So a
-message that kills its receiver becomes a dead letter too, and one whose key has moved between two tries is looked for
-in the inbox of where it was tried before.
+Before a message goes to a shard for the first time, that is written down with it. So one whose key has moved between
+two tries is looked for in the inboxes of where it has been. A try counts when it has failed: a dispatcher that is
+killed, or a receiver that is down, makes no dead letters.
 """
 
 from __future__ import annotations

@@ -55,8 +55,9 @@ def fence(connection: Connection) -> None:
     try:
         cursor.execute(_FENCE)
         row = cursor.fetchone()
-    except connection.dialect.loaded_dbapi.Error as error:
-        # As SQLAlchemy's own statements do it: a lost connection must not go back to the pool.
+    except BaseException as error:
+        # As SQLAlchemy's own statements do it: a lost connection, or one in the midst of an answer because the caller
+        # was cancelled, must not go back to the pool.
         connection._handle_dbapi_exception(error, _FENCE, None, cursor, None)
     finally:
         cursor.close()
