@@ -265,7 +265,7 @@ elif point == "told one":
 
 async def main():
     random = Random(seed)
-    async with ShardedCluster(urls, models=[t.Base]) as cluster, TwoPhase(cluster, age="0s") as two:
+    async with ShardedCluster(urls, models=[t.Base]) as cluster, TwoPhase(cluster, age="0s", every="300ms") as two:
         async def moves():
             while True:
                 try:
@@ -406,7 +406,7 @@ async def storm(
     for number in range(rounds):
         child = await children.spawn(seed * 1000 + number, "random")
         assert child.stdout is not None
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await child.stdout.readline()
             for _ in range(random.randint(1, 12)):
                 moved += await child.stdout.readline() == b"moved\n"

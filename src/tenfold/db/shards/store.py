@@ -55,7 +55,7 @@ def fence(connection: Connection) -> None:
     try:
         cursor.execute(_FENCE)
         row = cursor.fetchone()
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - raised again
         # As SQLAlchemy's own statements do it: a lost connection, or one in the midst of an answer because the caller
         # was cancelled, must not go back to the pool.
         connection._handle_dbapi_exception(error, _FENCE, None, cursor, None)
