@@ -183,7 +183,7 @@ async def test_a_coordinator_that_was_taken_for_dead_decides_nothing(cluster: Sh
     """
     one, other = apart(cluster)
     async with TwoPhase(cluster, age="0s", every="1h") as two, TwoPhase(cluster, age="0s", every="1h") as peer:
-        first = two._coordinator
+        first = two._coordinator.id
         with pytest.raises(CoordinatorLost):  # noqa: PT012
             async with two.transaction() as tx:
                 for key in (one, other):
@@ -201,7 +201,7 @@ async def test_a_coordinator_that_was_taken_for_dead_decides_nothing(cluster: Sh
                 await peer.recover()
         assert await in_doubt(cluster) == []
         await move(two, one, other)
-        assert two._coordinator != first
+        assert two._coordinator.id != first
         assert await total(cluster) == (ACCOUNTS * MONEY, 2)
 
 
@@ -434,8 +434,8 @@ async def test_kills_of_coordinators_and_shards(cluster: ShardedCluster, servers
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 async def test_many_kills_of_coordinators_and_shards(
     cluster: ShardedCluster, servers: Topology, children: Children, seed: int
 ) -> None:
-    await storm(cluster, servers, children, 25, seed, lambda number: number % 3 == 2)
+    await storm(cluster, servers, children, 12, seed, lambda number: number % 3 == 2)

@@ -3,7 +3,16 @@
 from tenfold.db.shards.cluster import ShardedCluster
 from tenfold.db.shards.current import MapChanged
 from tenfold.db.shards.dispatch import DispatchCounters, Dispatcher
-from tenfold.db.shards.errors import CannotAnswer, CrossShard, PartialWrite, ShardError, StaleMap, TooManyGroups
+from tenfold.db.shards.errors import (
+    CannotAnswer,
+    CoordinatorLost,
+    CrossShard,
+    InDoubt,
+    PartialWrite,
+    ShardError,
+    StaleMap,
+    TooManyGroups,
+)
 from tenfold.db.shards.ids import ClockWentBack, Snowflake, Uuid7, snowflake_parts, uuid7
 from tenfold.db.shards.lease import LeaseLost, NoWorkerFree, SnowflakeIds
 from tenfold.db.shards.map import DirectoryStrategy, HashStrategy, RangeStrategy, ShardMap
@@ -12,7 +21,7 @@ from tenfold.db.shards.plan import plan
 from tenfold.db.shards.recovery import Recovered
 from tenfold.db.shards.scheme import Scheme
 from tenfold.db.shards.shape import Plan
-from tenfold.db.shards.twophase import CoordinatorLost, CrossShardTransaction, InDoubt, TwoPhase
+from tenfold.db.shards.twophase import CrossShardTransaction, TwoPhase
 
 __all__ = [
     "CannotAnswer",

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -27,7 +26,7 @@ from types import TracebackType
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from tenfold._core.errors import MisuseError, TenfoldError
 from tenfold._core.tasks import shielded
@@ -35,32 +34,15 @@ from tenfold._core.units import Duration, duration
 from tenfold.db.refusals import NOT_THERE, is_gone
 from tenfold.db.shards import decisions
 from tenfold.db.shards.cluster import ShardedCluster
+from tenfold.db.shards.coordinator import Coordinator, driver_of
 from tenfold.db.shards.decisions import Gid, Verdict
-from tenfold.db.shards.errors import ShardError
+from tenfold.db.shards.errors import CoordinatorLost, InDoubt, ShardError
 from tenfold.db.shards.keys import check
 from tenfold.db.shards.parallel import together
 from tenfold.db.shards.recovery import Recovered, recover
 
 _log: Final = logging.getLogger("tenfold.db.shards")
 _BETWEEN_TRIES: Final = 0.05
-_MOST_DONE: Final = 1000
-
-
-class CoordinatorLost(ShardError):
-    """Another process took this one for dead (its connection to the home shard was cut). All was rolled back."""
-
-
-class InDoubt(ShardError):
-    """Nobody knows yet whether the transaction was committed: the home shard was lost while it decided. The shards will
-    agree when recovery has reached it. ``number`` names it in the log.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__(
-            f"two-phase transaction {number} may have been committed: the home shard did not answer when it decided. "
-            "Look for its effects, or run it again under an idempotency key (tenfold.db.once)"
-        )
-        self.number: Final = number
 
 
 class CrossShardTransaction:
@@ -112,13 +94,9 @@ class TwoPhase:
         self._timeout = duration(timeout, "timeout")
         if not self._every or not self._timeout:
             raise MisuseError('every and timeout: expected durations above 0 such as "5s", got 0')
-        self._keeper: AsyncConnection | None = None
-        self._registering = asyncio.Lock()
-        self._coordinator: int | None = None
-        self._tag = ""
+        self._coordinator = Coordinator(cluster)
         self._number = 0
         self._active: set[int] = set()
-        self._done: list[int] = []
         self._look = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.committed = 0
@@ -136,7 +114,7 @@ class TwoPhase:
         await together([partial(self._check, shard) for shard in shards], len(shards))
         async with self._cluster.member(self._cluster.home).begin(None) as connection:
             await decisions.create_tables(connection)
-        await self._register()
+        await self._coordinator.ensure()
         self._task = asyncio.create_task(self._keep(), name="tenfold two-phase recovery")
         return self
 
@@ -147,7 +125,7 @@ class TwoPhase:
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
-        await shielded(self._leave(), timeout=self._timeout)
+        await shielded(self._coordinator.leave(), timeout=self._timeout)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[CrossShardTransaction]:
@@ -158,8 +136,7 @@ class TwoPhase:
         """
         if self._task is None:
             raise MisuseError("TwoPhase: expected to be entered (`async with`), and is not")
-        if self._keeper is None or _driver_of(self._keeper).is_closed():
-            await self._register()
+        await self._coordinator.ensure()
         transaction = CrossShardTransaction(self._cluster)
         try:
             yield transaction
@@ -177,7 +154,7 @@ class TwoPhase:
         """End what dead coordinators left in doubt, now. The background does so too."""
         async with asyncio.timeout(self._timeout):
             found = await recover(
-                self._cluster, own=self._coordinator, active=lambda: frozenset(self._active), age=self._age
+                self._cluster, own=self._coordinator.id, active=lambda: frozenset(self._active), age=self._age
             )
         self.recovered_commits += found.committed
         self.recovered_aborts += found.aborted
@@ -185,15 +162,15 @@ class TwoPhase:
 
     def __repr__(self) -> str:
         return (
-            f"<TwoPhase coordinator {self._coordinator}, {len(self._active)} under way, {self.committed} committed, "
+            f"<TwoPhase coordinator {self._coordinator.id}, {len(self._active)} under way, {self.committed} committed, "
             f"{self.aborted} aborted, {self.late} parts late>"
         )
 
     # -- the protocol
 
     async def _commit(self, transaction: CrossShardTransaction) -> None:
-        assert self._coordinator is not None
-        coordinator = self._coordinator
+        coordinator, tag = self._coordinator.id, self._coordinator.tag
+        assert coordinator is not None
         self._number += 1
         number = self._number
         self._active.add(number)
@@ -201,8 +178,8 @@ class TwoPhase:
             drivers: list[tuple[Gid, Any]] = []
             for part, session in enumerate(transaction.sessions.values()):
                 await session.flush()
-                gid = Gid(coordinator, number, part, self._tag)
-                drivers.append((gid, _driver_of(await session.connection())))
+                gid = Gid(coordinator, number, part, tag)
+                drivers.append((gid, driver_of(await session.connection())))
             try:
                 await self._prepare(drivers)
                 await self._decide(coordinator, number)
@@ -214,8 +191,7 @@ class TwoPhase:
                 raise
             self.committed += 1
             if await self._tell(drivers, "commit"):
-                if len(self._done) < _MOST_DONE:
-                    self._done.append(number)
+                self._coordinator.carried_out(number)
             else:
                 self.late += 1
         finally:
@@ -241,12 +217,12 @@ class TwoPhase:
         while True:
             try:
                 async with asyncio.timeout_at(until), home.alone() as connection:
-                    done, sent = list(self._done), True
+                    done, sent = list(self._coordinator.done), True
                     if await decisions.decide(connection, coordinator, number, done):
-                        del self._done[: len(done)]
+                        del self._coordinator.done[: len(done)]
                         return
                     if not lost:
-                        self._keeper_is_gone()
+                        self._coordinator.give_up()
                         raise CoordinatorLost("another process took this coordinator for dead; run it again")
                     if (coordinator, number) in await decisions.decided(connection, [coordinator]):
                         return
@@ -287,38 +263,6 @@ class TwoPhase:
                 "postgresql.conf and restart the server, on replicas first"
             )
 
-    async def _register(self) -> None:
-        async with self._registering:
-            if self._keeper is not None and not _driver_of(self._keeper).is_closed():
-                return
-            await self._leave()
-            connection = await self._cluster.member(self._cluster.home).connect()
-            try:
-                await connection.execution_options(isolation_level="AUTOCOMMIT")
-                coordinator = await decisions.register(connection)
-            except BaseException:
-                await shielded(_drop(connection))
-                raise
-            self._done.clear()
-            self._keeper, self._coordinator, self._tag = connection, coordinator, secrets.token_hex(4)
-
-    def _keeper_is_gone(self) -> None:
-        if self._keeper is not None:
-            _driver_of(self._keeper).terminate()
-
-    async def _leave(self) -> None:
-        """Forget what is settled and let go of the lock; what is not settled is recovery's."""
-        keeper, self._keeper = self._keeper, None
-        if keeper is None:
-            return
-        try:
-            if self._done and self._coordinator is not None and not _driver_of(keeper).is_closed():
-                await decisions.forget(keeper, self._coordinator, self._done)
-        except NOT_THERE as error:
-            _log.warning("two-phase: the log was not tidied up (%s: %s)", type(error).__name__, error)
-        finally:
-            await _drop(keeper)
-
     async def _keep(self) -> None:
         while True:
             try:
@@ -338,16 +282,6 @@ def _shard_of(session: AsyncSession) -> str | None:
     inner: Any = session.sync_session
     shard: str | None = inner.shard
     return shard
-
-
-def _driver_of(connection: AsyncConnection) -> Any:
-    inner: Any = connection.sync_connection
-    return inner.connection.driver_connection
-
-
-async def _drop(connection: AsyncConnection) -> None:
-    await connection.invalidate()
-    await connection.close()
 
 
 async def _close(sessions: Iterable[AsyncSession], within: float) -> None:
