@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from tenfold.db import AsyncCluster, causality, create_async_cluster
-from tenfold.db.shards import ShardedCluster
+from tenfold.db.shards import Dispatcher, Message, Outbox, OutboxOptions, ShardedCluster, TwoPhase
 from tenfold.db.token import UNKNOWN
 from tenfold.servers import Topology
 
@@ -31,7 +32,7 @@ class Visit(Base):
 @pytest.fixture(scope="module")
 def servers() -> Iterator[Topology]:
     with asyncio.Runner() as runner:
-        topology = Topology(replicas=2, shards=1)
+        topology = Topology(replicas=2, shards=1, settings={"max_prepared_transactions": 20})
         runner.run(topology.start())
         try:
             yield topology
@@ -202,3 +203,44 @@ async def test_a_shard_of_one_server_that_was_restarted_fails_nobody_who_comes_a
         await servers.shards[0].start()
         await write()
     assert (await cluster.execute(total(key))).scalar_one() == 14
+
+
+async def test_outbox_and_two_phase_go_on_through_a_promotion_of_the_home(
+    cluster: ShardedCluster, servers: Topology
+) -> None:
+    """The shard with the decision log, one outbox and the coordinators' locks gets another primary."""
+    keys = key_on(cluster, "many"), key_on(cluster, "one")
+    outbox = Outbox(cluster)
+    await outbox.create_tables()
+
+    async def add(session: AsyncSession, message: Message) -> None:
+        await session.execute(update(Visit).where(Visit.customer == message.key).values(total=Visit.total + 10))
+
+    async def change() -> None:
+        async with two.transaction() as tx:
+            for key in sorted(keys):
+                await (await tx.session(key)).execute(
+                    update(Visit).where(Visit.customer == key).values(total=Visit.total + 1)
+                )
+        async with cluster.session() as session:
+            await session.execute(update(Visit).where(Visit.customer == keys[0]).values(total=Visit.total + 1))
+            await outbox.send(session, "add", key=keys[1], body=None)
+            await session.commit()
+
+    async with (
+        TwoPhase(cluster, age="0s") as two,
+        Dispatcher(cluster, {"add": add}, options=OutboxOptions(poll="50ms")) as dispatcher,
+    ):
+        await change()
+        for replica in servers.replicas:
+            await replica.caught_up()
+        await servers.promote(servers.replicas[0])
+        await change()
+        async with asyncio.timeout(30):
+            while any(waiting.count for waiting in (await outbox.waiting()).values()):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert (two.committed, two.aborted) == (2, 0)
+        assert dispatcher.counters.delivered == 2
+        assert (await two.recover()).complete
+    read = [(await cluster.execute(total(key).execution_options(route="primary"))).scalar_one() for key in keys]
+    assert read == [4, 22]
