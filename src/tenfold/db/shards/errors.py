@@ -29,8 +29,8 @@ class CrossShard(CannotAnswer):
     def __init__(self, bound: str, wanted: str) -> None:
         super().__init__(
             f"the transaction is bound to shard {bound} and the statement belongs to {wanted}",
-            "commit first and use another session; for one change on two shards write an outbox row in the same "
-            "transaction and let a worker carry it over",
+            "commit first and use another session; for one change on two shards send an outbox message in the same "
+            "transaction (Outbox), or commit on both at once (TwoPhase)",
         )
         self.bound: Final = bound
         self.wanted: Final = wanted
