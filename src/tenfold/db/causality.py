@@ -33,7 +33,9 @@ class Causality:
     (how often a token of a timeline that could not be shown to continue was replaced by a later commit's).
     """
 
-    __slots__ = ("_capture", "_captured", "_history", "_outgoing", "_token", "captures", "commits", "superseded")
+    __slots__ = (
+        "_capture", "_captured", "_history", "_outgoing", "_parts", "_token", "captures", "commits", "superseded",
+    )  # fmt: skip
 
     def __init__(self, token: Token | None = None) -> None:
         self._token = token
@@ -41,12 +43,13 @@ class Causality:
         self._capture: Capture | None = None
         self._history: ReadHistory | None = None
         self._captured = 0
+        self._parts: dict[object, Causality] = {}
         self.commits = self.captures = self.superseded = 0
 
     @property
     def wrote(self) -> bool:
         """Whether anything was committed in this scope."""
-        return self.commits > 0
+        return self.commits > 0 or self._parts_wrote
 
     @property
     def unsettled(self) -> bool:
@@ -82,10 +85,29 @@ class Causality:
             self._captured = max(self._captured, commits)
         return self.wanted()
 
+    def part(self, who: object, system: int | None) -> Causality:
+        """The scope within this one for ``who``, a database of its own, whose system identifier is ``system`` (None:
+        not known). It begins with this scope's token, unless that is a position of another system.
+        """
+        found = self._parts.get(who)
+        if found is None:
+            token = self._token
+            at = None if token is None else token.position
+            foreign = at is not None and system is not None and at.system != system
+            found = self._parts[who] = Causality(None if foreign else token)
+        return found
+
+    @property
+    def _parts_wrote(self) -> bool:
+        return any(part.wrote for part in self._parts.values())
+
     async def outgoing(self) -> Token | None:
         """The token to hand on: `settle`'s; in a scope that went unknown through a promotion the position of its own
-        last commit, so that whoever comes back with it is not sent to the primary for ever.
+        last commit, so that whoever comes back with it is not sent to the primary for ever. Where a `part` has written,
+        unknown: one token holds one position.
         """
+        if self._parts_wrote:
+            return UNKNOWN
         token = await self.settle()
         return self._outgoing if token == UNKNOWN and self._outgoing is not None else token
 

@@ -7,12 +7,11 @@ from functools import partial
 from typing import Any
 
 from sqlalchemy import Insert
-from sqlalchemy.ext.asyncio import AsyncEngine
 
-from tenfold.db.shards import store
 from tenfold.db.shards.errors import PartialWrite, StaleMap
 from tenfold.db.shards.key import insert_keys
 from tenfold.db.shards.map import ShardMap
+from tenfold.db.shards.member import Member
 from tenfold.db.shards.parallel import together
 from tenfold.db.shards.scheme import Scheme
 
@@ -26,12 +25,12 @@ class Batch:
         self,
         statement: Insert,
         scheme: Scheme,
-        engines: Mapping[str, AsyncEngine],
+        members: Mapping[str, Member],
         current: Callable[[], ShardMap],
         refresh: Callable[[StaleMap, int], Awaitable[None]],
         concurrency: int,
     ) -> None:
-        self._statement, self._scheme, self._engines = statement, scheme, engines
+        self._statement, self._scheme, self._members = statement, scheme, members
         self._current, self._refresh, self._concurrency = current, refresh, concurrency
         self._done: dict[str, int] = {}
         self._failed: dict[str, Exception] = {}
@@ -55,9 +54,8 @@ class Batch:
         await together(work, self._concurrency)
 
     async def _store(self, shard: str, rows: Rows, epoch: int, attempt: int) -> None:
-        options = {store.EXPECTED: epoch, store.SHARD: shard}
         try:
-            async with self._engines[shard].execution_options(**options).begin() as connection:
+            async with self._members[shard].begin(epoch) as connection:
                 await connection.execute(self._statement, rows)
         except StaleMap as stale:
             await self._again(rows, stale, attempt)

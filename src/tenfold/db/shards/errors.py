@@ -29,8 +29,8 @@ class CrossShard(CannotAnswer):
     def __init__(self, bound: str, wanted: str) -> None:
         super().__init__(
             f"the transaction is bound to shard {bound} and the statement belongs to {wanted}",
-            "commit first and use another session; for one change on two shards write an outbox row in the same "
-            "transaction and let a worker carry it over",
+            "commit first and use another session; for one change on two shards send an outbox message in the same "
+            "transaction (Outbox), or commit on both at once (TwoPhase)",
         )
         self.bound: Final = bound
         self.wanted: Final = wanted
@@ -74,3 +74,20 @@ class PartialWrite(ShardError):
         )
         self.done: Final = done
         self.failed: Final = failed
+
+
+class CoordinatorLost(ShardError):
+    """Another process took this one for dead (its connection to the home shard was cut). All was rolled back."""
+
+
+class InDoubt(ShardError):
+    """Nobody knows yet whether the transaction was committed: the home shard was lost while it decided. The shards will
+    agree when recovery has reached it. ``number`` names it in the log.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(
+            f"two-phase transaction {number} may have been committed: the home shard did not answer when it decided. "
+            "Look for its effects, or run it again under an idempotency key (tenfold.db.once)"
+        )
+        self.number: Final = number

@@ -1,6 +1,7 @@
 """Sending a plan to its shards and putting the answer together: in parallel, bounded, and with nothing left behind.
 
-Each shard's part is one autocommit statement on one connection. Short answers and groups are fetched whole; `stream`
+Each shard's part is one autocommit statement on one connection, to a replica where one may serve and shows the map of
+this epoch, else to the primary. Short answers and groups are fetched whole; `stream`
 opens a cursor on each shard and reads one batch ahead, so two batches a shard are the most that is held. There is no
 snapshot common to the shards: each part is consistent in itself.
 """
@@ -8,61 +9,113 @@ snapshot common to the shards: each part is consistent in itself.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from sqlalchemy.engine import Result
 from sqlalchemy.engine.result import IteratorResult, SimpleResultMetaData
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncResult
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncResult
 
+from tenfold.db.refusals import NOT_THERE, refusal
+from tenfold.db.shards.errors import StaleMap
+from tenfold.db.shards.member import DIALECT, Member
 from tenfold.db.shards.merge import combine, kmerge
 from tenfold.db.shards.order import Row
 from tenfold.db.shards.parallel import together
 from tenfold.db.shards.shape import Plan
 from tenfold.db.shards.store import check_epoch, epoch_of
 
-Engines = Mapping[str, AsyncEngine]
-_AUTOCOMMIT: Final = {"isolation_level": "AUTOCOMMIT"}
+Members = Mapping[str, Member]
+T = TypeVar("T")
+_STREAMS: Final = "READ COMMITTED"  # a cursor needs a transaction
 
 
 async def fetch(
-    plan: Plan, parameters: Any, engines: Engines, epoch: int, *, concurrency: int, max_groups: int
+    plan: Plan,
+    parameters: Any,
+    members: Members,
+    epoch: int,
+    *,
+    concurrency: int,
+    max_groups: int,
+    primary: bool = False,
 ) -> Result[Any]:
     """The whole answer of a scatter plan. Raises `StaleMap` when a shard is under another map."""
     assert plan.merge is not None
 
     async def part(shard: str) -> tuple[Sequence[str], Sequence[Row]]:
-        async with engines[shard].connect() as connection:
-            await connection.execution_options(**_AUTOCOMMIT)
+        async def ask(connection: AsyncConnection) -> tuple[Sequence[str], Sequence[Row]]:
             found = await connection.execute(plan.statement, parameters)
             keys, rows = tuple(found.keys()), found.all()
             check_epoch(shard, epoch, rows[0][-1] if rows else await epoch_of(connection))
             return keys, rows
 
+        async with AsyncExitStack() as stack:
+            return await _answer(members[shard], plan, stack, ask, primary=primary)
+
     parts = await together([partial(part, shard) for shard in plan.shards], concurrency)
     rows = combine(plan.merge, [rows for _, rows in parts], max_groups=max_groups)
-    return _result(plan, parts[0][0], engines, iter(rows))
+    return _row_maker(plan, parts[0][0])(iter(rows))
+
+
+async def _answer(
+    member: Member,
+    plan: Plan,
+    stack: AsyncExitStack,
+    ask: Callable[[AsyncConnection], Awaitable[T]],
+    *,
+    primary: bool = False,
+) -> T:
+    """What ``ask`` finds on a connection that ``stack`` closes. On the primary where a replica refuses, is lost, or has
+    not heard of the map yet.
+    """
+    reads, served = await member.serves(plan)
+    if served and not primary:
+        async with AsyncExitStack() as tried:
+            try:
+                found = await ask(await tried.enter_async_context(member.reader()))
+            except StaleMap as stale:
+                if stale.found > stale.expected:
+                    raise
+            except NOT_THERE as error:
+                if refusal(error) is None:
+                    raise
+            else:
+                await stack.enter_async_context(tried.pop_all())
+                return found
+    opened: AbstractAsyncContextManager[AsyncConnection] = member.alone(writes=not reads)
+    return await ask(await stack.enter_async_context(opened))
 
 
 @asynccontextmanager
 async def stream(
-    plan: Plan, parameters: Any, engines: Engines, epoch: int, *, batch: int, max_groups: int
+    plan: Plan, parameters: Any, members: Members, epoch: int, *, batch: int, max_groups: int
 ) -> AsyncIterator[AsyncIterator[Any]]:
     """The rows of a scatter plan as they come. All cursors and connections are closed at the end of the block."""
     assert plan.merge is not None
     async with AsyncExitStack() as stack:
 
         async def opened(shard: str) -> _Feed:
-            connection = await stack.enter_async_context(engines[shard].connect())
-            feed = _Feed(shard, connection)
-            stack.push_async_callback(feed.close)
-            await feed.open(plan.statement, parameters, batch, epoch)
+            own = await stack.enter_async_context(AsyncExitStack())
+
+            async def open_on(connection: AsyncConnection) -> _Feed:
+                await connection.execution_options(isolation_level=_STREAMS)
+                feed = _Feed(shard, connection)
+                try:
+                    await feed.open(plan.statement, parameters, batch, epoch)
+                except BaseException:
+                    await feed.close()
+                    raise
+                return feed
+
+            feed = await _answer(members[shard], plan, own, open_on)
+            own.push_async_callback(feed.close)
             return feed
 
         feeds = await together([partial(opened, shard) for shard in plan.shards], len(plan.shards))
-        made = _row_maker(plan, feeds[0].keys, engines)
+        made = _row_maker(plan, feeds[0].keys)
         merged = kmerge(plan.merge, [feed.rows() for feed in feeds], max_groups=max_groups)
         yield _made(merged, made)
 
@@ -116,22 +169,17 @@ class _Feed:
             await self._result.close()
 
 
-def _result(plan: Plan, keys: Sequence[str], engines: Engines, rows: Iterator[Any]) -> Result[Any]:
-    return _row_maker(plan, keys, engines)(rows)
-
-
-def _row_maker(plan: Plan, keys: Sequence[str], engines: Engines) -> Callable[[Iterator[Any]], Result[Any]]:
+def _row_maker(plan: Plan, keys: Sequence[str]) -> Callable[[Iterator[Any]], Result[Any]]:
     """A function from tuples to a result whose rows are SQLAlchemy's, found by name, position and column."""
     assert plan.merge is not None
     names = list(keys[: len(plan.columns)])
     if plan.merge.groups is not None:
-        names = _names(plan, engines)
+        names = _names(plan)
     metadata = SimpleResultMetaData(names, extra=[(column,) for column in plan.columns])
     return lambda rows: IteratorResult(metadata, rows)
 
 
-def _names(plan: Plan, engines: Engines) -> list[str]:
+def _names(plan: Plan) -> list[str]:
     """The names that the unpushed select list has in a result."""
-    dialect = engines[plan.shards[0]].dialect
-    compiled: Any = plan.original.compile(dialect=dialect)
+    compiled: Any = plan.original.compile(dialect=DIALECT)
     return [str(entry.keyname) for entry in compiled._result_columns]

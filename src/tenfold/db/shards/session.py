@@ -8,7 +8,7 @@ written.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from sqlalchemy import Insert, event, inspect
@@ -17,9 +17,11 @@ from sqlalchemy.orm import ORMExecuteState, Session
 from sqlalchemy.util import await_only
 
 from tenfold._core.errors import MisuseError
+from tenfold.db.causality import CAUSALITY
 from tenfold.db.shards.errors import CannotAnswer, CrossShard, StaleMap
 from tenfold.db.shards.keys import Key, check
 from tenfold.db.shards.map import ShardMap
+from tenfold.db.shards.member import Member
 from tenfold.db.shards.scheme import Scheme, Sharded
 from tenfold.db.shards.shape import Plan
 from tenfold.db.shards.store import EXPECTED, SHARD
@@ -32,10 +34,10 @@ class Shards(Protocol):
 
     @property
     def map(self) -> ShardMap: ...
-    def engine(self, shard: str) -> Engine: ...
+    def member(self, shard: str) -> Member: ...
     def plan(self, statement: Any, parameters: Any = None, *, shard_key: Any = None) -> Plan: ...
     async def refresh(self, stale: StaleMap, attempt: int) -> None: ...
-    async def read(self, statement: Any, parameters: Any = None) -> Result[Any]: ...
+    async def read(self, statement: Any, parameters: Any = None, *, primary: bool = False) -> Result[Any]: ...
 
 
 class ShardSession(Session):
@@ -50,6 +52,7 @@ class ShardSession(Session):
         self._named = shard
         self._bound: str | None = None
         self._engine: Engine | None = None
+        self._been_there = False
         event.listen(self, "do_orm_execute", _route)
         event.listen(self, "after_transaction_end", _unbind)
 
@@ -116,10 +119,8 @@ class ShardSession(Session):
                 if self._bound != wanted:
                     raise CrossShard(self._bound, wanted)
                 return
-            options = {EXPECTED: self._cluster.map.epoch, SHARD: wanted}
-            self._engine = self._cluster.engine(wanted).execution_options(**options)
             try:
-                self.connection(bind_arguments={"bind": self._engine})
+                self._cluster.member(wanted).at_writer(self._connector(wanted))
             except StaleMap as stale:
                 self._engine = None
                 attempt += 1
@@ -129,7 +130,17 @@ class ShardSession(Session):
                 self._engine = None
                 raise
             self._bound = wanted
+            self._been_there = True
             return
+
+    def _connector(self, shard: str) -> Callable[[Engine], Connection]:
+        options = {EXPECTED: self._cluster.map.epoch, SHARD: shard}
+
+        def connect(engine: Engine) -> Connection:
+            self._engine = engine.execution_options(**options)
+            return self.connection(bind_arguments={"bind": self._engine})
+
+        return connect
 
 
 def _route(state: ORMExecuteState) -> Result[Any] | None:
@@ -149,7 +160,9 @@ def _route(state: ORMExecuteState) -> Result[Any] | None:
                 f"the transaction is bound to shard {session._bound}, and this read needs {', '.join(made.shards)}",
                 "read it in a session of its own, or pin it with WHERE on the shard key",
             )
-        return await_only(cluster.read(statement, parameters))
+        # Without a token, a replica may lack what this session has written.
+        primary = session._been_there and CAUSALITY.get() is None
+        return await_only(cluster.read(statement, parameters, primary=primary))
     session.bind_shard(plan=lambda: cluster.plan(statement, parameters).shards[0])
     return None
 
@@ -167,6 +180,8 @@ def _check_place(session: ShardSession, state: ORMExecuteState) -> None:
 
 def _unbind(session: Session, transaction: Any) -> None:
     if transaction.parent is None and isinstance(session, ShardSession):
+        if session._bound is not None:
+            session._cluster.member(session._bound).committed()
         session._bound = session._engine = None
 
 

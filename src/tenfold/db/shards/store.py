@@ -55,6 +55,10 @@ def fence(connection: Connection) -> None:
     try:
         cursor.execute(_FENCE)
         row = cursor.fetchone()
+    except BaseException as error:  # noqa: BLE001 - raised again
+        # As SQLAlchemy's own statements do it: a lost connection, or one in the midst of an answer because the caller
+        # was cancelled, must not go back to the pool.
+        connection._handle_dbapi_exception(error, _FENCE, None, cursor, None)
     finally:
         cursor.close()
     check_epoch(str(options[SHARD]), int(expected), row[0] if row else 0)

@@ -1,0 +1,256 @@
+"""One shard's servers as the sharded cluster sees them: a plain engine, or a primary with replicas.
+
+Both give the same few things: a transaction under the fence, a connection in autocommit, a reader's connection where
+replicas may answer. What waits for a failover does so only while nothing has happened yet: up to and including the
+fence, which is the first statement of a transaction.
+
+A causality scope holds one position for one system, and shards are several systems. So each shard has a scope of its
+own within the present one (`Causality.part`): a commit on one shard holds up nobody's reads of another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import event
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.engine import Engine
+from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.util import greenlet_spawn
+
+from tenfold.db.causality import CAUSALITY
+from tenfold.db.classify.verdict import READ
+from tenfold.db.cluster import AsyncCluster
+from tenfold.db.pool import release
+from tenfold.db.refusals import NOT_THERE, is_gone
+from tenfold.db.route import checked_route, decide
+from tenfold.db.shards.shape import Plan
+from tenfold.db.shards.store import EXPECTED, SHARD, fence
+
+T = TypeVar("T")
+DIALECT: Final[Any] = postgresql.asyncpg.dialect()  # type: ignore[no-untyped-call]
+"""What statements are shown and named by."""
+_RELEASE: Final = 2.0
+
+
+class Member:
+    """A shard that is one server, behind ``engine``."""
+
+    def __init__(self, name: str, engine: AsyncEngine) -> None:
+        self.name = name
+        self._engine = engine
+        event.listen(engine.sync_engine, "begin", fence)
+        event.listen(engine.sync_engine, "checkout", _must_be_open)
+
+    @property
+    def engine(self) -> AsyncEngine:
+        """Of the present primary."""
+        return self._engine
+
+    async def settle(self) -> None:
+        """Return when `engine` is known to be a primary's."""
+
+    def at_writer(self, connect: Callable[[Engine], T]) -> T:
+        """What ``connect(engine)`` returns for the primary. In SQLAlchemy's greenlet."""
+        try:
+            return connect(self._engine.sync_engine)
+        except NOT_THERE as error:
+            if not is_gone(error):
+                raise
+        return connect(self._engine.sync_engine)  # the pool has dropped the connections of before a restart
+
+    async def connect(self) -> AsyncConnection:
+        """A connection to the primary, for the caller to `give_back`."""
+        return await self._engine.connect()
+
+    async def give_back(self, connection: AsyncConnection) -> None:
+        """Roll back what is open on it and return it to its pool, although the caller may be cancelled meanwhile."""
+        await release(connection, _RELEASE)
+
+    @asynccontextmanager
+    async def begin(self, epoch: int | None) -> AsyncIterator[AsyncConnection]:
+        """A transaction on the primary that commits at the end, under the fence of ``epoch``; None: under none.
+
+        Raises `StaleMap`.
+        """
+        connection = await self.begun(epoch)
+        try:
+            yield connection
+            await connection.commit()
+        finally:
+            self.committed()
+            await self.give_back(connection)
+
+    async def begun(self, epoch: int | None) -> AsyncConnection:
+        """A connection with a transaction that has passed the fence, for the caller to commit and `give_back`."""
+        number, until = 0, self._patience()
+        while True:
+            number += 1
+            connection = await self.connect()
+            try:
+                if epoch is not None:
+                    await connection.execution_options(**{EXPECTED: epoch, SHARD: self.name})
+                await connection.begin()
+            except NOT_THERE as error:
+                await self._stand_by(connection, error, number, until)  # the fence has written nothing
+            except BaseException:
+                await self.give_back(connection)
+                raise
+            else:
+                return connection
+
+    @asynccontextmanager
+    async def alone(self, *, writes: bool = True) -> AsyncIterator[AsyncConnection]:
+        """A connection to the primary in autocommit. ``writes``: whether a statement on it may change something."""
+        connection = await self.connect()
+        try:
+            await connection.execution_options(isolation_level="AUTOCOMMIT")
+            yield connection
+        finally:
+            if writes:
+                self.committed()
+            await self.give_back(connection)
+
+    async def serves(self, plan: Plan) -> tuple[bool, bool]:
+        """Whether ``plan`` only reads, and whether `reader` may serve it."""
+        return False, False
+
+    @asynccontextmanager
+    async def reader(self) -> AsyncIterator[AsyncConnection]:
+        """A connection in autocommit that shows what the present scope wants, to a replica if one may serve."""
+        async with self.alone(writes=False) as connection:
+            yield connection
+
+    def committed(self) -> None:
+        """Something may have been committed on the primary: the present causality scope counts it."""
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._engine.dispose()
+
+    # -- inside
+
+    def _patience(self) -> float:
+        return 0.0
+
+    async def _stand_by(self, connection: AsyncConnection, error: Exception, number: int, until: float) -> None:
+        await self.give_back(connection)
+        if number > 1 or not is_gone(error):
+            raise error
+
+
+class ReplicatedMember(Member):
+    """A shard that is an `AsyncCluster`: its connections, its watch, its choice of readers."""
+
+    def __init__(self, name: str, cluster: AsyncCluster) -> None:
+        self.name = name
+        self._cluster = cluster
+
+    @property
+    def engine(self) -> AsyncEngine:
+        watch, nodes = self._cluster.watch, self._cluster.nodes()
+        return _fenced((watch.winner or nodes[0]).engine)
+
+    async def settle(self) -> None:
+        await self._cluster.writer()
+
+    def at_writer(self, connect: Callable[[Engine], T]) -> T:
+        def fenced(engine: Engine) -> T:
+            _listen(engine)
+            return connect(engine)
+
+        return self._cluster.router.places.at_writer(fenced)
+
+    async def connect(self) -> AsyncConnection:
+        connection = await self._cluster.connect_for_writes()
+        _listen(connection.sync_engine)
+        return connection
+
+    async def give_back(self, connection: AsyncConnection) -> None:
+        await release(connection, float(self._cluster.options.release_timeout))
+
+    async def serves(self, plan: Plan) -> tuple[bool, bool]:
+        statement = plan.statement if plan.original is None else plan.original
+        verdict, router = READ, self._cluster.router
+        if plan.kind == "single":  # what scatters is row-wise, and so a read
+            await greenlet_spawn(router.keep_fresh)
+            verdict = router.classifier(statement)
+        route = checked_route(statement.get_execution_options().get("route"))
+        return verdict.is_read, decide(verdict, route).to == "replica"
+
+    @asynccontextmanager
+    async def reader(self) -> AsyncIterator[AsyncConnection]:
+        async with AsyncExitStack() as stack:
+            with self._scoped():
+                connection = await stack.enter_async_context(self._cluster.connect(read_only=True))
+            yield connection
+
+    def committed(self) -> None:
+        with self._scoped():
+            self._cluster.causal.committed()
+
+    async def aclose(self) -> None:
+        await self._cluster.aclose()
+
+    # -- inside
+
+    @contextmanager
+    def _scoped(self) -> Iterator[None]:
+        """This shard's part of the present causality scope in its place."""
+        scope = CAUSALITY.get()
+        if scope is None:
+            yield
+            return
+        node = self._cluster.watch.winner
+        position = None if node is None else node.seen.position
+        reset = CAUSALITY.set(scope.part(self._cluster.causal, None if position is None else position.system))
+        try:
+            yield
+        finally:
+            CAUSALITY.reset(reset)
+
+    def _patience(self) -> float:
+        return self._cluster.patience()
+
+    async def _stand_by(self, connection: AsyncConnection, error: Exception, number: int, until: float) -> None:
+        pool = connection.sync_engine.pool
+        await self.give_back(connection)
+        node = next((node for node in self._cluster.nodes() if node.engine.sync_engine.pool is pool), None)
+        if node is None:  # its generation is over; the next connection is another's
+            raise error
+        await self._cluster.stand_by(node, error, until)
+
+
+class Engines(Mapping[str, AsyncEngine]):
+    """The engines of the shards' present primaries by name."""
+
+    def __init__(self, members: Mapping[str, Member]) -> None:
+        self._members = members
+
+    def __getitem__(self, name: str) -> AsyncEngine:
+        return self._members[name].engine
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+
+def _must_be_open(dbapi: Any, record: Any, proxy: Any) -> None:
+    """What the server has closed while it was idle, as when it was restarted, is replaced by the pool."""
+    if dbapi.driver_connection.is_closed():
+        raise DisconnectionError
+
+
+def _fenced(engine: AsyncEngine) -> AsyncEngine:
+    _listen(engine.sync_engine)
+    return engine
+
+
+def _listen(engine: Any) -> None:
+    if not event.contains(engine, "begin", fence):
+        event.listen(engine, "begin", fence)
