@@ -76,7 +76,7 @@ class OwnReads:
             self.skipped += 1
             return
         order = receipt.json()["order_id"]
-        self.orders.append(order)
+        self.orders.append(int(order))
         after, stored = await asyncio.gather(
             self._json(client, f"/products/{product}", customer), self._json(client, f"/orders/{order}", customer)
         )
