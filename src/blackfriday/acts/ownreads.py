@@ -2,7 +2,8 @@
 
 A buyer reads the stock of a product, puts one into the cart and reads the cart, buys it, and reads order and product
 again, each time on a fresh connection, so that another worker may answer, from whichever replica it likes. After a
-purchase the stock may only be lower than before: others buy too, nobody returns anything. Anything else is a stale read.
+purchase the stock may only be lower than before: others buy too, nobody returns anything. Anything else is a stale
+read.
 """
 
 from __future__ import annotations

@@ -16,6 +16,9 @@ import httpx2
 import pytest
 
 from blackfriday.domain import audit
+from blackfriday.tuned import sql
+from blackfriday.tuned.replicated import named
+from tenfold.db import create_async_cluster
 from tenfold.db.shards import ShardMap, snowflake_parts
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -96,6 +99,15 @@ async def test_an_order_lies_on_its_customers_shard_under_an_id_that_no_database
     assert min(found.spread) > 0
 
 
+async def test_the_cluster_knows_the_shops_reads_from_its_writes(world: Any) -> None:
+    reads = ("NEWEST", "CHEAPEST", "CATEGORY", "SEARCH", "DETAILS", "CART", "ORDER", "NAMES")
+    writes = ("CART_ADD", "CHECKOUT", "RESERVE", "SETTLED", "UNDO", "PAID")
+    async with create_async_cluster(world.database, world.replicas) as cluster:
+        await cluster.router.refresh()
+        where = {name: cluster.explain_route(named(getattr(sql, name))) for name in (*reads, *writes)}
+    assert {name for name, found in where.items() if found.to == "replica"} == set(reads), where
+
+
 @pytest.mark.parametrize("kind", ["replicas", "edge"])
 async def test_a_customer_reads_the_own_cart_and_order_from_a_replica(world: Any, kind: str) -> None:
     """Each request on a connection of its own; the cookie alone carries what was written."""
@@ -173,6 +185,7 @@ async def test_workers_killed_between_reservation_and_order_lose_nothing(world: 
         assert await stock(world, HOT) == before - len(customers)
 
 
+@pytest.mark.slow
 async def test_a_checkout_whose_shard_is_away_says_so_and_stands_when_it_is_back(world: Any) -> None:
     before = await stock(world, HOT)
     async with world.shop(**SHARDED) as shop:
