@@ -11,7 +11,7 @@ import re
 import secrets
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 from fastapi import FastAPI
 from sqlalchemy import TextClause, text
@@ -21,7 +21,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from blackfriday.counters import Counters
 from blackfriday.settings import Settings
 from blackfriday.tuned.origin import CONNECTIONS, STATEMENT_TIMEOUT, Origin, Row, Rows
-from tenfold.db import CausalityMiddleware, CookieOptions, DatabaseClusterError, TokenKeys, create_async_cluster
+from tenfold.db import (
+    CausalityMiddleware,
+    CookieOptions,
+    DatabaseClusterError,
+    RunOptions,
+    TokenKeys,
+    create_async_cluster,
+)
 
 _PLACE = re.compile(r"\$(\d+)")
 
@@ -42,6 +49,10 @@ def remember(app: FastAPI, settings: Settings) -> None:
     secret = settings.causality or secrets.token_hex(16)
     # The shop speaks plain HTTP on loopback; behind TLS the cookie is for TLS alone.
     app.add_middleware(CausalityMiddleware, keys=TokenKeys([secret.encode()]), cookie=CookieOptions(secure=False))
+
+
+# A COMMIT whose answer is lost is asked for again by its customer, under the same key: it need not be traced here.
+_KEYED: Final = RunOptions(track=False)
 
 
 class ReplicatedOrigin(Origin):
@@ -95,7 +106,7 @@ class ReplicatedOrigin(Origin):
             return row
 
         try:
-            return await self._cluster.run(once)
+            return await self._cluster.run(once, options=_KEYED)
         except _NotGood as refused:
             return refused.row
 

@@ -53,7 +53,7 @@ _log: Final = logging.getLogger("blackfriday.orders")
 PERIOD: Final = 0.5  # seconds between two looks at what is to be settled
 GRACE: Final = 3.0  # seconds in which a reservation is its checkout's own
 AT_ONCE: Final = 50
-PATIENCE: Final = 3.0  # seconds for one transaction on a shard
+PATIENCE: Final = 5.0  # seconds for one transaction on a shard, a connection to it included
 FAREWELL: Final = 2.0  # seconds for the last settling when a worker ends
 UNSETTLED: Final = 10_000  # ids remembered; a settler finds those beyond by their reservations
 AWAY: Final = (
@@ -89,7 +89,8 @@ _BY_ID: Final = (
 def cluster(urls: tuple[str, ...]) -> ShardedCluster:
     """The shards by name: ``orders1``, ``orders2`` …"""
     shards = {f"orders{place}": url for place, url in enumerate(urls, start=1)}
-    return ShardedCluster(shards, models=[_tables], map=ShardMap.hash(list(shards)), deadline=PATIENCE)
+    where = ShardMap.hash(list(shards))
+    return ShardedCluster(shards, models=[_tables], map=where, deadline=PATIENCE, connect_timeout=PATIENCE)
 
 
 class ShardedOrders:
