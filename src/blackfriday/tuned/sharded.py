@@ -113,8 +113,7 @@ class ShardedOrders:
             stack.push_async_callback(self._give_number_back)
             await self._number()
             stack.push_async_callback(self._farewell)
-            task = asyncio.create_task(self._work(), name="settler")
-            stack.push_async_callback(_ended, task)
+            stack.push_async_callback(_ended, asyncio.create_task(self._work(), name="settler"))
             self._stack = stack.pop_all()
         return self
 
