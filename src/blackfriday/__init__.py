@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from blackfriday.counters import hit_rate
-    from blackfriday.domain import Audit, Scale, apply_indexes, audit, drop_indexes, load, reset_orders
+    from blackfriday.domain import (
+        Audit,
+        Scale,
+        apply_indexes,
+        audit,
+        create_order_tables,
+        drop_indexes,
+        load,
+        reset_orders,
+    )
     from blackfriday.payment import Behaviour
     from blackfriday.processes import NotReady
     from blackfriday.settings import RUNGS, VARIANTS, Settings
@@ -28,6 +37,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     # its data
     "Scale",
     "load",
+    "create_order_tables",
     "apply_indexes",
     "drop_indexes",
     "reset_orders",

@@ -21,6 +21,11 @@ NAMES = (
     "checkouts",  # orders accepted, replays excluded
     "payment_failures",  # orders left payment_pending
     "purge_failures",  # purges of the edge that were not confirmed
+    "replica_reads",  # statements that a replica answered; from the rung with replicas on, as the two below
+    "token_reads",  # of these, those that had to show what their customer had written before
+    "primary_reads",  # statements that a replica should have answered and the primary did
+    "reservations_finished",  # orders that another than their checkout has written
+    "reservations_undone",  # reservations given back: their key had an order already
 )
 INDEX = {name: place for place, name in enumerate(NAMES)}
 WIDTH = 8
@@ -63,6 +68,10 @@ class Counters:
     def add(self, name: str, amount: int = 1) -> None:
         """Add to a counter of this process."""
         self._slots[INDEX[name]] += amount
+
+    def put(self, name: str, value: int) -> None:
+        """Set a counter of this process to what somebody else has counted."""
+        self._slots[INDEX[name]] = value
 
     def own(self, name: str) -> int:
         """The counter of this process alone."""

@@ -53,7 +53,7 @@ def a_category() -> int:
     return (category_rank() - 1) * 367 % CATEGORIES + 1
 
 
-def write_down(order: int) -> None:
+def write_down(order: str) -> None:
     """Record an acknowledged order where BLACKFRIDAY_ORDERS says."""
     global _book
     path = os.environ.get("BLACKFRIDAY_ORDERS")

@@ -82,8 +82,16 @@ def _nothing_lost(story: Story) -> Promise:
         f"{found.lost} of {found.acknowledged:,} orders lost, {found.oversold} products oversold, "
         f"{found.stale_own_reads} of {found.own_reads:,} own reads stale"
     )
+    if found.spread:
+        measured += f"; orders on {len(found.spread)} shards, {found.leaked} reservations left over"
     bad = (
-        found.lost + found.oversold + found.negative_stock + found.miscounted + found.duplicates + found.stale_own_reads
+        found.lost
+        + found.oversold
+        + found.negative_stock
+        + found.miscounted
+        + found.duplicates
+        + found.stale_own_reads
+        + found.leaked
     )
     outage = story.outage
     if outage is not None:

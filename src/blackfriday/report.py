@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 
 from blackfriday.story import Evidence, Integrity, RungOutcome, SameRate, Story
-from blackfriday.view import ADDS, at_the_edge, cells, short, verdict, without_payments
+from blackfriday.view import ADDS, at_the_edge, cells, on_replicas, over_shards, short, verdict, without_payments
 from tenfold import MisuseError
 from tenfold.load.report import Badge, Figure, Section, figures, page, save, tables
 
@@ -83,6 +83,11 @@ def sections(story: Story) -> list[Section]:
         ]
     if story.integrity:
         made.append(Section("Orders and stock", html=_integrity(story.integrity), wide=True))
+    databases = [on_replicas(story.ten_times)] if story.ten_times and story.ten_times.replica_reads else []
+    databases += [over_shards(found) for found in story.integrity.values() if found.spread]
+    if databases:
+        html = "".join(f"<li>{escape(line)}</li>" for line in databases)
+        made.append(Section("Replicas and shards", html=f"<ul>{html}</ul>", wide=True))
     if story.edge:
         lines = "".join(f"<li>{escape(line)}</li>" for line in at_the_edge(story.edge))
         made.append(Section("The edge: the gateway's HTTP cache", html=f"<ul>{lines}</ul>", wide=True))
@@ -150,11 +155,24 @@ def _same_rate(found: SameRate) -> str:
 
 
 def _integrity(found: dict[str, Integrity]) -> str:
-    head = ("shop", "acknowledged", "stored", "lost", "oversold", "stock < 0", "miscounted", "twice", "stale own reads")
+    head = (
+        "shop",
+        "acknowledged",
+        "stored",
+        "lost",
+        "oversold",
+        "stock < 0",
+        "miscounted",
+        "twice",
+        "reserved",
+        "on shards",
+        "stale own reads",
+    )
     rows = [
         (
             name, one.acknowledged, one.stored, one.lost, one.oversold, one.negative_stock, one.miscounted,
             one.duplicates,
+            one.leaked, ", ".join(f"{number:,}" for number in one.spread) or "-",
             f"{one.stale_own_reads} of {one.own_reads}" if one.own_reads else "not measured",
         )
         for name, one in found.items()

@@ -22,6 +22,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--database", required=True, help="URL of a seeded PostgreSQL (--seed seeds it)")
     parser.add_argument("--replica", action="append", default=[], help="URL; may be given several times")
+    parser.add_argument("--shard", action="append", default=[], help="URL of a database for orders; several times")
     parser.add_argument("--valkey", default="", help="URL, such as redis://127.0.0.1:6379/0")
     parser.add_argument("--payment", default="", help="URL; without it a payment service is started")
     parser.add_argument("--warm", type=int, default=40_000, help="products loaded into the cache first")
@@ -36,7 +37,7 @@ async def serve(given: argparse.Namespace) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     if given.seed:
-        await _seed(given.database)
+        await _seed(given.database, given.shard)
     async with AsyncExitStack() as stack:
         payment = given.payment or (await stack.enter_async_context(PaymentProcess())).url
         shop = await stack.enter_async_context(
@@ -47,6 +48,7 @@ async def serve(given: argparse.Namespace) -> None:
                 port=given.port,
                 database=given.database,
                 replicas=given.replica,
+                shards=given.shard,
                 valkey=given.valkey,
                 payment=payment,
                 warm=given.warm,
@@ -57,10 +59,10 @@ async def serve(given: argparse.Namespace) -> None:
         await stop.wait()
 
 
-async def _seed(database: str) -> None:
+async def _seed(database: str, shards: list[str]) -> None:
     import asyncpg
 
-    from blackfriday.domain import apply_indexes, load
+    from blackfriday.domain import apply_indexes, create_order_tables, load
 
     connection = await asyncpg.connect(database)
     try:
@@ -68,6 +70,12 @@ async def _seed(database: str) -> None:
         await apply_indexes(connection)
     finally:
         await connection.close()
+    for shard in shards:
+        connection = await asyncpg.connect(shard)
+        try:
+            await create_order_tables(connection)
+        finally:
+            await connection.close()
     sys.stdout.write(f"seeded {', '.join(f'{count:,} rows of {table}' for table, count in counts.items())}\n")
 
 

@@ -13,6 +13,7 @@ Rung = Literal["shapes", "indexes", "cache", "replicas", "edge"]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 RUNGS: tuple[Rung, ...] = get_args(Rung)
 PREFIX = "BLACKFRIDAY_"
+LISTS = ("replicas", "shards")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,12 +30,16 @@ class Settings:
     database: URL of the primary, ``postgresql://user@host:port/name``.
     replicas: URLs of the replicas; used from the rung ``replicas`` on, which without any reads from the
     primary.
+    shards: URLs of the databases that hold the orders, cut by customer; used from the rung ``replicas`` on, which
+    without any keeps them on the primary. Their order must stay the same.
     valkey: URL of the shared cache; used from the rung ``cache`` on, which without one has the memory of the
     worker
       alone and then keeps no stock at all.
     payment: URL of the payment service.
     edge: URL of the gateway's purges, with the token that they ask for; used at the rung ``edge``, which without one
       purges nothing.
+    causality: the secret that signs what a customer has written, the same for all workers; empty = one of this worker
+    alone.
     counters: folder for the counters that all workers of one shop share; empty = of this worker alone.
     """
 
@@ -42,10 +47,12 @@ class Settings:
     rung: Rung = "replicas"
     database: str = ""
     replicas: tuple[str, ...] = ()
+    shards: tuple[str, ...] = ()
     valkey: str = ""
     payment: str = ""
     edge: str = ""
     edge_token: str = ""
+    causality: str = ""
     counters: str = ""
 
     def __post_init__(self) -> None:
@@ -63,7 +70,7 @@ class Settings:
     def to_environment(self) -> dict[str, str]:
         """The variables that :meth:`from_environment` reads."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        values["replicas"] = " ".join(self.replicas)
+        values |= {name: " ".join(getattr(self, name)) for name in LISTS}
         return {PREFIX + name.upper(): str(value) for name, value in values.items()}
 
     @classmethod
@@ -73,5 +80,5 @@ class Settings:
         for field in fields(cls):
             text = environment.get(PREFIX + field.name.upper())
             if text is not None:
-                values[field.name] = tuple(text.split()) if field.name == "replicas" else text
+                values[field.name] = tuple(text.split()) if field.name in LISTS else text
         return cls(**values)  # type: ignore[arg-type]

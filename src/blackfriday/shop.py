@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import secrets
 import shutil
 import signal
 import tempfile
@@ -82,7 +83,7 @@ class Shop:
     ``async with Shop(variant="tuned", rung="cache", workers=2, database=url, valkey=url, payment=url) as
     shop: shop.url``
 
-    variant, rung, database, replicas, valkey, payment: as in :class:`blackfriday.settings.Settings`.
+    variant, rung, database, replicas, shards, valkey, payment: as in :class:`blackfriday.settings.Settings`.
     workers: processes of the server (1 to 64, default 1); the same server for every variant.
     port: where clients come in; 0 takes a free one. within: seconds until the first ``/health`` (default 30).
     warm: how many of the most viewed products are loaded into the cache before the block begins, with the
@@ -101,6 +102,7 @@ class Shop:
         workers: int = 1,
         database: str,
         replicas: Sequence[str] = (),
+        shards: Sequence[str] = (),
         valkey: str = "",
         payment: str = "",
         port: int = 0,
@@ -117,6 +119,8 @@ class Shop:
             rung=rung,
             database=database,
             replicas=tuple(replicas),
+            shards=tuple(shards),
+            causality=secrets.token_hex(16),
             valkey=valkey,
             payment=payment,
         )

@@ -93,6 +93,9 @@ class TenTimes(Struct, frozen=True):
     requests: int
     reads: int  # requests that a cache may answer, in the edge or in the workers
     loads: int  # of these, how many went to the database
+    replica_reads: int = 0  # statements that a replica answered, carts and names of ordered products included
+    token_reads: int = 0  # of these, those that had to show what their customer had written
+    primary_reads: int = 0  # those that the primary took over from the replicas
 
 
 class Cost(Struct, frozen=True):
@@ -163,6 +166,8 @@ class Integrity(Struct, frozen=True):
     duplicates: int
     own_reads: int
     stale_own_reads: int
+    leaked: int = 0  # reservations without an order
+    spread: tuple[int, ...] = ()  # orders on each shard
 
 
 class Promise(Struct, frozen=True):

@@ -160,6 +160,8 @@ class Console(View):
             f"  {found.rate:.0f}/s for {found.seconds:.0f} s: p95 {_ms(found.p95)}, errors {found.errors:.3%}, "
             f"{found.loads:,} of {found.reads:,} reads went to the database: {verdict}"
         )
+        if found.replica_reads:
+            self.say(f"  {on_replicas(found)}")
 
     def integrity(self, found: dict[str, Integrity]) -> None:
         table = self._table("orders and stock after the load", "shop")
@@ -171,6 +173,9 @@ class Console(View):
             numbers = (row.acknowledged, row.stored, row.lost, row.duplicates, row.oversold, wrong)
             table.add_row(name, *(f"{number:,}" for number in numbers), stale)
         self._console.print(table)
+        for row in found.values():
+            if row.spread:
+                self.say(f"  {over_shards(row)}")
 
     def promises(self, story: Story) -> None:
         table = self._table("promises", "promise")
@@ -215,6 +220,22 @@ def at_the_edge(found: EdgeOutcome) -> tuple[str, str, str]:
         f"{_ms(direct.p95)} alone, {_ms(through.p95)} behind it",
         f"{prices.changes} prices changed, forgotten everywhere {forgotten:.0f} ms after the commit at the latest; "
         f"{old} ({prices.promised:.0f} s promised)",
+    )
+
+
+def on_replicas(found: TenTimes) -> str:
+    """Who answered the statements that a replica may answer."""
+    return (
+        f"replicas answered {found.replica_reads:,} statements, {found.token_reads:,} of them only once they showed "
+        f"what the customer had written; the primary took over {found.primary_reads:,}"
+    )
+
+
+def over_shards(found: Integrity) -> str:
+    """Where the orders lie."""
+    return (
+        f"orders by customer on {len(found.spread)} shards: {', '.join(f'{number:,}' for number in found.spread)}; "
+        f"{found.leaked} reservations of goods without an order"
     )
 
 

@@ -15,6 +15,7 @@ from blackfriday.processes import cpu_seconds
 from blackfriday.shop import Shop
 from blackfriday.story import Cost
 
+_READS: Final = ("replica_reads", "token_reads", "primary_reads")
 _COUNTED: Final = ("hits", "misses", "collapsed", "requests")
 
 
@@ -31,6 +32,8 @@ class Meter:
     """Requests for what may be cached that reached the workers."""
     loads: int = 0
     """Statements that they sent to PostgreSQL for these."""
+    statements: dict[str, int] = field(default_factory=dict)
+    """Of the catalogue and of customers' own carts: which of them replicas answered."""
 
     async def __aenter__(self) -> Meter:
         self._add(-1, await self._edge(), await self.shop.stats())
@@ -53,6 +56,8 @@ class Meter:
         self.workers += sign * cpu_seconds(self.shop.pid)
         self.gateway += sign * (0.0 if gate is None else cpu_seconds(gate.pid))
         self.reads += sign * stats["requests"]
+        for name in _READS:
+            self.statements[name] = self.statements.get(name, 0) + sign * stats[name]
         self.loads += sign * (stats["document_loads"] + stats["stock_loads"])
 
     def told(self, requests: int, p95: float) -> Cost:

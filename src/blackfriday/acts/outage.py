@@ -24,8 +24,6 @@ SECONDS: Final = 10.0
 POLL: Final = 0.25
 SETTLED_WITHIN: Final = 15.0
 
-_PENDING: Final = "SELECT count(*) FROM orders WHERE status = 'payment_pending'"
-
 
 @dataclass(slots=True)
 class PaymentOutage:
@@ -74,10 +72,10 @@ class PaymentOutage:
     async def told(self, result: RunResult) -> Outage:
         """What customers noticed, by the whole run around it; waits for the money that is still pending."""
         began = monotonic()
-        left = await self.stage.connection.fetchval(_PENDING)
+        left = await self.stage.unpaid()
         while left and monotonic() - began < SETTLED_WITHIN:
             await asyncio.sleep(POLL)
-            left = await self.stage.connection.fetchval(_PENDING)
+            left = await self.stage.unpaid()
         browsing = [step for step in result.steps if step.name in BROWSE]
         return Outage(
             seconds=self.seconds,

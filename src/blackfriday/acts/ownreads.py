@@ -1,8 +1,9 @@
 """Buyers who look at what they have just done, while the peak goes on: is their own write there?
 
-A buyer reads the stock of a product, buys one, and reads order and product again, each time on a fresh connection, so
-that another worker may answer. After a purchase the stock may only be lower than before: others buy too, nobody
-returns anything. Anything else is a stale read.
+A buyer reads the stock of a product, puts one into the cart and reads the cart, buys it, and reads order and product
+again, each time on a fresh connection, so that another worker may answer, from whichever replica it likes. After a
+purchase the stock may only be lower than before: others buy too, nobody returns anything. Anything else is a stale
+read.
 """
 
 from __future__ import annotations
@@ -70,13 +71,16 @@ class OwnReads:
         customer = {"X-Customer": str(CUSTOMERS - number % RESERVED_CUSTOMERS)}
         before = await self._json(client, f"/products/{product}", customer)
         cart = await client.post("/cart/items", json={"product_id": product, "quantity": 1}, headers=customer)
+        shown = await self._json(client, "/cart", customer)
         key = {"Idempotency-Key": f"own-reads-{number}", **customer}
         receipt = await client.post("/checkout", headers=key)
         if before is None or cart.status_code != 201 or receipt.status_code != 201:
             self.skipped += 1
             return
+        self.reads += 1
+        self.stale += shown is None or product not in [line["product_id"] for line in shown["items"]]
         order = receipt.json()["order_id"]
-        self.orders.append(order)
+        self.orders.append(int(order))
         after, stored = await asyncio.gather(
             self._json(client, f"/products/{product}", customer), self._json(client, f"/orders/{order}", customer)
         )

@@ -131,6 +131,7 @@ async def ten_times(
             requests=totals.attempts,
             reads=meter.reads + hits,
             loads=meter.loads,
+            **meter.statements,
         ),
         result,
         reads,

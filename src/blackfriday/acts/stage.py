@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
-from blackfriday.domain import Scale, apply_indexes, drop_indexes, load, reset_orders
+from blackfriday.domain import Audit, Scale, apply_indexes, audit, create_order_tables, drop_indexes, load, reset_orders
 from blackfriday.journeys import acknowledged
 from blackfriday.settings import Rung, Variant
 from blackfriday.shop import PaymentProcess, Shop
@@ -30,6 +31,7 @@ LIMIT: Final = 0.100
 # own. Its lateness is part of every corrected latency: it can only make a shop look worse than it is, never better.
 VALIDITY: Final = Validity(share=0.5)
 REPLICAS: Final = 2
+SHARDS: Final = 2
 # What whoever runs a shop's PostgreSQL would set, for all variants alike. It favours the baseline: parallel workers
 # fork two processes a query, which costs its listing more than it gains where cores are few.
 POSTGRES: Final = {"shared_buffers": "256MB", "max_parallel_workers_per_gather": "0", "jit": "off"}
@@ -56,7 +58,14 @@ LADDER: Final = (
     Step("shapes", "+ query shapes", "one statement a page, keyset pages, finished bytes", "tuned", "shapes"),
     Step("indexes", "+ indexes", "keyset, covering and trigram indexes", "tuned", "indexes"),
     Step("cache", "+ cache", "memory and Valkey, coalesced, invalidated by tag", "tuned", "cache"),
-    Step("replicas", "+ replicas, workers", f"reads on replicas, {WORKERS} workers", "tuned", "replicas", WORKERS),
+    Step(
+        "replicas",
+        "+ replicas, workers",
+        f"reads on replicas, orders on {SHARDS} shards, {WORKERS} workers",
+        "tuned",
+        "replicas",
+        WORKERS,
+    ),
     Step("edge", "+ edge", "a gateway's HTTP cache before them, purged by tag", "tuned", "edge", WORKERS, gateway=True),
 )
 TUNED: Final = LADDER[-1]
@@ -76,23 +85,24 @@ class Stage:
         self._stack = AsyncExitStack()
         self.servers: Topology
         self.connection: asyncpg.Connection
+        self.shards: list[asyncpg.Connection] = []
         self.orders: Path
         self.seeded: dict[str, int] = {}
         self.payment: PaymentProcess
 
     async def __aenter__(self) -> Stage:
-        import asyncpg
-
         try:
             with self._view.bar("PostgreSQL and Valkey") as bar:
                 self.servers = await self._stack.enter_async_context(
-                    Topology(replicas=REPLICAS, valkey=True, settings=POSTGRES)
+                    Topology(replicas=REPLICAS, shards=SHARDS, valkey=True, settings=POSTGRES)
                 )
-                bar.update(1.0, f"primary, {REPLICAS} replicas, Valkey")
+                bar.update(1.0, f"primary, {REPLICAS} replicas, {SHARDS} shards for orders, Valkey")
             self.orders = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="blackfriday-orders-")))
             self.payment = await self._stack.enter_async_context(PaymentProcess())
-            self.connection = await asyncpg.connect(self.servers.primary.url, timeout=10)
-            self._stack.push_async_callback(self.connection.close, timeout=5)
+            self.connection = await self._connect(self.servers.primary.url)
+            for shard in self.servers.shards:
+                self.shards.append(await self._connect(shard.url))
+                await create_order_tables(self.shards[-1])
             with self._view.bar("the catalogue") as bar:
                 self.seeded = await load(self.connection, self._scale)
                 bar.update(1.0, f"{self.seeded['product']:,} products, {self.seeded['review']:,} reviews")
@@ -105,6 +115,13 @@ class Stage:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._stack.aclose()
+
+    async def _connect(self, url: str) -> asyncpg.Connection:
+        import asyncpg
+
+        connection = await asyncpg.connect(url, timeout=10)
+        self._stack.push_async_callback(connection.close, timeout=5)
+        return connection
 
     @asynccontextmanager
     async def shops(
@@ -127,6 +144,7 @@ class Stage:
                     workers=which.workers,
                     database=self.servers.primary.url,
                     replicas=[replica.url for replica in self.servers.replicas],
+                    shards=[shard.url for shard in self.servers.shards],
                     valkey=f"{address}/{number}",
                     payment=self.payment.url,
                     warm=(warm or {}).get(which.key, 0),
@@ -144,7 +162,7 @@ class Stage:
         """A full shop without orders, and an empty Valkey."""
         from redis.asyncio import Redis
 
-        await reset_orders(self.connection)
+        await reset_orders(self.connection, self.shards)
         async with Redis.from_url(self.servers.valkey.url) as valkey:
             await valkey.flushall()
         for file in self.orders.iterdir():
@@ -169,9 +187,23 @@ class Stage:
             else:
                 os.environ[ORDERS] = before
 
+    async def unpaid(self) -> int:
+        """How many orders wait for their money, wherever they are stored."""
+        return sum([await place.fetchval(_UNPAID) for place in (self.connection, *self.shards)])
+
+    async def audit(self, orders: Iterable[int]) -> Audit:
+        """The audit of all databases, once reservations have had their time to become orders."""
+        until = monotonic() + SETTLED_WITHIN
+        while await self.connection.fetchval(_RESERVED) and monotonic() < until:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        return await audit(self.connection, orders, self.shards)
+
     def acknowledged(self) -> list[int]:
         """The ids of the orders that were acknowledged since the last reset, one entry each time."""
         return acknowledged(self.orders / "orders")
 
 
 ORDERS: Final = "BLACKFRIDAY_ORDERS"
+SETTLED_WITHIN: Final = 10.0
+_UNPAID: Final = "SELECT count(*) FROM orders WHERE status = 'payment_pending'"
+_RESERVED: Final = "SELECT count(*) FROM reservation"

@@ -15,7 +15,7 @@ from blackfriday.acts.ownreads import OwnReads
 from blackfriday.acts.plan import Plan
 from blackfriday.acts.prove import SHARE, same_rate, ten_times, workers_alone
 from blackfriday.acts.stage import SLO_TEXT, TUNED, Stage, step
-from blackfriday.domain import Scale, audit
+from blackfriday.domain import Scale
 from blackfriday.journeys import ZIPF
 from blackfriday.promises import promises
 from blackfriday.shop import Shop
@@ -145,7 +145,7 @@ def _compare_at_one_rate(story: Story) -> None:
 async def _integrity(stage: Stage, reads: OwnReads | None = None) -> Integrity:
     """The audit of everything since the last reset, when nothing is in flight any more."""
     told = stage.acknowledged() + (reads.orders if reads else [])
-    found = await audit(stage.connection, told)
+    found = await stage.audit(told)
     return Integrity(
         acknowledged=found.acknowledged,
         stored=found.stored,
@@ -156,4 +156,6 @@ async def _integrity(stage: Stage, reads: OwnReads | None = None) -> Integrity:
         duplicates=len(found.duplicates),
         own_reads=reads.reads if reads else 0,
         stale_own_reads=reads.stale if reads else 0,
+        leaked=found.leaked,
+        spread=found.spread if reads else (),
     )

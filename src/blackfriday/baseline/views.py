@@ -79,7 +79,7 @@ def cart(rows: Sequence[CartItem]) -> contract.Cart:
 def receipt(order: Order) -> contract.Receipt:
     """The answer to a checkout."""
     return contract.Receipt.model_validate(
-        {"order_id": order.id, "status": order.status, "total_cents": order.total_cents}
+        {"order_id": str(order.id), "status": order.status, "total_cents": order.total_cents}
     )
 
 
@@ -87,7 +87,7 @@ def order(row: Order) -> contract.Order:
     """A stored order; needs its lines and their products."""
     return contract.Order.model_validate(
         {
-            "order_id": row.id,
+            "order_id": str(row.id),
             "status": row.status,
             "total_cents": row.total_cents,
             "lines": [

@@ -3,7 +3,13 @@ promised.
 """
 
 from blackfriday.domain.audit import Audit, audit, reset_orders
-from blackfriday.domain.schema import TUNED_INDEXES, apply_indexes, drop_indexes, present_indexes
+from blackfriday.domain.schema import (
+    TUNED_INDEXES,
+    apply_indexes,
+    create_order_tables,
+    drop_indexes,
+    present_indexes,
+)
 from blackfriday.domain.seed import CATEGORIES, Scale, load
 
 __all__ = [
@@ -15,6 +21,7 @@ __all__ = [
     "Scale",
     "apply_indexes",
     "audit",
+    "create_order_tables",
     "drop_indexes",
     "load",
     "present_indexes",

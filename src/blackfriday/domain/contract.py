@@ -1,7 +1,7 @@
 """The HTTP contract that every variant keeps: models as documented in OpenAPI, parameters, errors, cursors.
 
-Answers are byte-equal across variants for the same data, except the value of ``next``, which is opaque. Two
-places need
+Answers are byte-equal across variants for the same data, except two opaque values: that of ``next``, and the id of an
+order, which each shop makes as it likes. An id is text: 64 bits do not fit into JavaScript's numbers. Two places need
 care: ratings are computed from integer sums in Python (never by SQL's ``avg``), and errors are worded here,
 once.
 """
@@ -115,7 +115,7 @@ class Cart(BaseModel):
 class Receipt(BaseModel):
     """A checkout that was accepted. ``payment_pending``: the order stands, the money is still to come."""
 
-    order_id: int
+    order_id: str
     status: Status
     total_cents: int
 
@@ -123,7 +123,7 @@ class Receipt(BaseModel):
 class Order(BaseModel):
     """A stored order with its lines, ordered by product."""
 
-    order_id: int
+    order_id: str
     status: Status
     total_cents: int
     lines: list[CartLine]
@@ -199,6 +199,11 @@ def sold_out(product: int) -> NoReturn:
 def empty_cart() -> NoReturn:
     """409 for a checkout without anything to buy."""
     refuse(409, "the cart is empty")
+
+
+def being_placed() -> NoReturn:
+    """503 for a checkout whose order cannot be stored now: it may stand later, and the key finds it."""
+    refuse(503, "the order could not be stored now: ask again with the same Idempotency-Key")
 
 
 def rating(total: int, count: int) -> float | None:

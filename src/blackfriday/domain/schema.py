@@ -1,7 +1,9 @@
 """The tables of the shop, the same for every variant, and the indexes that one rung of the ladder adds.
 
 The schema is that of a careful first version: primary keys, foreign keys, and an index on every foreign key
-(PostgreSQL makes none by itself). There is no ``CHECK (stock >= 0)``: whether the shop oversells is what the
+(PostgreSQL makes none by itself). Orders may also lie on databases of their own (`create_order_tables`), cut by
+customer; then ``reservation`` holds what was taken from the shelves for orders that are not known to be stored yet.
+There is no ``CHECK (stock >= 0)``: whether the shop oversells is what the
 audit finds out.
 """
 
@@ -35,6 +37,10 @@ CREATE TABLE order_line (
     quantity integer NOT NULL, price_cents integer NOT NULL);
 CREATE TABLE payment (
     order_id bigint NOT NULL, reference text NOT NULL, amount_cents bigint NOT NULL);
+CREATE TABLE reservation (
+    order_id bigint NOT NULL, customer_id integer NOT NULL, idempotency_key text NOT NULL,
+    products integer[] NOT NULL, quantities integer[] NOT NULL, prices integer[] NOT NULL,
+    total_cents bigint NOT NULL, made_at timestamptz NOT NULL DEFAULT now());
 """
 
 KEYS = """
@@ -46,6 +52,7 @@ ALTER TABLE cart_item ADD PRIMARY KEY (id);
 ALTER TABLE orders ADD PRIMARY KEY (id);
 ALTER TABLE order_line ADD PRIMARY KEY (id);
 ALTER TABLE payment ADD PRIMARY KEY (order_id);
+ALTER TABLE reservation ADD PRIMARY KEY (order_id);
 ALTER TABLE category ADD FOREIGN KEY (parent_id) REFERENCES category;
 ALTER TABLE product ADD FOREIGN KEY (category_id) REFERENCES category;
 ALTER TABLE review ADD FOREIGN KEY (product_id) REFERENCES product;
@@ -63,11 +70,29 @@ CREATE INDEX review_customer ON review (customer_id);
 CREATE UNIQUE INDEX cart_item_once ON cart_item (customer_id, product_id);
 CREATE INDEX cart_item_product ON cart_item (product_id);
 CREATE UNIQUE INDEX orders_once ON orders (customer_id, idempotency_key);
+CREATE UNIQUE INDEX reservation_once ON reservation (customer_id, idempotency_key);
 CREATE INDEX order_line_order ON order_line (order_id);
 CREATE INDEX order_line_product ON order_line (product_id);
 """
 
-NAMES = ("payment", "order_line", "orders", "cart_item", "review", "product", "customer", "category")
+# One shard: the rows of a customer lie together, so each table has the key. Ids come from the shop, and no foreign key
+# leaves the shard.
+ORDER_TABLES = """
+DROP TABLE IF EXISTS payment, order_line, orders;
+CREATE TABLE orders (
+    id bigint PRIMARY KEY, customer_id integer NOT NULL, idempotency_key text NOT NULL,
+    status text NOT NULL, total_cents bigint NOT NULL, created_at timestamptz NOT NULL DEFAULT now(),
+    UNIQUE (customer_id, idempotency_key));
+CREATE TABLE order_line (
+    order_id bigint NOT NULL REFERENCES orders, customer_id integer NOT NULL, product_id integer NOT NULL,
+    quantity integer NOT NULL, price_cents integer NOT NULL, PRIMARY KEY (order_id, product_id));
+CREATE TABLE payment (
+    order_id bigint PRIMARY KEY REFERENCES orders, customer_id integer NOT NULL, reference text NOT NULL,
+    amount_cents bigint NOT NULL);
+CREATE INDEX orders_unpaid ON orders (created_at) WHERE status = 'payment_pending';
+"""
+
+NAMES = ("reservation", "payment", "order_line", "orders", "cart_item", "review", "product", "customer", "category")
 
 # Each index answers one statement of tuned/sql.py; none is needed for a correct answer.
 TUNED_INDEXES = {
@@ -87,6 +112,11 @@ async def create_tables(connection: asyncpg.Connection) -> None:
     load.
     """
     await connection.execute(f"DROP TABLE IF EXISTS {', '.join(NAMES)} CASCADE;" + TABLES)
+
+
+async def create_order_tables(shard: asyncpg.Connection) -> None:
+    """Create the empty tables of one shard for orders, dropping what an earlier run left."""
+    await shard.execute(ORDER_TABLES)
 
 
 async def add_keys(connection: asyncpg.Connection) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated
 
@@ -18,6 +18,7 @@ from blackfriday.tuned import documents
 from blackfriday.tuned.catalogue import Catalogue, Listed
 from blackfriday.tuned.checkout import Till
 from blackfriday.tuned.edge import OWN, Edge
+from blackfriday.tuned.orders import Orders, PrimaryOrders
 from blackfriday.tuned.origin import Origin
 from blackfriday.tuned.payments import Cashier, GuardedPayments
 
@@ -159,11 +160,16 @@ async def edited(request: Request, product: Annotated[int, Query(ge=1, le=contra
 
 def create_app(settings: Settings) -> FastAPI:
     """The application at the rung that ``settings`` names."""
+    replicated = settings.includes("replicas") and bool(settings.replicas)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        origin = Origin(settings)
         counters = Counters(settings.counters)
+        origin = Origin(settings)
+        if replicated:
+            from blackfriday.tuned.replicated import ReplicatedOrigin  # brings SQLAlchemy; the lower rungs do without
+
+            origin = ReplicatedOrigin(settings, counters)
         payments = GuardedPayments(settings.payment)
         catalogue = Catalogue(origin, counters)
         if settings.includes("cache"):
@@ -173,11 +179,22 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.origin, app.state.counters, app.state.catalogue = origin, counters, catalogue
         edge = Edge(settings.edge, settings.edge_token, counters) if settings.includes("edge") else None
         app.state.edge = edge
-        app.state.till = Till(origin, catalogue, payments, counters, edge)
+
+        async def told(sold: Sequence[int], reworded: Sequence[int]) -> None:
+            await catalogue.sold(sold)
+            if edge is not None:
+                await edge.sold(sold, reworded)
+
+        orders: Orders = PrimaryOrders(origin)
+        if settings.includes("replicas") and settings.shards:
+            from blackfriday.tuned.sharded import ShardedOrders
+
+            orders = ShardedOrders(origin, settings.shards, counters, told)
+        app.state.till = Till(origin, orders, payments, counters, told)
         try:
             await origin.open()
             await catalogue.open()
-            async with Cashier(origin.pool, payments):
+            async with orders, Cashier(orders, payments):
                 yield
         finally:
             await catalogue.aclose()
@@ -189,4 +206,8 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(title="Black Friday", lifespan=lifespan)
     app.include_router(router)
+    if replicated:
+        from blackfriday.tuned.replicated import remember
+
+        remember(app, settings)
     return app

@@ -11,16 +11,15 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import asyncpg
 import msgspec
 import orjson
 
 from blackfriday.domain import contract
+from blackfriday.tuned.origin import Row
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LAST_MOMENT = datetime(9999, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
-Row = Mapping[str, Any] | asyncpg.Record
 STATES = {state: state.encode() for state in ("in_stock", "low", "sold_out")}
 
 
@@ -156,7 +155,7 @@ def order(rows: Sequence[Row]) -> bytes:
     first = rows[0]
     return orjson.dumps(
         {
-            "order_id": first["order_id"],
+            "order_id": str(first["order_id"]),
             "status": first["status"],
             "total_cents": first["total_cents"],
             "lines": _lines(rows),
@@ -166,7 +165,7 @@ def order(rows: Sequence[Row]) -> bytes:
 
 def receipt(number: int, status: str, total_cents: int) -> bytes:
     """The body of a checkout's answer."""
-    return orjson.dumps({"order_id": number, "status": status, "total_cents": total_cents})
+    return orjson.dumps({"order_id": str(number), "status": status, "total_cents": total_cents})
 
 
 def _lines(rows: Sequence[Row]) -> list[dict[str, Any]]:

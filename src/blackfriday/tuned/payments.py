@@ -13,11 +13,10 @@ import logging
 from contextlib import suppress
 from typing import Any
 
-import asyncpg
 import httpx2
 
 from blackfriday.charge import Payments
-from blackfriday.tuned import sql
+from blackfriday.tuned.orders import Orders
 from tenfold.resilience import Breaker, Bulkhead, Policy, Rejected, Retry
 
 _log = logging.getLogger("blackfriday.payments")
@@ -60,13 +59,13 @@ class GuardedPayments(Payments):
 
 
 class Cashier:
-    """Settles pending orders in the background: ``async with Cashier(pool, payments)``.
+    """Settles pending orders in the background: ``async with Cashier(orders, payments)``.
 
     Several workers may ask for the same order: the service pays a key once, and an order becomes paid once.
     """
 
-    def __init__(self, pool: asyncpg.Pool[asyncpg.Record], payments: Payments) -> None:
-        self._pool = pool
+    def __init__(self, orders: Orders, payments: Payments) -> None:
+        self._orders = orders
         self._payments = payments
         self._task: asyncio.Task[None] | None = None
 
@@ -86,17 +85,17 @@ class Cashier:
             try:
                 while await self.settle():
                     pass
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except self._orders.away as error:
                 _log.warning("pending payments have to wait: %s", error)
 
     async def settle(self) -> bool:
         """Ask for the money of some pending orders; whether all of them were paid and there may be more."""
-        pending = await self._pool.fetch(sql.PENDING, GRACE, AT_ONCE)
+        pending = await self._orders.pending(GRACE, AT_ONCE)
         for row in pending:
             reference = await self._payments.charge(
                 f"{row['customer_id']}-{row['idempotency_key']}", row["total_cents"]
             )
             if reference is None:
                 return False
-            await self._pool.execute(sql.PAID, row["id"], reference, row["total_cents"])
-        return len(pending) == AT_ONCE
+            await self._orders.paid(row["id"], row["customer_id"], reference, row["total_cents"])
+        return len(pending) >= AT_ONCE

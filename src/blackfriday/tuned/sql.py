@@ -118,11 +118,11 @@ EXISTING = """
 SELECT u.id AS buyer, o.id AS order_id, o.status, o.total_cents
 FROM customer u LEFT JOIN orders o ON o.customer_id = u.id AND o.idempotency_key = $2 WHERE u.id = $1"""
 
-# The whole checkout. The shelves are taken down in one statement that cannot go below zero: the condition on
+# The goods of a cart. The shelves are taken down in one statement that cannot go below zero: the condition on
 # stock is checked again on the newest version of a row that another checkout has just changed. Rows are
 # locked in the order of their ids, so that two carts with the same products cannot wait for each other.
 # Where ``sold`` has fewer rows than ``wanted``, or the key was used before, the caller rolls back.
-CHECKOUT = """
+_TAKE = """
 WITH cart AS (
     DELETE FROM cart_item WHERE customer_id = $1 RETURNING product_id, quantity),
 wanted AS MATERIALIZED (
@@ -131,7 +131,15 @@ wanted AS MATERIALIZED (
 sold AS (
     UPDATE product p SET stock = p.stock - w.quantity FROM wanted w
     WHERE p.id = w.id AND p.stock >= w.quantity
-    RETURNING p.id, w.quantity, p.price_cents, p.stock),
+    RETURNING p.id, w.quantity, p.price_cents, p.stock),"""
+
+_TAKEN = """
+    (SELECT array_agg(id ORDER BY id) FROM wanted) AS wanted,
+    (SELECT array_agg(id ORDER BY id) FROM sold) AS sold,
+    (SELECT array_agg(id) FROM sold WHERE stock = 0 OR (stock <= 5 AND stock + quantity > 5)) AS reworded"""
+
+# The whole checkout, where the order is stored beside the stock.
+CHECKOUT = f"""{_TAKE}
 placed AS (
     INSERT INTO orders (customer_id, idempotency_key, status, total_cents)
     SELECT $1, $2, 'payment_pending', sum(quantity * price_cents) FROM sold HAVING count(*) > 0
@@ -139,10 +147,62 @@ placed AS (
 lines AS (
     INSERT INTO order_line (order_id, product_id, quantity, price_cents)
     SELECT placed.id, sold.id, sold.quantity, sold.price_cents FROM placed, sold ORDER BY sold.id)
-SELECT (SELECT id FROM placed) AS order_id, (SELECT total_cents FROM placed) AS total_cents,
-    (SELECT array_agg(id ORDER BY id) FROM wanted) AS wanted,
-    (SELECT array_agg(id ORDER BY id) FROM sold) AS sold,
-    (SELECT array_agg(id) FROM sold WHERE stock = 0 OR (stock <= 5 AND stock + quantity > 5)) AS reworded"""
+SELECT (SELECT id FROM placed) AS order_id, (SELECT total_cents FROM placed) AS total_cents,{_TAKEN}"""
+
+# Where the order will be stored elsewhere: the goods, and what the order will be.
+RESERVE = f"""{_TAKE}
+placed AS (
+    INSERT INTO reservation (order_id, customer_id, idempotency_key, products, quantities, prices, total_cents)
+    SELECT $3::bigint, $1, $2, array_agg(id ORDER BY id), array_agg(quantity ORDER BY id),
+        array_agg(price_cents ORDER BY id), sum(quantity * price_cents) FROM sold HAVING count(*) > 0
+    ON CONFLICT (customer_id, idempotency_key) DO NOTHING RETURNING *)
+SELECT one.order_id, one.total_cents, one.products, one.quantities, one.prices,{_TAKEN}
+FROM (SELECT 1) always LEFT JOIN placed one ON true"""
+
+RESERVED = """
+SELECT u.id AS buyer, r.* FROM customer u
+LEFT JOIN reservation r ON r.customer_id = u.id AND r.idempotency_key = $2 WHERE u.id = $1"""
+
+# At random, so that those whose shard is away do not stand before the others.
+OPEN_RESERVATIONS = """
+SELECT * FROM reservation WHERE made_at < now() - make_interval(secs => $1) ORDER BY random() LIMIT $2"""
+
+SETTLED = "DELETE FROM reservation WHERE order_id = ANY($1::bigint[]) RETURNING order_id"
+
+# The goods go back to the shelves and into the cart, once.
+UNDO = """
+WITH gone AS (DELETE FROM reservation WHERE order_id = $1 RETURNING customer_id, products, quantities),
+lines AS (
+    SELECT gone.customer_id, line.product_id, line.quantity
+    FROM gone, unnest(gone.products, gone.quantities) AS line (product_id, quantity)),
+locked AS MATERIALIZED (
+    SELECT p.id, lines.quantity FROM product p JOIN lines ON lines.product_id = p.id ORDER BY p.id FOR UPDATE OF p),
+back AS (UPDATE product p SET stock = p.stock + locked.quantity FROM locked WHERE p.id = locked.id)
+INSERT INTO cart_item (customer_id, product_id, quantity) SELECT customer_id, product_id, quantity FROM lines
+ON CONFLICT (customer_id, product_id) DO UPDATE SET quantity = cart_item.quantity + excluded.quantity
+RETURNING product_id"""
+
+# On a shard. ON CONFLICT without a target: the same order again, or another one of this key.
+STORE = """
+WITH placed AS (
+    INSERT INTO orders (id, customer_id, idempotency_key, status, total_cents)
+    VALUES ($1, $2, $3, 'payment_pending', $4) ON CONFLICT DO NOTHING RETURNING id),
+lines AS (
+    INSERT INTO order_line (order_id, customer_id, product_id, quantity, price_cents)
+    SELECT placed.id, $2, line.* FROM placed, unnest($5::integer[], $6::integer[], $7::integer[]) AS line)
+SELECT id FROM placed"""
+
+STORED = "SELECT id FROM orders WHERE customer_id = $1 AND idempotency_key = $2"
+
+PAID_ON_SHARD = """
+WITH paid AS (
+    UPDATE orders SET status = 'paid' WHERE id = $1 AND customer_id = $2 AND status = 'payment_pending'
+    RETURNING id, customer_id)
+INSERT INTO payment (order_id, customer_id, reference, amount_cents) SELECT id, customer_id, $3, $4 FROM paid"""
+
+# What a shard does not know of an order: whether the customer is there, and what the products are called.
+NAMES = """
+SELECT u.id AS buyer, p.id, p.name FROM customer u LEFT JOIN product p ON p.id = ANY($2::integer[]) WHERE u.id = $1"""
 
 # Once, whoever comes first.
 PAID = """

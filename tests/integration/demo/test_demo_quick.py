@@ -44,6 +44,10 @@ def test_the_quick_demo_keeps_every_promise_it_measures(
     assert all(rung["fixed"] is not None for rung in story["rungs"])
     assert story["integrity"]["tuned"]["acknowledged"] > 50
     assert story["integrity"]["tuned"]["own_reads"] > 50
+    assert min(story["integrity"]["tuned"]["spread"]) > 0
+    assert len(story["integrity"]["tuned"]["spread"]) == 2
+    assert story["integrity"]["tuned"]["leaked"] == 0
+    assert story["ten_times"]["replica_reads"] > story["ten_times"]["token_reads"] > 0
     assert (tmp_path / "report.html").stat().st_size > 1_000_000
     assert "not measured" in done.stdout
     assert living() == []

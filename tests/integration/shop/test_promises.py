@@ -11,7 +11,6 @@ import asyncpg
 import httpx2
 import pytest
 
-from blackfriday.domain import audit
 from blackfriday.payment import Behaviour
 from blackfriday.shop import PaymentProcess
 
@@ -33,11 +32,12 @@ async def fill_carts(world: Any, kind: str, customers: list[int], products: list
 async def shelve(world: Any, product: int, stock: int) -> None:
     """Put exactly so much on the shelf, and let all workers know."""
     await world.connection.execute("UPDATE product SET stock = $2, initial_stock = $2 WHERE id = $1", product, stock)
-    async with world.client("cache") as client:
-        await client.post("/internal/clear")
+    for kind in ("cache", "edge"):
+        async with world.client(kind) as client:
+            await client.post("/internal/clear")
 
 
-@pytest.mark.parametrize("kind", ["shapes", "cache"])
+@pytest.mark.parametrize("kind", ["shapes", "cache", "edge"])
 async def test_a_run_on_the_last_pieces_sells_exactly_what_there_is(world: Any, kind: str) -> None:
     before = await world.connection.fetchval("SELECT initial_stock FROM product WHERE id = $1", HOT)
     await shelve(world, HOT, 10)
@@ -56,7 +56,7 @@ async def test_a_run_on_the_last_pieces_sells_exactly_what_there_is(world: Any, 
             assert Counter(answer.status_code for answer in answers) == {201: 10, 409: 30}
             assert (await client.get(f"/products/{HOT}")).json()["stock"] == 0
         ids = [answer.json()["order_id"] for answer in answers if answer.status_code == 201]
-        found = await audit(world.connection, ids)
+        found = await world.audit(ids)
         assert found.clean
         assert (found.acknowledged, found.stored) == (10, 10)
     finally:
@@ -88,7 +88,7 @@ async def test_the_baseline_loses_an_update_when_two_buy_at_once(world: Any) -> 
                         await asyncio.sleep(0.02)
             answers = await asyncio.gather(*buying)
         assert [answer.status_code for answer in answers] == [201, 201]
-        found = await audit(world.connection, [answer.json()["order_id"] for answer in answers])
+        found = await world.audit([answer.json()["order_id"] for answer in answers])
         assert found.miscounted == (HOT,)
         assert not found.clean
     finally:
@@ -102,7 +102,7 @@ async def waiting_for_locks(connection: asyncpg.Connection) -> int:
     return waiting
 
 
-@pytest.mark.parametrize("kind", ["baseline", "shapes", "cache"])
+@pytest.mark.parametrize("kind", ["baseline", "shapes", "cache", "edge"])
 async def test_the_same_key_at_once_places_one_order(world: Any, kind: str) -> None:
     await fill_carts(world, kind, [9], [4, 6])
     told = {"X-Customer": "9", "Idempotency-Key": "one-key-for-all"}
@@ -115,10 +115,10 @@ async def test_the_same_key_at_once_places_one_order(world: Any, kind: str) -> N
     placed = [answer.json()["order_id"] for answer in (*answers, again) if answer.status_code == 201]
     assert len(set(placed)) == 1
     assert again.json()["status"] == "paid"
-    found = await audit(world.connection, {again.json()["order_id"]})
+    found = await world.audit({again.json()["order_id"]})
     assert found.clean
     assert found.stored == 1
-    assert await world.connection.fetchval("SELECT count(*) FROM payment") == 1
+    assert sum([await place.fetchval("SELECT count(*) FROM payment") for place in world.places]) == 1
 
 
 async def test_a_customer_sees_the_own_sale_in_every_worker(world: Any) -> None:

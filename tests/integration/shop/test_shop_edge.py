@@ -29,9 +29,12 @@ async def shelve(world: Any, product: int, stock: int) -> None:
         await client.post("/internal/clear")
 
 
-async def buy(client: httpx2.AsyncClient, product: int, key: str) -> None:
+async def buy(client: httpx2.AsyncClient, product: int, key: str) -> str:
     assert (await client.post("/cart/items", json={"product_id": product})).status_code == 201
-    assert (await client.post("/checkout", headers={"Idempotency-Key": key})).status_code == 201
+    answer = await client.post("/checkout", headers={"Idempotency-Key": key})
+    assert answer.status_code == 201
+    order: str = answer.json()["order_id"]
+    return order
 
 
 async def test_public_pages_are_kept_and_own_data_is_not(world: Any) -> None:
@@ -42,8 +45,8 @@ async def test_public_pages_are_kept_and_own_data_is_not(world: Any) -> None:
             assert answers[0].content == answers[1].content
             assert answers[1].headers["cache-control"] == "public, max-age=0, s-maxage=30"
             assert "surrogate-key" not in answers[1].headers
-        await buy(client, 4, "an-order-of-three")
-        for path in ("/cart", "/orders/1"):
+        order = await buy(client, 4, "an-order-of-three")
+        for path in ("/cart", f"/orders/{order}"):
             for answer in [await client.get(path) for _ in range(2)]:
                 assert told(answer) == ""
                 assert answer.headers["cache-control"] == "private, no-store"
@@ -132,7 +135,8 @@ async def test_a_gateway_that_takes_no_purges_loses_no_order(world: Any) -> None
             await buy(client, 12, "while-it-is-frozen")
         finally:
             os.kill(shop.gate.pid, signal.SIGCONT)
-    assert (await shop.stats())["purge_failures"] == before + 1
+    # A settler that was faster than this checkout tells of its sale too.
+    assert (await shop.stats())["purge_failures"] > before
 
 
 async def test_the_counters_of_the_edge_are_told_and_the_token_is_asked_for(world: Any) -> None:

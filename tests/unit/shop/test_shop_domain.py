@@ -117,7 +117,10 @@ def test_a_rendered_shelf_is_the_json_of_the_contract(count: int) -> None:
 
 
 def test_settings_survive_the_environment() -> None:
-    told = Settings(variant="tuned", rung="cache", database="postgresql://x/y", replicas=("a", "b"), valkey="redis://z")
+    told = Settings(
+        variant="tuned", rung="cache", database="postgresql://x/y", replicas=("a", "b"), shards=("c", "d"),
+        valkey="redis://z", causality="secret",
+    )  # fmt: skip
     assert Settings.from_environment(told.to_environment()) == told
     assert [rung for rung in RUNGS if told.includes(rung)] == ["shapes", "indexes", "cache"]
     assert not Settings(variant="baseline", database="x").includes("shapes")

@@ -51,10 +51,10 @@ def whole() -> Story:
         (),
     )
     story.same_rate = SameRate(70.0, "browsing", 0.050, 0.005, -0.92, -0.88, "better", 4000)
-    story.ten_times = TenTimes(1000.0, 30.0, 0.020, 0.0, True, (), 30_000, 28_500, 700)
+    story.ten_times = TenTimes(1000.0, 30.0, 0.020, 0.0, True, (), 30_000, 28_500, 700, 1_200, 340, 5)
     story.outage = Outage(10.0, 28_500, 0, 70, 69, 0, 2.5, 0)
     story.edge = edge()
-    story.integrity = {"tuned": Integrity(800, 801, 0, 0, 0, 0, 0, 200, 0)}
+    story.integrity = {"tuned": Integrity(800, 801, 0, 0, 0, 0, 0, 200, 0, 0, (390, 411))}
     story.promises = promises(story)
     return story
 
@@ -79,6 +79,7 @@ def test_a_story_that_kept_everything_says_what_it_measured_and_what_not() -> No
     assert "breaks at 25.0 ×" in row(story, "ten times").measured
     assert "97.5% of 28,500 reads" in row(story, "hit rate").measured
     assert "10 s without payments: 0 requests failed, 69 orders pending, 0 never paid" in row(story, "nothing").measured
+    assert "orders on 2 shards, 0 reservations left over" in row(story, "nothing").measured
     assert all("not measured" in found.measured for found in story.promises if found.kept is None)
 
 
@@ -102,6 +103,7 @@ def test_a_story_in_which_nothing_happened_keeps_nothing_and_breaks_nothing() ->
         ("nothing lost", {"integrity": {"tuned": Integrity(800, 800, 0, 0, 0, 1, 0, 200, 0)}}),
         ("nothing lost", {"integrity": {"tuned": Integrity(800, 800, 0, 0, 0, 0, 0, 200, 1)}}),
         ("nothing lost", {"integrity": {"tuned": Integrity(0, 0, 0, 0, 0, 0, 0, 0, 0)}}),
+        ("nothing lost", {"integrity": {"tuned": Integrity(800, 800, 0, 0, 0, 0, 0, 200, 0, 1, (400, 400))}}),
         ("nothing lost", {"outage": Outage(10.0, 28_500, 1, 70, 70, 0, 2.5, 0)}),
         ("nothing lost", {"outage": Outage(10.0, 28_500, 0, 70, 70, 1, 2.5, 0)}),
         ("nothing lost", {"outage": Outage(10.0, 28_500, 0, 70, 70, 0, None, 0)}),
@@ -205,6 +207,8 @@ def test_the_console_tells_every_part_and_fits_eighty_columns() -> None:
         "500 µs alone",
         "workers 200 + gateway 110 µs",
         "none of 250 reads",
+        "replicas answered 1,200 statements, 340 of them",
+        "2 shards: 390, 411; 0 reservations",
     ):
         assert expected in text
     tables = [line for line in text.splitlines() if "─" in line]
