@@ -128,6 +128,8 @@ class AsyncCluster:
         )
         try:
             yield connection
+            if read_only:
+                await self._note_what_was_seen(connection)
         finally:
             if not read_only:
                 self.causal.committed()
@@ -267,6 +269,14 @@ class AsyncCluster:
             Node(name, url, self.options, hub=self._hub, random=self._random) for name, url in self._urls.items()
         )
         return _Servers(nodes, Watch(nodes, self.options, hub=self._hub, random=self._random))
+
+    async def _note_what_was_seen(self, connection: AsyncConnection) -> None:
+        if self.causal.options.monotonic and not connection.closed:
+            primary = self.watch.winner
+            if primary is not None and connection.sync_engine.pool is primary.reads.sync_engine.pool:
+                self.causal.saw_primary()
+            else:
+                await self.causal.note(connection)
 
     async def _connect_for_reads(self, wanted: Position | None) -> AsyncConnection:
         watch = self._here().watch

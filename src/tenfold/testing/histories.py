@@ -20,6 +20,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
 from typing import Literal
 
 Key = str | int
@@ -27,8 +28,8 @@ Outcome = Literal["committed", "failed", "unknown"]
 Edge = Literal["ww", "wr", "rw", "so"]
 _AddEdge = Callable[[int | None, int | None, Edge], None]
 Kind = Literal[
-    "internal", "duplicate", "order", "phantom", "G1a", "G1b", "read-your-writes", "monotonic-reads", "lost", "G0", "G1c",
-    "G-single", "session", "G2",
+    "internal", "duplicate", "order", "phantom", "G1a", "G1b", "read-your-writes", "monotonic-reads", "lost",
+    "G0", "G1c", "G-single", "session", "G2",
 ]  # fmt: skip
 
 
@@ -219,7 +220,7 @@ class _Work:
         place = {(key, value): n for key, values in self.longest.items() for n, value in enumerate(values)}
         for key, values in self.longest.items():
             writers = [self.writer.get((key, value)) for value in values]
-            for one, two in zip(writers, writers[1:], strict=False):
+            for one, two in pairwise(writers):
                 edge(one, two, "ww")
         latest: dict[Key, int] = {}
         for number, transaction in enumerate(self.history):

@@ -5,7 +5,7 @@ how: ``stock`` is SQLAlchemy alone. ``pools`` makes every engine of the suite as
 pool, taps and options, on the primary that the cluster elected. ``routed`` sends, besides, what surely is a read and
 begins a transaction of the suite's main engine through a routed session, so that it runs on a replica, within one
 causality scope for all of the suite. Engines that a test makes for itself stay on the primary: they are for what lives
-in one connection (temporary tables, search paths).
+in one connection (temporary tables, search paths). So does an engine while a test listens to what it sends.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy
-from sqlalchemy import Engine, exc
+from sqlalchemy import Engine
 from sqlalchemy.dialects.postgresql import provision  # noqa: F401 - registers itself
 from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -55,7 +55,7 @@ table_ddl_if_exists table_reflection table_value_constructor temp_table_names te
 temporary_views time_timezone tuple_in_w_empty unique_constraint_reflection unique_constraints_reflect_as_index
 update_from update_where_target_in_subquery uuid_data_type view_column_reflection views window_functions window_range
 window_range_non_numeric window_range_numeric
-""".split()  # noqa: SIM905 - a list of them would be a page
+""".split()  # noqa: SIM905 - one in each line would be a page
 PATIENT = CausalOptions(wait="10s", answer="10s")
 LEVELS = ["AUTOCOMMIT", "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
 
@@ -111,7 +111,11 @@ class RoutedConnection(Connection):
             return super().execute(statement, parameters, execution_options=execution_options)
         cluster = clusters[0]
         cluster.router.keep_fresh()
-        if self._own_level() or not cluster.router.classifier(statement).is_read:
+        if (
+            self._own_level()
+            or self.engine.dispatch.after_cursor_execute
+            or not cluster.router.classifier(statement).is_read
+        ):
             return super().execute(statement, parameters, execution_options=execution_options)
         if not self.in_transaction():
             self._autobegin()
