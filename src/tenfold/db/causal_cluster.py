@@ -135,8 +135,8 @@ class ClusterCausality:
     # -- having read, where reads are monotonic
 
     def saw_primary(self) -> None:
-        """The primary was read: later reads must not show less. Where it stood is asked when somebody needs it, as after
-        a commit: any position read later is at or behind it.
+        """The primary was read: later reads must not show less. Where it stood is asked when somebody needs it, as
+        after a commit: any position read later is at or behind it.
         """
         if self.options.monotonic:
             self.committed()
@@ -149,8 +149,8 @@ class ClusterCausality:
     async def note(self, connection: AsyncConnection | Connection) -> None:
         """Later reads of the present scope must show what the last read over this connection to a replica has shown.
 
-        One round trip, after the data, so that the position is at or behind its snapshot. Raises what the driver raises,
-        and `TimeoutError`: then nobody may rely on that read, for nothing is known of what it showed.
+        One round trip, after the data, so that the position is at or behind its snapshot. Raises what the driver
+        raises, and `TimeoutError`: then nobody may rely on that read, for nothing is known of what it showed.
         """
         scope = CAUSALITY.get()
         if scope is None or not self.options.monotonic:

@@ -2,6 +2,31 @@
 over the cluster's pools, and with its reads routed to replicas, test by test.
 """
 
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from tenfold.servers import Postgres, Topology
+
+HERE = Path(__file__).parent
+SOURCE = HERE.parents[2] / "src"
+SETTINGS = """
+[tool:pytest]
+addopts = -p no:asyncio -p no:cacheprovider --tb=short
+python_files = test_suite.py
+[sqla_testing]
+requirement_cls=conftest:Requirements
+profile_file=profiles.txt
+"""
 SOME = (
     "CTETest or FetchLimitOffsetTest or InsertBehaviorTest or SimpleUpdateDeleteTest or LikeFunctionsTest or RowFetch"
 )
