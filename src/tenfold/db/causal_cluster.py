@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
+import asyncpg
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.util import await_only
 
+from tenfold._core.units import Duration, format_duration
 from tenfold.db.causal_hooks import NOWHERE
 from tenfold.db.causal_read import CausalCounters, CausalOptions, undivided, wait_for
 from tenfold.db.causality import CAUSALITY, after_commit
@@ -150,13 +153,13 @@ class ClusterCausality:
         """Later reads of the present scope must show what the last read over this connection to a replica has shown.
 
         One round trip, after the data, so that the position is at or behind its snapshot. Raises what the driver
-        raises, and `TimeoutError`: then nobody may rely on that read, for nothing is known of what it showed.
+        raises, also when there is no answer: then nobody may rely on that read, for nothing is known of what it showed.
         """
         scope = CAUSALITY.get()
         if scope is None or not self.options.monotonic:
             return
         driver, info = driver_of(connection)
-        async with undivided(connection), asyncio.timeout(float(self.options.answer)):
+        async with undivided(connection), _answered(self.options.answer):
             seen = await replayed_position(driver, info)
             if seen is None:  # it was promoted meanwhile
                 self.committed()
@@ -170,3 +173,14 @@ class ClusterCausality:
 
     def __repr__(self) -> str:
         return f"<ClusterCausality {self.counters}>"
+
+
+@asynccontextmanager
+async def _answered(within: Duration) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(float(within)):
+            yield
+    except TimeoutError as error:
+        raise asyncpg.InterfaceError(
+            f"the replica did not say within {format_duration(float(within))} what it had shown"
+        ) from error
