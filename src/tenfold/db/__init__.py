@@ -5,7 +5,7 @@ from tenfold.db.causal_read import CausalOptions
 from tenfold.db.causality import Causality, causality
 from tenfold.db.choose import Choice, Want
 from tenfold.db.classify import Catalogue, Verdict, classify
-from tenfold.db.cluster import AsyncCluster, create_async_cluster
+from tenfold.db.cluster import AsyncCluster
 from tenfold.db.cluster_errors import (
     CommitUnknown,
     DatabaseClusterError,
@@ -15,6 +15,7 @@ from tenfold.db.cluster_errors import (
     RetriesExhausted,
 )
 from tenfold.db.cluster_options import ClusterOptions
+from tenfold.db.create import create_async_cluster
 from tenfold.db.happenings import GenerationDropped, LagChanged, PrimaryElected, PrimaryRefused, RoleChanged
 from tenfold.db.idempotency import KeyReused, create_table, once, prune
 from tenfold.db.node import Node

@@ -7,14 +7,18 @@ asked once each, and the primary, which has it, comes last. Which stands where i
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
+import asyncpg
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.util import await_only
 
+from tenfold._core.units import Duration, format_duration
 from tenfold.db.causal_hooks import NOWHERE
 from tenfold.db.causal_read import CausalCounters, CausalOptions, undivided, wait_for
 from tenfold.db.causality import CAUSALITY, after_commit
@@ -23,7 +27,7 @@ from tenfold.db.node import Node
 from tenfold.db.position import Position
 from tenfold.db.refusals import NOT_THERE
 from tenfold.db.replayed import Reach
-from tenfold.db.wal import Info, driver_of, insert_position, known_identity, read_history
+from tenfold.db.wal import Info, driver_of, insert_position, known_identity, read_history, replayed_position
 from tenfold.resilience import remaining
 
 T = TypeVar("T")
@@ -131,5 +135,52 @@ class ClusterCausality:
                 replayed.late_until = time.monotonic() + float(options.avoid)
         return verdict.there
 
+    # -- having read, where reads are monotonic
+
+    def saw_primary(self) -> None:
+        """The primary was read: later reads must not show less. Where it stood is asked when somebody needs it, as
+        after a commit: any position read later is at or behind it.
+        """
+        if self.options.monotonic:
+            self.committed()
+
+    def saw(self, connection: Connection) -> None:
+        """A read over this connection to a replica was answered. As `note`, from within SQLAlchemy's greenlet."""
+        if self.options.monotonic and CAUSALITY.get() is not None:
+            await_only(self.note(connection))
+
+    async def note(self, connection: AsyncConnection | Connection) -> None:
+        """Later reads of the present scope must show what the last read over this connection to a replica has shown.
+
+        One round trip, after the data, so that the position is at or behind its snapshot. Raises what the driver
+        raises, also when there is no answer: then nobody may rely on that read, for nothing is known of what it showed.
+        """
+        scope = CAUSALITY.get()
+        if scope is None or not self.options.monotonic:
+            return
+        driver, info = driver_of(connection)
+        async with undivided(connection), _answered(self.options.answer):
+            seen = await replayed_position(driver, info)
+            if seen is None:  # it was promoted meanwhile
+                self.committed()
+                return
+            token = scope.wanted()
+            at = None if token is None else token.position
+            history = None
+            if at is not None and at.timeline < seen.timeline:
+                history = await read_history(driver, info, seen.timeline)
+        scope.saw(seen, history)
+
     def __repr__(self) -> str:
         return f"<ClusterCausality {self.counters}>"
+
+
+@asynccontextmanager
+async def _answered(within: Duration) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(float(within)):
+            yield
+    except TimeoutError as error:
+        raise asyncpg.InterfaceError(
+            f"the replica did not say within {format_duration(float(within))} what it had shown"
+        ) from error

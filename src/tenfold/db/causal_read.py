@@ -77,7 +77,8 @@ class CausalOptions:
     """``wait`` (20 ms): how long the first replica gets to arrive at the position. ``answer`` (250 ms): how long any
     replica gets to give a connection, and then beyond ``wait`` to say where it is, before that connection is dropped.
     ``avoid`` (100 ms): how long one that did not arrive in time comes after the others. ``monotonic`` (off): reads of a
-    scope never go back, for one more round trip at the end of each connection's use.
+    scope never go back, for one more round trip after each read of a session on a replica, and at the end of each use
+    of a connection for reads.
     """
 
     wait: Duration = "20ms"

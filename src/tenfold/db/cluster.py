@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from random import Random
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, TypeVar
 
 from sqlalchemy.engine import URL, CursorResult
 from sqlalchemy.exc import MissingGreenlet
@@ -22,26 +22,23 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionm
 from sqlalchemy.sql.base import Executable
 from sqlalchemy.util import await_only
 
-from tenfold._core.errors import MisuseError
 from tenfold._core.events import EVENTS, Hub
 from tenfold._core.units import Duration
 from tenfold.db.causal_cluster import ClusterCausality
 from tenfold.db.causal_hooks import SessionHooks
 from tenfold.db.causal_read import CausalOptions
 from tenfold.db.choose import Choice, Want, best, choose
-from tenfold.db.cluster_errors import ReadsRefused
-from tenfold.db.cluster_options import ClusterOptions, Pooler
+from tenfold.db.cluster_options import ClusterOptions
 from tenfold.db.node import Node
 from tenfold.db.places import ClusterPlaces
 from tenfold.db.pool import release
-from tenfold.db.position import Position
+from tenfold.db.read_connection import reader
 from tenfold.db.refusals import NOT_THERE, is_gone
 from tenfold.db.router import RouteExplanation, Router
 from tenfold.db.session import routed_sessionmaker
 from tenfold.db.transaction import Isolation, Runner, RunOptions
-from tenfold.db.urls import asyncpg_url
 from tenfold.db.watch import Watch
-from tenfold.resilience import BreakerOpen, remaining
+from tenfold.resilience import remaining
 
 T = TypeVar("T")
 
@@ -60,7 +57,7 @@ class _Servers:
 
 
 class AsyncCluster:
-    """See `create_async_cluster`, which makes it."""
+    """See `create_async_cluster` (`tenfold.db.create`), which makes it."""
 
     def __init__(
         self,
@@ -123,15 +120,17 @@ class AsyncCluster:
         Raises `NoPrimary` when no primary is seen within ``failover_wait``, `ReadsRefused` when no server may serve a
         reader, `PoolExhausted`, and what SQLAlchemy raises.
         """
-        connection = await (
-            self._connect_for_reads(await self.causal.wanted()) if read_only else self.connect_for_writes()
-        )
+        within = float(self.options.release_timeout)
+        if read_only:
+            async with reader(self, within) as connection:
+                yield connection
+            return
+        connection = await self.connect_for_writes()
         try:
             yield connection
         finally:
-            if not read_only:
-                self.causal.committed()
-            await release(connection, float(self.options.release_timeout))
+            self.causal.committed()
+            await release(connection, within)
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncConnection]:
@@ -267,108 +266,3 @@ class AsyncCluster:
             Node(name, url, self.options, hub=self._hub, random=self._random) for name, url in self._urls.items()
         )
         return _Servers(nodes, Watch(nodes, self.options, hub=self._hub, random=self._random))
-
-    async def _connect_for_reads(self, wanted: Position | None) -> AsyncConnection:
-        watch = self._here().watch
-        if not watch.settled:
-            await watch.settle()
-        choices = self.choices(Want(after=wanted))
-        patient = True
-        for choice in choices:
-            if choice.ok:
-                node = choice.node
-                try:
-                    with node.trial():
-                        connection = await node.reads.connect()
-                except (BreakerOpen, *NOT_THERE):
-                    continue
-                if wanted is None or choice.rank == "spill":
-                    return connection
-                there = False
-                try:
-                    there = await self.causal.reach(connection, node, wanted, patient)
-                finally:
-                    if not there:
-                        await connection.close()
-                if there:
-                    return connection
-                patient = False
-        raise _refused(choices)
-
-
-def _refused(choices: Sequence[Choice[Node]]) -> ReadsRefused:
-    reasons = tuple(str(choice) for choice in choices)
-    return ReadsRefused(
-        f"no server may serve this reader now: {'; '.join(reasons)}. Try again, accept more lag (max_lag), or raise "
-        "spill, the number of readers that the primary takes over",
-        reasons,
-    )
-
-
-def create_async_cluster(
-    primary: str | URL,
-    replicas: Sequence[str | URL] = (),
-    *,
-    pool_size: int | Literal["auto"] = 10,
-    rate: str | float | None = None,
-    held: Duration | None = None,
-    pool_timeout: Duration = "5s",
-    connect_timeout: Duration = "1s",
-    statement_timeout: Duration = "30s",
-    release_timeout: Duration = "2s",
-    max_lag: Duration | None = "10s",
-    failover_wait: Duration = "5s",
-    held_writers: int = 1000,
-    watch_period: Duration = "250ms",
-    spill: int | None = None,
-    pooler: Pooler = "auto",
-    causal: CausalOptions | None = None,
-    hub: Hub = EVENTS,
-) -> AsyncCluster:
-    """A cluster of one ``primary`` and any number of streaming ``replicas``, given by URL. Connects when
-    first used; which of them is the primary is seen from then on, and may change.
-
-    ``pool_size`` (10) connections at most in each of a server's two pools (writes, and reads); ``"auto"`` computes it
-    by Little's law from ``rate`` (operations a second, ``"500/s"``) and ``held`` (how long one holds a connection,
-    ``"4ms"``): ⌈λW + 2√(λW)⌉, see `connections_for`. ``pool_timeout`` (5 s) bounds the wait for a free one,
-    ``connect_timeout`` (1 s) the making of one and each probe, ``statement_timeout`` (30 s) one statement,
-    ``release_timeout`` (2 s) giving one back.
-
-    ``max_lag`` (10 s): a replica further behind gets no readers until it is within half of that; None: whatever the
-    lag. ``spill`` (half of ``pool_size``): how many readers at a time the primary takes over from replicas that are
-    dead or too late; further ones get `ReadsRefused`.
-
-    ``failover_wait`` (5 s): how long writers wait for a primary; ``held_writers`` (1000) of them at a time.
-    ``watch_period`` (250 ms): how often each server is asked for its role and position.
-
-    ``pooler``: ``"auto"`` finds out whether PgBouncer or its like stands in between, ``"none"`` and ``"transaction"``
-    say so. Behind one, no named prepared statements are used. ``causal``: how long a reader
-    with a token waits for a replica (`CausalOptions`). ``hub`` gets the events.
-
-    Raises `MisuseError` for URLs that are not PostgreSQL's and for numbers that make no sense. Statements raise what
-    SQLAlchemy raises.
-    """
-    if isinstance(replicas, str):
-        raise MisuseError('replicas: expected a list of URLs such as ["postgresql://…"], got one text')
-    options = ClusterOptions(
-        pool_size=pool_size,
-        rate=rate,
-        held=held,
-        pool_timeout=pool_timeout,
-        connect_timeout=connect_timeout,
-        statement_timeout=statement_timeout,
-        release_timeout=release_timeout,
-        max_lag=max_lag,
-        failover_wait=failover_wait,
-        held_writers=held_writers,
-        watch_period=watch_period,
-        spill=spill,
-        pooler=pooler,
-    )
-    return AsyncCluster(
-        asyncpg_url(primary, "primary"),
-        [asyncpg_url(url, f"replicas[{number}]") for number, url in enumerate(replicas)],
-        options,
-        causal=causal,
-        hub=hub,
-    )

@@ -36,6 +36,8 @@ class Place:
     """Told when no connection could be made."""
     shows: Callable[[Connection, Position, bool], bool]
     """Whether a fresh connection to this replica shows a position; if the last is True, after a short wait."""
+    saw: Callable[[Connection], None]
+    """Told when a read over this connection was answered, before anybody gets to see it. May raise as a read does."""
 
 
 class Places(Protocol):
@@ -119,7 +121,7 @@ class ClusterPlaces:
         """See `Places.writer`."""
         node = self._cluster.node_for_writes()
         engine = node.engine.sync_engine
-        return Place(node.name, engine, engine, False, "the primary", _nothing, _at_once)
+        return Place(node.name, engine, engine, False, "the primary", _nothing, _at_once, self._saw_primary)
 
     def at_writer(self, connect: Callable[[Engine], T]) -> T:
         """See `Places.at_writer`. Raises `NoPrimary`, or what the last try raised, after ``failover_wait``."""
@@ -148,9 +150,17 @@ class ClusterPlaces:
             def shows(connection: Connection, wanted: Position, patient: bool) -> bool:
                 return self._cluster.causal.shows(connection, node, wanted, patient)
 
-            place = Place(node.name, engine, streams, replica, why, failed, shows)
+            def saw(connection: Connection) -> None:
+                self._cluster.causal.saw(connection)
+
+            place = Place(
+                node.name, engine, streams, replica, why, failed, shows, saw if replica else self._saw_primary
+            )
             self._made[node, replica] = place
         return place
+
+    def _saw_primary(self, connection: Connection) -> None:
+        self._cluster.causal.saw_primary()
 
     def _settle(self) -> None:
         watch = self._cluster.watch

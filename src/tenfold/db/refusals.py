@@ -64,4 +64,7 @@ def refusal(error: BaseException) -> Refusal | None:
         return "refused"
     if state == _CONFLICT or (isinstance(error, DBAPIError) and error.connection_invalidated):
         return "again"
+    # Not by way of SQLAlchemy: from a question of ours about the read (`ClusterCausality.note`).
+    if isinstance(error, (*OF_THE_DRIVER, asyncpg.PostgresConnectionError)) and not isinstance(error, TimeoutError):
+        return "again"
     return None

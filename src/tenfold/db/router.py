@@ -220,6 +220,7 @@ class Router:
                     patient = False
                     continue
                 result = connection.execute(statement, parameters)
+                place.saw(connection)
             except NOT_THERE as error:
                 kind = refusal(error)
                 if kind == "refused" and decision.may_move:

@@ -64,6 +64,7 @@ class RoutedSession(Session):
         self._behind: set[str] = set()
         self._wanted: Position | None = None
         self._writer: Engine | None = None
+        self._primary: Place | None = None
         self._writing: Connection | None = None
         self._on_primary = False
         self._been_there = False
@@ -101,7 +102,8 @@ class RoutedSession(Session):
                 self._let_go()
             self._on_primary = self._been_there = True
             self._router.sent_to_primary += 1
-            self._writer = self._router.places.writer().engine
+            self._primary = self._router.places.writer()
+            self._writer = self._primary.engine
             return self._writer
         place = self._reader(decision)
         self._last = (place, decision)
@@ -192,6 +194,7 @@ class RoutedSession(Session):
                 self._last = None
                 try:
                     result = call(statement, params, **options)
+                    self._note_what_was_seen()
                 except _Behind as behind:
                     self._stand_aside(behind.place)
                 except NOT_THERE as error:
@@ -202,6 +205,13 @@ class RoutedSession(Session):
                     return result
         finally:
             self._call_route, self._streaming = before
+
+    def _note_what_was_seen(self) -> None:
+        if self._last is not None:
+            place = self._last[0]
+            held = self._connected.get(self._engine(place))
+            if held is not None:
+                place.saw(held)
 
     def _count(self) -> None:
         if self._last is not None:
@@ -298,6 +308,8 @@ def _after_commit(session: Session) -> None:
 
 def _after_transaction_end(session: Session, transaction: SessionTransaction) -> None:
     if isinstance(session, RoutedSession) and transaction.parent is None:
+        if session._writing is not None and session._primary is not None:
+            session._primary.saw(session._writing)
         session._on_primary = False
         session._writing = None
         session._connected.clear()

@@ -9,7 +9,7 @@ Three things make a failover short. While no primary is seen, all servers are as
 answer is tried again after a pause that doubles (with full jitter) up to 2 s, but up to 100 ms only while there is no
 primary. And writers wait for the election instead of failing (`Watch.primary`), bounded in number and in time.
 
-What is seen takes effect in one place, `Watch._judge`: it is synchronous, so no reader or writer ever sees half of it.
+What is seen takes effect in one place, `Judge.judge`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from random import Random
 from typing import Any, Final
 
@@ -26,18 +25,15 @@ import asyncpg
 
 from tenfold._core.events import EVENTS, Hub
 from tenfold._core.tasks import shielded
-from tenfold._core.units import format_duration
 from tenfold.db.cluster_errors import NoPrimary
 from tenfold.db.cluster_options import ClusterOptions
 from tenfold.db.election import Election
-from tenfold.db.happenings import LagChanged, PrimaryElected, PrimaryRefused, RoleChanged
-from tenfold.db.lag import LagSwitch, Trail
+from tenfold.db.judge import Judge
+from tenfold.db.lag import Trail
 from tenfold.db.node import Node
 from tenfold.db.pool_policy import driver_arguments, is_pooled
-from tenfold.db.position import Position
 from tenfold.db.probe import APPLICATION, Found, probe
 from tenfold.db.refusals import NOT_THERE
-from tenfold.db.seen import Seen
 from tenfold.db.wal import identify
 from tenfold.resilience.backoff import pause
 
@@ -53,14 +49,11 @@ _SILENT_PROBES: Final = 2
 class _Watched:
     """What the watch remembers of one node."""
 
-    __slots__ = ("afresh", "found", "info", "known", "lag", "silent", "tries", "wake")
+    __slots__ = ("afresh", "info", "silent", "tries", "wake")
 
-    def __init__(self, lag: LagSwitch) -> None:
+    def __init__(self) -> None:
         self.wake = asyncio.Event()
         self.info: dict[Any, Any] = {}  # what lives as long as the connection
-        self.lag = lag
-        self.found = Found("unknown", None)
-        self.known: tuple[str, int, int] | None = None  # role, system, timeline as last seen
         self.afresh = False  # connect anew before the next probe
         self.silent = 0  # probes in a row that were not answered in time
         self.tries = 0  # failed ones since the last good one
@@ -83,17 +76,13 @@ class Watch:
     ) -> None:
         self._nodes: Final = {node.name: node for node in nodes}
         self._options = options
-        self._hub = hub
         self._random = random or Random()
         self._monotonic = monotonic
-        self._limits = options.lag_limits()
-        self._states = {node.name: _Watched(LagSwitch(self._limits)) for node in nodes}
+        self._states = {node.name: _Watched() for node in nodes}
+        self._judge = Judge(nodes, options, hub=hub, monotonic=monotonic, elected=self._look_around)
         self._tasks: list[asyncio.Task[None]] = []
         self._unasked = set(self._nodes)
         self._settled = asyncio.Event()
-        self._there = asyncio.Event()
-        self.election: Final = Election()
-        self.trail: Final = Trail()
         self.waiting = 0
         """Writers that wait for a primary now."""
         self.probes = 0
@@ -123,8 +112,17 @@ class Watch:
     @property
     def winner(self) -> Node | None:
         """The node that takes the writes; None while there is none."""
-        name = self.election.winner
-        return None if name is None else self._nodes[name]
+        return self._judge.winner
+
+    @property
+    def election(self) -> Election:
+        """Who was elected, and on which timeline."""
+        return self._judge.election
+
+    @property
+    def trail(self) -> Trail:
+        """Where the primary was lately."""
+        return self._judge.trail
 
     @property
     def settled(self) -> bool:
@@ -147,7 +145,7 @@ class Watch:
         """
         began = self._monotonic()
         if self.waiting >= self._options.held_writers and self.winner is None:
-            raise NoPrimary(self._told(f"and {self.waiting} writers wait for one already", 0.0), retry_after=0.1)
+            raise NoPrimary(self._judge.told(f"and {self.waiting} writers wait for one already", 0.0), retry_after=0.1)
         self.waiting += 1
         try:
             async with asyncio.timeout(max(0.0, until - began)):
@@ -155,10 +153,10 @@ class Watch:
                     winner = self.winner
                     if winner is not None:
                         return winner
-                    await self._there.wait()
+                    await self._judge.there.wait()
         except TimeoutError:
             waited = self._monotonic() - began
-            raise NoPrimary(self._told("was seen", waited), retry_after=0.5) from None
+            raise NoPrimary(self._judge.told("was seen", waited), retry_after=0.5) from None
         finally:
             self.waiting -= 1
 
@@ -174,7 +172,7 @@ class Watch:
         state.afresh = True
         state.wake.set()
         if node.seen.role == "primary":
-            self._judge(node, Found("unknown", None), reason)
+            self._judge.judge(node, Found("unknown", None), reason)
 
     # -- watching
 
@@ -210,7 +208,7 @@ class Watch:
                 else:
                     state.silent = state.tries = 0
                     if not state.afresh:  # else somebody doubted it meanwhile, and this answer may be of before
-                        self._judge(node, found, "its probe says so", began)
+                        self._judge.judge(node, found, "its probe says so", began)
                 self._asked(node)
                 await self._rest(state)
         finally:
@@ -249,6 +247,12 @@ class Watch:
             return
         await asyncio.sleep(0.002)  # however often it is woken
 
+    def _look_around(self) -> None:
+        """The primary is lost, or another one: whoever is lost is looked for everywhere at once."""
+        if self.winner is None:
+            for state in self._states.values():
+                state.wake.set()
+
     def _asked(self, node: Node) -> None:
         self.probes += 1
         if self._unasked:
@@ -266,95 +270,7 @@ class Watch:
             reason = f"{type(error).__name__}: {error}"
             if node.seen.role != "unknown":
                 node.fail(error, self._monotonic())
-            self._judge(node, Found("unknown", None), reason)
-
-    # -- what follows from it: synchronous
-
-    def _judge(self, node: Node, found: Found, reason: str, began: float | None = None) -> None:
-        state = self._states[node.name]
-        state.found = found
-        now = self._monotonic()
-        position = found.position
-        before = node.seen.role
-        if found.role == "unknown":
-            node.seen = Seen("unknown", None, None, state.lag.update(None), now)
-        else:
-            self._generation(node, state, found)
-            node.seen = replace(node.seen, role=found.role, position=position, at=now)
-            if before == "unknown" and not node.usable(now):
-                node.circuit.reset()
-        if node.seen.role != before:
-            timeline = None if position is None else position.timeline
-            self._hub.emit(RoleChanged(node.name, before, node.seen.role, timeline, reason))
-        changed = self._elect()
-        system = self.election.system
-        node.stranger = position is not None and system is not None and position.system != system
-        if self.winner is node and position is not None:
-            self.trail.note(position, now if began is None else began)
-        if changed:
-            for other in self._nodes.values():
-                self._measure(other, now)
-        else:
-            self._measure(node, now)
-
-    def _generation(self, node: Node, state: _Watched, found: Found) -> None:
-        position: Position | None = found.position
-        if position is None:
-            return
-        known, state.known = state.known, (found.role, position.system, position.timeline)
-        if known is None or known == state.known:
-            return
-        if known[0] != found.role:
-            node.advance(f"it was a {known[0]} and is a {found.role}")
-        elif known[1] != position.system:
-            node.advance(f"it was of system {known[1]} and is of {position.system}")
-        elif found.role == "primary":
-            node.advance(f"it was on timeline {known[2]} and is on {position.timeline}")
-        # A replica that follows its new primary onto another timeline is the same server with the same data.
-
-    def _elect(self) -> bool:
-        before = self.election.winner
-        outcome = self.election.decide((name, node.seen) for name, node in self._nodes.items())
-        refused = dict(outcome.refused)
-        for name, node in self._nodes.items():
-            reason = refused.get(name, "")
-            if reason and not node.refused:
-                self._hub.emit(PrimaryRefused(name, reason))
-                node.advance(f"it is refused as a primary: {reason}")
-            node.refused = reason
-        if outcome.winner == before:
-            return False
-        if outcome.winner is None:
-            self._there.clear()
-            for state in self._states.values():
-                state.wake.set()
-        else:
-            self._there.set()
-        self._hub.emit(PrimaryElected(outcome.winner, before, self.election.timeline))
-        return True
-
-    def _measure(self, node: Node, now: float) -> None:
-        seen, state = node.seen, self._states[node.name]
-        if seen.role == "replica" and seen.position is not None:
-            behind = None if self.winner is None else self.trail.behind(seen.position, now, float(self._limits.horizon))
-        elif node is self.winner:
-            behind = (0.0, 0)
-        else:
-            behind = None
-        lag, lag_bytes = (None, None) if behind is None else behind
-        before, after = seen.lag_state, state.lag.update(lag)
-        node.seen = replace(seen, lag=lag, lag_state=after, lag_bytes=lag_bytes)
-        if before != after:
-            self._hub.emit(LagChanged(node.name, before, after, lag))
-
-    def _told(self, what: str, waited: float) -> str:
-        nodes = "; ".join(
-            f"{name} is {'refused: ' + node.refused if node.refused else node.seen.role}"
-            + (f" ({node.last_error})" if node.last_error and node.seen.role == "unknown" else "")
-            for name, node in self._nodes.items()
-        )
-        within = f" within {format_duration(waited)}" if waited else ""
-        return f"no primary {what}{within}: {nodes}. Nothing was sent; try again when one is promoted"
+            self._judge.judge(node, Found("unknown", None), reason)
 
 
 async def _ended(tasks: list[asyncio.Task[None]]) -> None:

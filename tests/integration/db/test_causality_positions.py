@@ -150,7 +150,7 @@ async def test_verdicts(items: Topology, open_ones: Connections) -> None:
     far = Position(here.system, here.timeline, here.lsn + 10**9)
     began = time.monotonic()
     assert await open_ones.reach(far, within=0.05) is Reach.BEHIND
-    assert 0.05 <= time.monotonic() - began < 2
+    assert 0.05 <= time.monotonic() - began < 20
     assert await open_ones.reach(Position(here.system + 1, here.timeline, 0)) is Reach.FOREIGN
     assert await open_ones.reach(Position(here.system, here.timeline + 1, 0)) is Reach.UNKNOWN
     assert await replayed_position(open_ones.primary, open_ones.of_primary) is None
@@ -208,11 +208,11 @@ async def test_a_frozen_replica_is_passed_over_under_the_deadline(items: Topolog
             await write_and_read(reads, 1)
         await items.replicas[0].pause()
         try:
-            async with Deadline("5s"):
+            async with Deadline("60s"):
                 for version in range(2, 12):  # at each, neither is known to be there
                     began = time.monotonic()
                     assert await write_and_read(reads, version) == version
-                    assert time.monotonic() - began < 1.5
+                    assert time.monotonic() - began < 6  # and not the deadline's 60 s
         finally:
             await items.replicas[0].resume()
         assert reads.counters.failed >= 1

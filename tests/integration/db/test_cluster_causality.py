@@ -12,7 +12,8 @@ from bench._db_causality import KEYS, prepare, shaken
 from bench._db_cluster import PAIRS, pairs
 from tenfold.db import AsyncCluster, create_async_cluster
 from tenfold.db.causal_asgi import CausalityMiddleware
-from tenfold.db.causality import causality
+from tenfold.db.causal_read import CausalOptions
+from tenfold.db.causality import CAUSALITY, causality
 from tenfold.db.cluster_errors import ReadsRefused
 from tenfold.db.token import UNKNOWN, Token
 from tenfold.servers import Topology
@@ -181,3 +182,68 @@ async def test_the_middleware_carries_the_token_to_cluster_sessions(cluster: Asy
     cookie = answered[b"set-cookie"].split(b";")[0]
     assert await ask("GET", (b"cookie", cookie)) == (b"42", {})
     assert (await ask("GET"))[0] == b"0"
+
+
+async def steps_back(topology: Topology, *, monotonic: bool, how: str, rounds: int = 200) -> int:
+    """One scope reads a row that somebody else raises all the time; how often does it see an older version than
+    before?
+    """
+    await topology.revive()
+    await prepare(topology)
+    urls = [replica.url for replica in topology.replicas]
+    options = CausalOptions(monotonic=monotonic, wait="50ms")
+    back = newest = version = 0
+    async with (
+        create_async_cluster(topology.primary.url, urls, causal=options) as cluster,
+        shaken(topology.replicas, seed=33),
+    ):
+
+        async def read() -> int:
+            if how == "execute":
+                return int((await cluster.execute(VERSION)).scalar_one())
+            if how == "connect":
+                async with cluster.connect(read_only=True) as connection:
+                    return int((await connection.execute(VERSION)).scalar_one())
+            async with cluster.session() as session:
+                return int((await session.execute(VERSION)).scalar_one())
+
+        await cluster.router.refresh()
+        with causality() as scope:
+            for _ in range(rounds):
+                version += 1
+                reset = CAUSALITY.set(None)
+                await cluster.execute(raised(version))
+                CAUSALITY.reset(reset)
+                seen = await read()
+                back += seen < newest
+                newest = max(newest, seen)
+            assert scope.superseded == 0
+    return back
+
+
+@pytest.mark.parametrize("how", ["session", "execute", "connect"])
+async def test_monotonic_reads_never_go_back(topology: Topology, how: str) -> None:
+    assert await steps_back(topology, monotonic=True, how=how) == 0
+
+
+async def test_without_it_the_same_reads_go_back(topology: Topology) -> None:
+    """The control."""
+    assert await steps_back(topology, monotonic=False, how="session") > 0
+
+
+async def test_a_monotonic_session_that_read_the_primary_does_not_go_back_to_a_replica(
+    topology: Topology, still: None
+) -> None:
+    urls = [replica.url for replica in topology.replicas]
+    async with create_async_cluster(topology.primary.url, urls, causal=CausalOptions(monotonic=True)) as cluster:
+        await cluster.router.refresh()
+        await cluster.execute(raised(7))
+        with causality() as scope:
+            async with cluster.session() as session:
+                assert (await session.execute(VERSION)).scalar_one() == 0
+            async with cluster.session(route="primary") as session:
+                assert (await session.execute(VERSION)).scalar_one() == 7
+                await session.rollback()
+            assert scope.unsettled
+            async with cluster.session() as session:
+                assert (await session.execute(VERSION)).scalar_one() == 7

@@ -1,0 +1,148 @@
+"""What follows from what the watch found: roles, generations, the election, lag.
+
+Synchronous, so that no reader or writer ever sees half of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Final
+
+from tenfold._core.events import Hub
+from tenfold._core.units import format_duration
+from tenfold.db.cluster_options import ClusterOptions
+from tenfold.db.election import Election
+from tenfold.db.happenings import LagChanged, PrimaryElected, PrimaryRefused, RoleChanged
+from tenfold.db.lag import LagSwitch, Trail
+from tenfold.db.node import Node
+from tenfold.db.position import Position
+from tenfold.db.probe import Found
+from tenfold.db.seen import Seen
+
+
+class _Known:
+    """What is remembered of one node."""
+
+    __slots__ = ("lag", "was")
+
+    def __init__(self, lag: LagSwitch) -> None:
+        self.lag = lag
+        self.was: tuple[str, int, int] | None = None  # role, system, timeline as last seen
+
+
+class Judge:
+    """Over ``nodes``, of which ``nodes[0]`` is declared the primary. ``elected`` is called after each change of the
+    winner, when everybody may be told.
+    """
+
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        options: ClusterOptions,
+        *,
+        hub: Hub,
+        monotonic: Callable[[], float],
+        elected: Callable[[], None],
+    ) -> None:
+        self._nodes: Final = {node.name: node for node in nodes}
+        self._hub, self._monotonic, self._elected = hub, monotonic, elected
+        self._limits = options.lag_limits()
+        self._known = {node.name: _Known(LagSwitch(self._limits)) for node in nodes}
+        self.election: Final = Election()
+        self.trail: Final = Trail()
+        self.there: Final = asyncio.Event()
+        """Set while there is a primary."""
+
+    @property
+    def winner(self) -> Node | None:
+        """The node that takes the writes; None while there is none."""
+        name = self.election.winner
+        return None if name is None else self._nodes[name]
+
+    def judge(self, node: Node, found: Found, reason: str, began: float | None = None) -> None:
+        """``node`` was found to be that, for that reason, by a question asked at the monotonic time ``began``."""
+        state = self._known[node.name]
+        now = self._monotonic()
+        position = found.position
+        before = node.seen.role
+        if found.role == "unknown":
+            node.seen = Seen("unknown", None, None, state.lag.update(None), now)
+        else:
+            self._generation(node, state, found)
+            node.seen = replace(node.seen, role=found.role, position=position, at=now)
+            if before == "unknown" and not node.usable(now):
+                node.circuit.reset()
+        if node.seen.role != before:
+            timeline = None if position is None else position.timeline
+            self._hub.emit(RoleChanged(node.name, before, node.seen.role, timeline, reason))
+        changed = self._elect()
+        system = self.election.system
+        node.stranger = position is not None and system is not None and position.system != system
+        if self.winner is node and position is not None:
+            self.trail.note(position, now if began is None else began)
+        if changed:
+            for other in self._nodes.values():
+                self._measure(other, now)
+        else:
+            self._measure(node, now)
+
+    def _generation(self, node: Node, state: _Known, found: Found) -> None:
+        position: Position | None = found.position
+        if position is None:
+            return
+        known, state.was = state.was, (found.role, position.system, position.timeline)
+        if known is None or known == state.was:
+            return
+        if known[0] != found.role:
+            node.advance(f"it was a {known[0]} and is a {found.role}")
+        elif known[1] != position.system:
+            node.advance(f"it was of system {known[1]} and is of {position.system}")
+        elif found.role == "primary":
+            node.advance(f"it was on timeline {known[2]} and is on {position.timeline}")
+        # A replica that follows its new primary onto another timeline is the same server with the same data.
+
+    def _elect(self) -> bool:
+        before = self.election.winner
+        outcome = self.election.decide((name, node.seen) for name, node in self._nodes.items())
+        refused = dict(outcome.refused)
+        for name, node in self._nodes.items():
+            reason = refused.get(name, "")
+            if reason and not node.refused:
+                self._hub.emit(PrimaryRefused(name, reason))
+                node.advance(f"it is refused as a primary: {reason}")
+            node.refused = reason
+        if outcome.winner == before:
+            return False
+        if outcome.winner is None:
+            self.there.clear()
+        else:
+            self.there.set()
+        self._elected()
+        self._hub.emit(PrimaryElected(outcome.winner, before, self.election.timeline))
+        return True
+
+    def _measure(self, node: Node, now: float) -> None:
+        seen, state = node.seen, self._known[node.name]
+        if seen.role == "replica" and seen.position is not None:
+            behind = None if self.winner is None else self.trail.behind(seen.position, now, float(self._limits.horizon))
+        elif node is self.winner:
+            behind = (0.0, 0)
+        else:
+            behind = None
+        lag, lag_bytes = (None, None) if behind is None else behind
+        before, after = seen.lag_state, state.lag.update(lag)
+        node.seen = replace(seen, lag=lag, lag_state=after, lag_bytes=lag_bytes)
+        if before != after:
+            self._hub.emit(LagChanged(node.name, before, after, lag))
+
+    def told(self, what: str, waited: float) -> str:
+        """Why there is no primary, in words, with what each node is."""
+        nodes = "; ".join(
+            f"{name} is {'refused: ' + node.refused if node.refused else node.seen.role}"
+            + (f" ({node.last_error})" if node.last_error and node.seen.role == "unknown" else "")
+            for name, node in self._nodes.items()
+        )
+        within = f" within {format_duration(waited)}" if waited else ""
+        return f"no primary {what}{within}: {nodes}. Nothing was sent; try again when one is promoted"

@@ -1,0 +1,84 @@
+"""A Core connection for a reader: the best server that takes it and, within `causality`, shows what the scope wants."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from tenfold.db.causal_cluster import ClusterCausality
+from tenfold.db.choose import Choice, Want
+from tenfold.db.cluster_errors import ReadsRefused
+from tenfold.db.node import Node
+from tenfold.db.pool import release
+from tenfold.db.position import Position
+from tenfold.db.refusals import NOT_THERE
+from tenfold.db.watch import Watch
+from tenfold.resilience import BreakerOpen
+
+
+class Host(Protocol):
+    """What is needed of the cluster."""
+
+    @property
+    def causal(self) -> ClusterCausality: ...
+
+    @property
+    def watch(self) -> Watch: ...
+
+    def choices(self, want: Want) -> list[Choice[Node]]: ...
+
+
+@asynccontextmanager
+async def reader(host: Host, within: float) -> AsyncIterator[AsyncConnection]:
+    """A connection in autocommit that refuses to write, given back within ``within`` seconds. Where reads are monotonic
+    later ones show what this one has shown, unless it ended with an exception.
+    """
+    connection, choice = await _connect(host, await host.causal.wanted())
+    try:
+        yield connection
+        if choice.rank == "spill":
+            host.causal.saw_primary()
+        elif not connection.closed:
+            await host.causal.note(connection)
+    finally:
+        await release(connection, within)
+
+
+async def _connect(host: Host, wanted: Position | None) -> tuple[AsyncConnection, Choice[Node]]:
+    watch = host.watch
+    if not watch.settled:
+        await watch.settle()
+    choices = host.choices(Want(after=wanted))
+    patient = True
+    for choice in choices:
+        if choice.ok:
+            node = choice.node
+            try:
+                with node.trial():
+                    connection = await node.reads.connect()
+            except (BreakerOpen, *NOT_THERE):
+                continue
+            if wanted is None or choice.rank == "spill":
+                return connection, choice
+            there = False
+            try:
+                there = await host.causal.reach(connection, node, wanted, patient)
+            finally:
+                if not there:
+                    await connection.close()
+            if there:
+                return connection, choice
+            patient = False
+    raise _refused(choices)
+
+
+def _refused(choices: Sequence[Choice[Node]]) -> ReadsRefused:
+    reasons = tuple(str(choice) for choice in choices)
+    return ReadsRefused(
+        f"no server may serve this reader now: {'; '.join(reasons)}. Try again, accept more lag (max_lag), or raise "
+        "spill, the number of readers that the primary takes over",
+        reasons,
+    )

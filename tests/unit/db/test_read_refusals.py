@@ -1,0 +1,39 @@
+"""Which errors of a read let it run again elsewhere."""
+
+from __future__ import annotations
+
+import asyncpg
+import pytest
+from sqlalchemy.exc import DBAPIError
+
+from tenfold.db.refusals import Refusal, refusal
+
+
+class Original(Exception):
+    def __init__(self, sqlstate: str) -> None:
+        super().__init__(sqlstate)
+        self.sqlstate = sqlstate
+
+
+def told(sqlstate: str, *, lost: bool = False) -> DBAPIError:
+    return DBAPIError("SELECT 1", None, Original(sqlstate), connection_invalidated=lost)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (told("25006"), "refused"),
+        (told("0A000"), "refused"),
+        (told("40001"), "again"),
+        (told("57P01", lost=True), "again"),
+        (told("42P01"), None),
+        # A question of the library's own about the read, which went over the driver.
+        (asyncpg.InterfaceError("connection is closed"), "again"),
+        (asyncpg.InternalClientError("got result for unknown protocol state"), "again"),
+        (asyncpg.ConnectionDoesNotExistError("gone"), "again"),
+        (ConnectionResetError(), "again"),
+        (TimeoutError(), None),  # of the statement: it would take as long elsewhere
+    ],
+)
+def test_what_a_replica_s_error_means(error: BaseException, expected: Refusal | None) -> None:
+    assert refusal(error) == expected
