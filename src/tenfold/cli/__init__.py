@@ -25,6 +25,7 @@ app.command("tenfold.cli.compare:compare", name="compare", help="Say whether res
 app.command("tenfold.cli.cache:app", name="cache", help="Look at a cache in a running Valkey, clear it, warm it.")
 app.command("tenfold.cli.simulate:simulate", name="simulate", help="Simulate balancing policies on a virtual clock.")
 app.command("tenfold.cli.gateway:app", name="gateway", help="A reverse proxy with an HTTP cache: run it.")
+app.command("tenfold.cli.reshard:app", name="reshard", help="Move buckets between shards while the application writes.")
 app.command("tenfold.cli.blackfriday:blackfriday", name="blackfriday", help="The whole proof on the reference shop.")
 
 

@@ -1,0 +1,20 @@
+"""Moving buckets between shards while the application writes. See `Resharding`."""
+
+from tenfold.db.reshard.errors import CannotMove, Different, Interrupted, ReshardError
+from tenfold.db.reshard.reshard import Progress, Resharding, ReshardOptions, Verified
+from tenfold.db.reshard.steps import Course, Leg, Phase, Reshard
+
+__all__ = [
+    "CannotMove",
+    "Course",
+    "Different",
+    "Interrupted",
+    "Leg",
+    "Phase",
+    "Progress",
+    "Reshard",
+    "ReshardError",
+    "ReshardOptions",
+    "Resharding",
+    "Verified",
+]
