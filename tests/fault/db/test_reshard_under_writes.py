@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import json
+import os
 import random
 import signal
+import subprocess
 import sys
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -26,14 +27,14 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import tenfold
 from tenfold._core.errors import TenfoldError
-from tenfold.db.reshard import Phase, Progress, Resharding, ReshardOptions
+from tenfold.db.reshard import Interrupted, Phase, Progress, Resharding, ReshardOptions
 from tenfold.db.shards import ShardedCluster, ShardMap
-from tenfold.servers import Topology
+from tenfold.servers import Topology, process
 
 BUCKETS = 16
 KEYS = 64
 STILL = 300
-OPTIONS = ReshardOptions(batch=200, switch_rows=250, lock_wait="1s")
+OPTIONS = ReshardOptions(batch=200, switch_rows=100, rest="50ms", lock_wait="1s")
 
 
 class Base(DeclarativeBase):
@@ -144,7 +145,7 @@ class Application:
         self._stop = False
 
     @asynccontextmanager
-    async def at_work(self, writers: int = 4) -> AsyncIterator[None]:
+    async def at_work(self, writers: int = 3) -> AsyncIterator[None]:
         self._stop = False
         tasks = [asyncio.create_task(self._write(number, writers)) for number in range(writers)]
         tasks.append(asyncio.create_task(self._read()))
@@ -166,41 +167,44 @@ class Application:
 
     async def _write(self, number: int, writers: int) -> None:
         while not self._stop:
-            mine = [n for n in self.may if n % writers == number]
-            kind = self._random.random()
-            if kind < 0.4:
+            await asyncio.sleep(0.004)  # the point is interleaving; more load only makes the machine slow
+            kind = self._random.choices(("insert", "update", "delete"), (4, 5, 2))[0]
+            if kind == "insert":
                 self._next += 1
                 id_ = self._next * writers + number
-                value: int | None = 0
             else:
-                id_ = self._random.choice(mine)
-                value = None if kind > 0.85 else self._random.randrange(1, 10**6)
-            customer = id_ % KEYS
+                id_ = self._random.choice([n for n in self.may if n % writers == number])
+            value = {"insert": 0, "update": self._random.randrange(1, 10**6), "delete": None}[kind]
             before = self.may.get(id_, {None})
             self.may[id_] = before | {value}
             try:
-                if value is None:
-                    await self.cluster.execute(sa.delete(Sale).where(Sale.customer == customer, Sale.id == id_))
-                elif id_ in before or before != {None} or kind >= 0.4:
-                    done: Any = await self.cluster.execute(
-                        sa.update(Sale).where(Sale.customer == customer, Sale.id == id_).values(total=value)
-                    )
-                    if not done.rowcount:
-                        assert None in before, f"sale {id_} is not there, of {before}"
-                        self.may[id_] = {None}
-                        continue
-                else:
-                    async with self.cluster.session(shard_key=customer) as session:
-                        session.add(Sale(id=id_, customer=customer, total=0))
-                        await session.flush()
-                        session.add(part(customer, id_))
-                        await session.commit()
+                found = await self._do(kind, id_, value)
             except (TenfoldError, SQLAlchemyError, OSError):
-                self.failed += 1  # the outcome is unknown: it may have been done or not
+                self.failed += 1  # it may have been done or not
                 await asyncio.sleep(0.02)
+                continue
+            if kind == "update" and not found:
+                assert None in before, f"sale {id_} was there ({before}) and is not"
+                self.may[id_] = {None}
             else:
                 self.may[id_] = {value}
-                self.acknowledged += 1
+            self.acknowledged += 1
+
+    async def _do(self, kind: str, id_: int, value: int | None) -> int:
+        customer = id_ % KEYS
+        if kind == "insert":
+            async with self.cluster.session(shard_key=customer) as session:
+                session.add(Sale(id=id_, customer=customer, total=value))
+                await session.flush()
+                session.add(part(customer, id_))
+                await session.commit()
+            return 1
+        one = (Sale.customer == customer, Sale.id == id_)
+        statement: Any = (
+            sa.delete(Sale).where(*one) if kind == "delete" else sa.update(Sale).where(*one).values(total=value)
+        )
+        done: Any = await self.cluster.execute(statement)
+        return int(done.rowcount)
 
     async def _read(self) -> None:
         while not self._stop:
@@ -211,6 +215,7 @@ class Application:
                 continue
             assert found == STILL
             self.counts += 1
+            await asyncio.sleep(0.004)
 
 
 async def rows_on(cluster: ShardedCluster, model: Any, *columns: Any) -> list[tuple[str, Any]]:
@@ -250,37 +255,178 @@ async def check(application: Application) -> None:
 async def left_behind(shards: Topology) -> list[str]:
     found: list[str] = []
     for shard in shards.shards:
-        found += await shard.fetchval("SELECT array_agg(nspname) FROM pg_namespace WHERE nspname LIKE 'tenfold_%'") or []
-        found += await shard.fetchval("SELECT array_agg(tgname) FROM pg_trigger WHERE tgname LIKE 'tenfold_%'") or []
+        for column, table in (("nspname", "pg_namespace"), ("tgname", "pg_trigger")):
+            found += await shard.fetchval(f"SELECT array_agg({column}) FROM {table} WHERE {column} ~ '^tenfold_'") or []
     return found
 
 
-async def test_there_and_back_and_there_again_while_the_application_writes(
+def some(cluster: ShardedCluster, count: int = 5, shard: str = "s0") -> list[int]:
+    return [bucket for bucket in range(BUCKETS) if cluster.map.shards[bucket] == shard][:count]
+
+
+class Crash(Exception):
+    pass
+
+
+def crash_at(point: str, times: int = 1) -> Callable[[Progress], None]:
+    """Ends the tool at the ``times``-th ``point``. What it has open is dropped, as when it is killed."""
+    seen = 0
+
+    def tell(progress: Progress) -> None:
+        nonlocal seen
+        seen += progress.point == point
+        if seen == times:
+            raise Crash
+
+    return tell
+
+
+async def test_there_and_back_while_the_application_writes_and_the_tool_crashes(
     shards: Topology, cluster: ShardedCluster
 ) -> None:
     application = Application(cluster, 1)
-    buckets = [bucket for bucket in range(BUCKETS) if cluster.map.shards[bucket] == "s0"][:5]
-    points: list[Progress] = []
-    async with application.at_work():
-        resharding = tool(shards, 3, on_progress=points.append)
-        planned = await resharding.plan(to="s1", buckets=buckets)
+    buckets = some(cluster)
+    async with application.at_work(3):
+        planned = await tool(shards).plan(to="s1", buckets=buckets)
         assert planned.legs[0].rows > 0
-        moved = await resharding.run()
+        for point in ("copied", "compared", "drained", "giver committed", "taker committed", "published"):
+            with pytest.raises(Crash):
+                await tool(shards, on_progress=crash_at(point)).run()
+        moved = await tool(shards).run()
         assert moved is not None
         assert {leg.phase for leg in moved.legs} == {Phase.MOVED}
-        await application.more(50)
-        verified = await resharding.verify()
-        assert (verified.misplaced, verified.uncompared) == ((), 0)
-        assert verified.compared > 0
-        await resharding.rollback()
-        await cluster.refresh()
-        assert {cluster.map.shards[bucket] for bucket in buckets} == {"s0"}
         await application.more(20)
-        await resharding.plan(even=True)
-        assert await resharding.run(finish=True) is None
+        verified = await tool(shards).verify()
+        assert (verified.misplaced, verified.uncompared) == ((), 0)
+        assert verified.compared > planned.legs[0].rows // 2
+        for point in ("giver committed", "taker committed"):
+            with pytest.raises(Crash):
+                await tool(shards, on_progress=crash_at(point)).rollback()
+        await tool(shards).rollback()
         await application.more(20)
     await check(application)
+    assert {cluster.map.shards[bucket] for bucket in buckets} == {"s0"}
+    assert application.counts > 10
     assert application.failed == 0
-    assert sorted(cluster.map.shards.count(name) for name in cluster.map.names) == [5, 5, 6]
     assert await left_behind(shards) == []
-    assert len([point for point in points if point.point == "taker committed"]) >= 4
+
+
+@pytest.mark.slow
+async def test_spread_evenly_over_a_new_shard_then_emptied(shards: Topology, cluster: ShardedCluster) -> None:
+    application = Application(cluster, 2)
+    async with application.at_work(2):
+        resharding = tool(shards, 3)
+        assert len((await resharding.plan(even=True)).legs) == 2
+        assert await resharding.run(finish=True) is None
+        await cluster.refresh()
+        assert sorted(cluster.map.shards.count(name) for name in ("s0", "s1", "s2")) == [5, 5, 6]
+        await application.more(20)
+        await resharding.plan(empty="s1")
+        assert await resharding.run(finish=True) is None
+    await check(application)
+    assert cluster.map.names == ("s0", "s2")
+    assert application.failed == 0
+    assert await left_behind(shards) == []
+
+
+KILLED = """
+import asyncio, os, signal, sys
+from {module} import Base, OPTIONS, crash_at, Crash
+from tenfold.db.reshard import Resharding
+
+def tell(progress, crash=crash_at(sys.argv[2], int(sys.argv[3]))):
+    try:
+        crash(progress)
+    except Crash:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+urls = dict(one.split("=", 1) for one in sys.argv[4:])
+tool = Resharding(urls, models=[Base], options=OPTIONS, on_progress=tell)
+asyncio.run(getattr(tool, sys.argv[1])())
+"""
+
+
+async def killed(shards: Topology, verb: str, point: str, times: int = 1) -> None:
+    """Run the tool in a process of its own, which dies by SIGKILL at ``point``."""
+    here = Path(__file__)
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", KILLED.format(module=here.stem), verb, point, str(times),
+        *(f"{name}={url}" for name, url in urls(shards).items()),
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(tenfold.__file__).parents[1]), str(here.parent)])},
+        stderr=subprocess.PIPE,
+    )  # fmt: skip
+    _, said = await asyncio.wait_for(child.communicate(), 60)
+    assert child.returncode == -signal.SIGKILL, said.decode()
+
+
+IN_A_SWITCH = ("intent", "fenced", "drained", "exchanged", "giver committed", "taker committed", "published")
+FORTH = (("prepare", 1), ("copy", 1), ("copied", 2), ("switch", 1), ("compared", 1), *((p, 2) for p in IN_A_SWITCH))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("point", "times"), [*FORTH, ("mark moved", 1), ("rest", 1)])
+async def test_killed_at_any_point_it_goes_on_or_back(
+    shards: Topology, cluster: ShardedCluster, point: str, times: int
+) -> None:
+    application = Application(cluster, 3)
+    buckets = some(cluster)
+    async with application.at_work():
+        await tool(shards).plan(to="s1", buckets=buckets)
+        await killed(shards, "run", point, times)  # rolled back
+        await application.more(20)
+        await tool(shards).rollback()
+        await cluster.refresh()
+        assert {cluster.map.shards[bucket] for bucket in buckets} == {"s0"}
+        assert await left_behind(shards) == []
+        await tool(shards).plan(to="s1", buckets=buckets)
+        await killed(shards, "run", point, times)  # gone on with
+        await application.more(20)
+        await tool(shards).run()
+        await application.more(20)
+        if point in (*IN_A_SWITCH, "switch", "compared"):
+            await killed(shards, "rollback", point, min(times, 2))
+            await application.more(20)
+            await tool(shards).rollback()
+            assert await left_behind(shards) == []
+        else:
+            await killed(shards, "rollback", "clean")
+            await tool(shards).rollback()
+    await check(application)
+    assert application.failed == 0
+    assert {cluster.map.shards[bucket] for bucket in buckets} == {"s0"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", ["copied", "compared", *IN_A_SWITCH])
+@pytest.mark.parametrize("victim", [0, 1])
+async def test_a_server_is_killed_at_any_point(
+    shards: Topology, cluster: ShardedCluster, point: str, victim: int
+) -> None:
+    """Server 0 is the source and the home of the map, server 1 the target."""
+    application = Application(cluster, 4)
+    buckets = some(cluster)
+    server = shards.shards[victim]
+
+    crash = crash_at(point)
+
+    def kill(progress: Progress) -> None:
+        try:
+            crash(progress)
+        except Crash:
+            process.signal_tree(server._identity(), signal.SIGKILL)
+
+    async with application.at_work():
+        await tool(shards).plan(to="s1", buckets=buckets)
+        with pytest.raises(Interrupted):
+            await tool(shards, on_progress=kill).run()
+        await server.kill()
+        await server.start()
+        await application.more(20)
+        await tool(shards).run()
+        await application.more(20)
+    await check(application)
+    assert {cluster.map.shards[bucket] for bucket in buckets} == {"s1"}
+    async with application.at_work():
+        await tool(shards).rollback()
+    await check(application)
+    assert await left_behind(shards) == []

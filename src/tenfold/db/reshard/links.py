@@ -78,9 +78,12 @@ async def connected(urls: Mapping[str, URL], *, timeout: float, within: float) -
 
     async def one(name: str, url: URL, lock: int) -> Connection:
         dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
-        connection = await asyncpg.connect(
-            dsn, timeout=within, command_timeout=timeout, server_settings=_SETTINGS, statement_cache_size=0
-        )
+        try:
+            connection = await asyncpg.connect(
+                dsn, timeout=within, command_timeout=timeout, server_settings=_SETTINGS, statement_cache_size=0
+            )
+        except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
+            raise CannotMove(f"shard {name}: {error}; check its URL") from error
         opened.append(connection)
         try:
             await connection.execute("SET session_replication_role = replica")
@@ -108,6 +111,11 @@ async def connected(urls: Mapping[str, URL], *, timeout: float, within: float) -
         raise Interrupted(
             f"a shard was lost or did not answer ({type(error).__name__}: {str(error) or 'no answer in time'}); "
             "the state is kept, so run it again when all shards are up"
+        ) from error
+    except asyncpg.PostgresError as error:
+        raise ReshardError(
+            f"PostgreSQL refused ({type(error).__name__}: {error}); the state is kept: put it right, then run it "
+            "again, or roll back"
         ) from error
     finally:
         await shielded(_close(opened))

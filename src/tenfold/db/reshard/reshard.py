@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import asyncpg
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -108,10 +109,11 @@ class Resharding:
             raise MisuseError("shards: expected URLs by name, the home of the map first")
         self._urls = {name: asyncpg_url(url, f"shards[{name!r}]") for name, url in shards.items()}
         self._home = next(iter(self._urls))
-        self._wanted = [
+        # Sorted, because logs and copies are numbered by it and a registry has its models in any order.
+        self._wanted = sorted(
             Wanted(f"{quoted(table.schema)}.{quoted(table.name)}" if table.schema else quoted(table.name), what.column)
             for table, what in Scheme(*models).sharded().items()
-        ]
+        )
         self._options = options or ReshardOptions()
         self._tell = on_progress or (lambda _: None)
 
@@ -126,8 +128,8 @@ class Resharding:
         """
         if (to is not None) + (empty is not None) + even != 1 or bool(buckets) != (to is not None):
             raise CannotMove("plan: expected one of buckets with a shard they go to, a shard to empty, or even")
-        await self._prepare()
         async with self._open() as links:
+            await self._prepare()
             found = await record.load(links.home)
             if found is not None and found.started:
                 raise ReshardError("a reshard is under way: `tenfold reshard run` or `tenfold reshard rollback` first")
@@ -159,8 +161,8 @@ class Resharding:
 
     async def verify(self) -> Verified:
         """Count where rows are, and compare live rows with their copies. Raises `Different`."""
-        await self._prepare()
         async with self._open() as links:
+            await self._prepare()
             state = await record.load(links.home)
             if state is not None and state.intent is not None:
                 raise ReshardError("a switch was interrupted: `tenfold reshard run` or `rollback` first")
@@ -354,7 +356,7 @@ class Resharding:
         engines = {name: create_async_engine(url, poolclass=NullPool) for name, url in self._urls.items()}
         try:
             await store.prepare(engines, self._home, None)
-        except LOST as error:
+        except (*LOST, DBAPIError) as error:
             raise Interrupted(f"a shard does not answer: {type(error).__name__}: {error}") from error
         finally:
             for engine in engines.values():

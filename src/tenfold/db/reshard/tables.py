@@ -31,7 +31,7 @@ def listed(names: Sequence[str], prefix: str = "") -> str:
     return ", ".join(prefix + quoted(name) for name in names)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Wanted:
     """A sharded table as the models have it. ``name`` is as SQL has it, with its schema if it has one."""
 
