@@ -274,9 +274,10 @@ def crash_at(point: str, times: int = 1) -> Callable[[Progress], None]:
 
     def tell(progress: Progress) -> None:
         nonlocal seen
-        seen += progress.point == point
-        if seen == times:
-            raise Crash
+        if progress.point == point:
+            seen += 1
+            if seen == times:
+                raise Crash
 
     return tell
 
@@ -397,7 +398,7 @@ async def test_killed_at_any_point_it_goes_on_or_back(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("point", ["copied", "compared", *IN_A_SWITCH])
+@pytest.mark.parametrize("point", ["copied", "drained", "exchanged", "giver committed", "taker committed", "published"])
 @pytest.mark.parametrize("victim", [0, 1])
 async def test_a_server_is_killed_at_any_point(
     shards: Topology, cluster: ShardedCluster, point: str, victim: int

@@ -52,9 +52,17 @@ def fence(connection: Connection) -> None:
     if expected is None:
         return
     cursor: Any = connection.connection.cursor()  # the Connection itself cannot execute before it has begun
+    dialect = connection.dialect
     try:
         cursor.execute(_FENCE)
         row = cursor.fetchone()
+    except dialect.loaded_dbapi.Error as error:  # nor does it translate what its cursor raises
+        gone = dialect.is_disconnect(error, None, cursor)
+        if gone:
+            connection.invalidate(error)
+        raise sa.exc.DBAPIError.instance(
+            _FENCE, None, error, dialect.loaded_dbapi.Error, connection_invalidated=gone, dialect=dialect
+        ) from error
     finally:
         cursor.close()
     check_epoch(str(options[SHARD]), int(expected), row[0] if row else 0)
