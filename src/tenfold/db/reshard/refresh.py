@@ -30,6 +30,7 @@ from tenfold.db.shards.map import ShardMap
 Sums = dict[tuple[str, int], tuple[int, int]]
 """Rows and checksum by (table, bucket)."""
 _NO_KEY: Final = -1
+_PREFETCH: Final = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +107,11 @@ async def compare(flow: Flow, batch: int) -> Sums:
 
 
 async def live_sums(connection: Connection, flow: Flow) -> Sums:
-    """Rows and checksums of the live rows of the flow's buckets on ``connection``."""
+    """Rows and checksums of the live rows of the flow's buckets, within the transaction on ``connection``."""
     sums: Sums = {}
     for tab in flow.tabs:
-        rows = await connection.fetch(
-            f"SELECT t.{quoted(tab.key)}, {tab.checksum('t')} FROM {tab.sql} t GROUP BY t.{quoted(tab.key)}"
-        )
-        for key, count, sum_ in rows:
+        statement = f"SELECT t.{quoted(tab.key)}, {tab.checksum('t')} FROM {tab.sql} t GROUP BY t.{quoted(tab.key)}"
+        async for key, count, sum_ in connection.cursor(statement, prefetch=_PREFETCH):
             bucket = flow.bucket_of(key)
             if bucket in flow.buckets:
                 before = sums.get((tab.sql, bucket), (0, 0))

@@ -49,16 +49,14 @@ async def current(home: Connection, lock: str = "") -> ShardMap:
     return ShardMap.loads(text)
 
 
-async def switch(
-    links: Links, state: Reshard, flow: Flow, intent: Intent, *, batch: int, wait: float, tell: Tell
-) -> Reshard:
-    """Switch ``intent.buckets``. Returns the state without the intent.
+async def switch(links: Links, state: Reshard, flow: Flow, *, batch: int, wait: float, tell: Tell) -> Reshard:
+    """Do what ``state.intent`` says. Returns the state without it.
 
-    Raises `asyncpg.LockNotAvailableError` when a transaction on the giver or the taker lasted longer than ``wait``
-    seconds (nothing has happened; the intent is stored, so `recover` first), `Different`, and `ReshardError` for rows
-    that the taker cannot hold.
+    Whatever it raises, `recover` comes next: `asyncpg.LockNotAvailableError` when a transaction on the giver or the
+    taker lasted longer than ``wait`` seconds, `Different`, `ReshardError` for rows that the taker cannot hold.
     """
-    state = replace(state, intent=intent, switches=intent.number)
+    intent = state.intent
+    assert intent is not None
     await record.store(links.home, state)
     tell("intent")
     async with links.home.transaction():
@@ -95,11 +93,11 @@ async def switch(
     return state
 
 
-async def recover(links: Links, state: Reshard, place: Place, tabs: Sequence[Tab], *, wait: float) -> Reshard:
+async def recover(links: Links, state: Reshard, tabs: Sequence[Tab], *, wait: float) -> Reshard:
     """End a switch that was interrupted, forth or back. Returns the state without the intent."""
     intent = state.intent
     assert intent is not None
-    giver, taker = links.shards[intent.giver], links.shards[intent.taker]
+    giver, taker, place = links.shards[intent.giver], links.shards[intent.taker], Place(intent.leg)
     async with links.home.transaction():
         old = await current(links.home, "FOR UPDATE")
         if await _marked(taker, place, intent):
@@ -157,19 +155,24 @@ async def _exchange(flow: Flow, intent: Intent) -> None:
         if not keys:
             continue
         columns = [list(column) for column in zip(*(tuple(row) for row in keys), strict=True)]
-        try:
-            taken = await flow.taker.fetchrow(_to_live(tab, copy), buckets)
-        except asyncpg.IntegrityConstraintViolationError as error:
-            raise ReshardError(
-                f"{intent.taker} cannot hold the rows of {tab.sql} that come from {intent.giver}: "
-                f"{error.detail or error} Unique constraints hold within a shard only, so both have a row of that "
-                "value. Nothing was switched; change one of the two, then run again, or roll back"
-            ) from error
-        given = await flow.giver.fetchrow(_to_copy(tab, copy), *columns)
+        taken, given = await together(
+            [partial(_take, flow, tab, copy, intent), partial(flow.giver.fetchrow, _to_copy(tab, copy), *columns)], 2
+        )
         if taken is None or given is None or tuple(taken) != tuple(given):
             raise Different(
                 (f"{tab.sql}: {_count(given)} rows were live on {intent.giver}, {_count(taken)} in the copy",)
             )
+
+
+async def _take(flow: Flow, tab: Tab, copy: str, intent: Intent) -> Any:
+    try:
+        return await flow.taker.fetchrow(_to_live(tab, copy), list(intent.buckets))
+    except asyncpg.IntegrityConstraintViolationError as error:
+        raise ReshardError(
+            f"{intent.taker} cannot hold the rows of {tab.sql} that come from {intent.giver}: "
+            f"{error.detail or error} Unique constraints hold within a shard only, so both have a row of that value. "
+            "Nothing was switched; change one of the two, then run again, or roll back"
+        ) from error
 
 
 def _to_live(tab: Tab, copy: str) -> str:
