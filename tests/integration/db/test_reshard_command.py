@@ -102,23 +102,19 @@ async def test_the_command_moves_verifies_rolls_back(
     (tmp_path / "fleet.py").write_text(MODELS)
     given = [f"{name}={url}" for name, url in urls(shards).items()]
 
-    async def command(*words: str, code: int) -> str:
-        child = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tenfold", "reshard", *words, "--models", "fleet:Base", cwd=tmp_path,
-            env={
-                **os.environ,
-                "PYTHONPATH": str(Path(tenfold.__file__).parents[1]),
-                "TENFOLD_SHARDS": " ".join(given),
-            },
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        out, error = await asyncio.wait_for(child.communicate(), 60)
-        assert child.returncode == code, (out, error)
-        assert b"Traceback" not in error
-        return (out if code == 0 else error).decode()
-
-    assert "no reshard is open: `tenfold reshard plan` first" in await command("run", code=2)
-    assert "0: s0 → s1, 2 buckets" in await command("plan", "--buckets", "0,2", "--to", "s1", code=0)
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tenfold", "reshard", "plan", "--models", "fleet:Base", "--buckets", "0,2"),
+        *("--to", "s1"), cwd=tmp_path,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(Path(tenfold.__file__).parents[1]),
+            "TENFOLD_SHARDS": " ".join(given),
+        },
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, error = await asyncio.wait_for(child.communicate(), 60)
+    assert (child.returncode, error) == (0, b"")
+    assert "0: s0 → s1, 2 buckets" in out.decode()
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
@@ -135,6 +131,8 @@ async def test_the_command_moves_verifies_rolls_back(
     await cluster.refresh()
     assert cluster.map.shards[0] == "s0"
     assert (await cluster.execute(select(func.count()).select_from(Trip))).scalar_one() == 100
+    with pytest.raises(ReshardError, match="no reshard is open: `tenfold reshard plan` first"):
+        await asyncio.to_thread(reshard.run, **the)
     for wrong in ({"shard": ("s0",)}, {"shard": (given[0], given[0])}, {"models": ("fleet",)}, {"models": ("flee:B",)}):
         with pytest.raises(MisuseError, match=r"--shard|--models"):
             await asyncio.to_thread(reshard.verify, **{**the, **wrong})
@@ -253,3 +251,19 @@ async def test_a_long_transaction_delays_a_switch_and_writers_pass(shards: Topol
             await cluster.execute(sa.update(Trip).where(Trip.rider == key).values(id=1001))
     moved = await tool(shards).run()
     assert moved is not None
+
+
+async def test_a_fence_that_meets_a_dead_connection_raises_sqlalchemys_error(
+    shards: Topology, cluster: ShardedCluster
+) -> None:
+    leave = sa.delete(Trip).where(Trip.rider == "rider 1")
+    await cluster.execute(leave)
+    for shard in shards.shards:
+        await shard.fetchval(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND "
+            "backend_type = 'client backend'"
+        )
+    with pytest.raises(sa.exc.DBAPIError) as caught:
+        await cluster.execute(leave)
+    assert caught.value.connection_invalidated
+    await cluster.execute(leave)

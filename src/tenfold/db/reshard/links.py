@@ -20,6 +20,7 @@ import asyncpg
 from sqlalchemy.engine import URL
 
 from tenfold._core.tasks import shielded
+from tenfold.db.pool_policy import driver_arguments
 from tenfold.db.reshard.errors import CannotMove, Interrupted, ReshardError
 
 if TYPE_CHECKING:
@@ -77,10 +78,13 @@ async def connected(urls: Mapping[str, URL], *, timeout: float, within: float) -
     opened: list[Connection] = []
 
     async def one(name: str, url: URL, lock: int) -> Connection:
-        dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
         try:
-            connection = await asyncpg.connect(
-                dsn, timeout=within, command_timeout=timeout, server_settings=_SETTINGS, statement_cache_size=0
+            connection: Connection = await asyncpg.connect(
+                **driver_arguments(url),
+                timeout=within,
+                command_timeout=timeout,
+                server_settings=_SETTINGS,
+                statement_cache_size=0,
             )
         except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
             raise CannotMove(f"shard {name}: {error}; check its URL") from error
