@@ -367,6 +367,7 @@ FORTH = (("prepare", 1), ("copy", 1), ("copied", 2), ("switch", 1), ("compared",
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize(("point", "times"), [*FORTH, ("mark moved", 1), ("rest", 1)])
 async def test_killed_at_any_point_it_goes_on_or_back(
     shards: Topology, cluster: ShardedCluster, point: str, times: int
@@ -401,6 +402,7 @@ async def test_killed_at_any_point_it_goes_on_or_back(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("point", ["copied", "drained", "exchanged", "giver committed", "taker committed", "published"])
 @pytest.mark.parametrize("victim", [0, 1])
 async def test_a_server_is_killed_at_any_point(

@@ -222,6 +222,7 @@ async def test_a_copy_that_somebody_has_changed_stops_the_switch(shards: Topolog
                 await call()
         await cluster.refresh()
         assert cluster.map.shards[bucket] == there
+    assert await tool(shards).run(finish=True) is None  # live rows count
     assert (await cluster.execute(select(func.count()).select_from(Trip))).scalar_one() == 100
 
 

@@ -134,6 +134,18 @@ def test_rolled_back_at_any_step_every_bucket_is_where_it_was() -> None:
         assert map.shards == AB.shards
 
 
+def test_a_rollback_that_has_cleaned_nothing_can_be_turned_forth_again() -> None:
+    done, map = walk(PLANNED, AB)
+    moved = replace(PLANNED, legs=tuple(replace(leg, phase=Phase.MOVED) for leg in PLANNED.legs))
+    back = turned(moved, Course.BACK)
+    step = next_step(back, map.shards)
+    assert (step.do, step.leg, step.giver, step.taker) == (Do.SWITCH, 1, "a", "b")
+    half = map.moved(step.buckets, step.taker)
+    done, after = walk(turned(back, Course.FORTH), half)
+    assert done == [Do.SWITCH, Do.REST]
+    assert after.shards == map.shards
+
+
 def test_an_intent_comes_before_everything() -> None:
     intent = Intent(number=1, leg=0, giver="a", taker="b", buckets=(0,))
     for course in Course:
@@ -143,7 +155,11 @@ def test_an_intent_comes_before_everything() -> None:
 def test_courses_that_cannot_be_taken_are_refused() -> None:
     for state, course, reason in (
         (PLANNED, Course.FINISH, "not all buckets have moved"),
-        (replace(PLANNED, course=Course.BACK), Course.FORTH, "being rolled back"),
+        (
+            replace(PLANNED, course=Course.BACK).with_leg(1, replace(PLANNED.legs[1], phase=Phase.CLEAN)),
+            Course.FORTH,
+            "rolled back in part",
+        ),
         (replace(PLANNED, course=Course.FINISH), Course.BACK, "nothing leads back"),
     ):
         with pytest.raises(ReshardError, match=reason):

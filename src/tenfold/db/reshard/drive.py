@@ -49,8 +49,9 @@ class Drive:
     async def run(self, state: Reshard, course: Course) -> Reshard | None:
         """Every step of ``course``. Returns the state; None when the reshard is over."""
         state = replace(state, started=True)
-        if course is Course.BACK or state.course is not Course.FORTH:
-            state = steps.turned(state, course)
+        # To finish is to go forth to the end and then finish.
+        first = Course.FORTH if course is Course.FINISH and state.course is not Course.FINISH else course
+        state = steps.turned(state, first)
         await record.store(self._links.home, state)
         if state.intent is None:
             await settle(self._links, state, wait=self._wait)

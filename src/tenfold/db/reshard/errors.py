@@ -24,7 +24,8 @@ class Different(ReshardError):
     def __init__(self, places: tuple[str, ...]) -> None:
         shown = "; ".join(places[:5]) + (f"; and {len(places) - 5} more" if len(places) > 5 else "")
         super().__init__(
-            f"live rows and copies differ: {shown}; nothing was switched. `tenfold reshard rollback`, find out who "
-            "wrote to the copies or past the triggers, then plan anew"
+            f"live rows and copies differ: {shown}; nothing was switched. Somebody wrote to the copies or past the "
+            "triggers. Live rows count: `tenfold reshard rollback` if they are where they were, `tenfold reshard run "
+            "--finish` if they have moved; then plan anew"
         )
         self.places = places

@@ -149,9 +149,10 @@ def _forth(state: Reshard, owners: Sequence[str]) -> Step:
             return Step(Do.PREPARE, number)
         if leg.phase is Phase.COPYING:
             return Step(Do.COPY, number)
+        if left := held(leg, leg.source, owners):  # also of a leg that had moved and was being rolled back
+            return Step(Do.SWITCH, number, leg.source, leg.target, left)
         if leg.phase is Phase.SWITCHING:
-            left = held(leg, leg.source, owners)
-            return Step(Do.SWITCH, number, leg.source, leg.target, left) if left else Step(Do.MARK_MOVED, number)
+            return Step(Do.MARK_MOVED, number)
     return Step(Do.REST)
 
 
@@ -192,8 +193,8 @@ def turned(state: Reshard, course: Course) -> Reshard:
         raise ReshardError(
             "the clean-up of this reshard has begun and nothing leads back: end it with `tenfold reshard run --finish`"
         )
-    if state.course is Course.BACK:
-        raise ReshardError("this reshard is being rolled back: end that with `tenfold reshard rollback`")
+    if state.course is Course.BACK and any(leg.phase is Phase.CLEAN for leg in state.legs):
+        raise ReshardError("this reshard has been rolled back in part: end that with `tenfold reshard rollback`")
     if course is Course.FINISH and any(leg.phase is not Phase.MOVED for leg in state.legs):
         raise ReshardError("not all buckets have moved yet: `tenfold reshard run` first, without --finish")
     return replace(state, course=course)
