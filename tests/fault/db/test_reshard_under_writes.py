@@ -286,11 +286,11 @@ async def test_there_and_back_while_the_application_writes_and_the_tool_crashes(
     shards: Topology, cluster: ShardedCluster
 ) -> None:
     application = Application(cluster, 1)
-    buckets = some(cluster)
-    async with application.at_work(3):
+    buckets = some(cluster, 3)
+    async with application.at_work(2):
         planned = await tool(shards).plan(to="s1", buckets=buckets)
         assert planned.legs[0].rows > 0
-        for point in ("copied", "compared", "drained", "giver committed", "taker committed", "published"):
+        for point in ("copied", "giver committed", "taker committed"):
             with pytest.raises(Crash):
                 await tool(shards, on_progress=crash_at(point)).run()
         moved = await tool(shards).run()
@@ -300,14 +300,13 @@ async def test_there_and_back_while_the_application_writes_and_the_tool_crashes(
         verified = await tool(shards).verify()
         assert (verified.misplaced, verified.uncompared) == ((), 0)
         assert verified.compared > planned.legs[0].rows // 2
-        for point in ("giver committed", "taker committed"):
-            with pytest.raises(Crash):
-                await tool(shards, on_progress=crash_at(point)).rollback()
+        with pytest.raises(Crash):
+            await tool(shards, on_progress=crash_at("giver committed")).rollback()
         await tool(shards).rollback()
         await application.more(20)
     await check(application)
     assert {cluster.map.shards[bucket] for bucket in buckets} == {"s0"}
-    assert application.counts > 10
+    assert application.counts > 5
     assert application.failed == 0
     assert await left_behind(shards) == []
 
