@@ -77,7 +77,7 @@ def run(
 ) -> None:
     """Move what is planned, or go on after an interruption. With --finish, also drop the former rows.
 
-    Until --finish changes flow back to the former shards, and `rollback` loses nothing.
+    Until --finish, changes are noted for the way back, and `rollback` loses nothing.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ def run(
     options = ReshardOptions(batch=batch, switch_rows=switch_rows, lock_wait=lock_wait)
     with _bar() as tell:
         state = asyncio.run(_tool(shard, models, options, tell).run(finish=finish))
-    said = "finished" if state is None else "moved; changes flow back until tenfold reshard run --finish, or rollback"
+    said = "finished" if state is None else "moved; tenfold reshard rollback loses nothing until run --finish"
     _show(state, json, said)
 
 

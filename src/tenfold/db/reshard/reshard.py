@@ -110,8 +110,8 @@ class Resharding:
     async def run(self, *, finish: bool = False) -> Reshard | None:
         """Move what is planned, or go on with it. Returns the state; every leg has moved.
 
-        From then on changes flow back to the former shards, so that `rollback` loses nothing; calling it again works
-        off what has gathered. ``finish`` drops the former rows and the logs, and returns None.
+        From then on changes are noted for the way back, and `rollback` loses nothing; calling it again brings the
+        former shards' copies up to date. ``finish`` drops the former rows and the logs, and returns None.
         """
         return await self._drive(Course.FINISH if finish else Course.FORTH)
 
