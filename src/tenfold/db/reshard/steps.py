@@ -11,7 +11,7 @@ phase      go on (``forth``)            roll back (``back``)
 planned    make logs and copies         nothing to undo
 copying    copy on, then compare        drop logs and copies
 switching  switch a group of buckets    switch back what the target holds, then drop
-moved      rest: rows flow back         the same
+moved      rest                         the same
 clean      –                            –
 =========  ===========================  ===============================================
 
