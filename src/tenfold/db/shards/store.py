@@ -52,17 +52,13 @@ def fence(connection: Connection) -> None:
     if expected is None:
         return
     cursor: Any = connection.connection.cursor()  # the Connection itself cannot execute before it has begun
-    dialect = connection.dialect
     try:
         cursor.execute(_FENCE)
         row = cursor.fetchone()
-    except dialect.loaded_dbapi.Error as error:  # nor does it translate what its cursor raises
-        gone = dialect.is_disconnect(error, None, cursor)
-        if gone:
-            connection.invalidate(error)
-        raise sa.exc.DBAPIError.instance(
-            _FENCE, None, error, dialect.loaded_dbapi.Error, connection_invalidated=gone, dialect=dialect
-        ) from error
+    except BaseException as error:  # noqa: BLE001 - raised again
+        # As SQLAlchemy's own statements do it: a lost connection, or one in the midst of an answer because the caller
+        # was cancelled, must not go back to the pool.
+        connection._handle_dbapi_exception(error, _FENCE, None, cursor, None)
     finally:
         cursor.close()
     check_epoch(str(options[SHARD]), int(expected), row[0] if row else 0)
