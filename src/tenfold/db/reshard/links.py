@@ -50,6 +50,7 @@ LOST: Final = (
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # a statement between the server's last word and the end of the connection
     OSError,  # TimeoutError is one
 )
 
