@@ -27,6 +27,7 @@ app.command("tenfold.cli.simulate:simulate", name="simulate", help="Simulate bal
 app.command("tenfold.cli.plan:plan", name="plan", help="Say what a rate takes, by results of load tests.")
 app.command("tenfold.cli.gateway:app", name="gateway", help="A reverse proxy with an HTTP cache: run it.")
 app.command("tenfold.cli.serve:serve", name="serve", help="Serve an ASGI app in workers, scaled by what is measured.")
+app.command("tenfold.cli.reshard:app", name="reshard", help="Move buckets between shards while the application writes.")
 app.command("tenfold.cli.blackfriday:blackfriday", name="blackfriday", help="The whole proof on the reference shop.")
 
 

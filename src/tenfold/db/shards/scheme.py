@@ -72,6 +72,11 @@ class Scheme:
             )
         return found
 
+    def sharded(self) -> dict[Table, Sharded]:
+        """Every sharded table that is known by now."""
+        self._read()
+        return {table: what for table, what in self._known.items() if isinstance(what, Sharded)}
+
     def _read(self) -> None:
         for source in self._sources:
             if isinstance(source, Table):

@@ -141,6 +141,7 @@ async def _change(engines: Mapping[str, AsyncEngine], home: str, new: ShardMap |
         stored = await _stored(connection, "FOR UPDATE")
         if stored is None:
             raise ShardError("the home shard has lost its map: restore tenfold_shard_map")
+        await _heed_reshard(connection, repairing=new is None)
         epochs = await together([partial(_epoch_on, engine) for engine in engines.values()], len(engines))
         if new is None:
             new = stored.at(max(stored.epoch, *epochs) + 1)
@@ -167,6 +168,18 @@ async def _change(engines: Mapping[str, AsyncEngine], home: str, new: ShardMap |
             {"epoch": new.epoch, "map": new.dumps()},
         )
     return new
+
+
+async def _heed_reshard(connection: AsyncConnection, *, repairing: bool) -> None:
+    """Raises `ShardError` when a reshard (`tenfold.db.reshard`) is open that this change would lead astray."""
+    if (await connection.execute(sa.text("SELECT to_regclass('tenfold_reshard')"))).scalar_one() is None:
+        return
+    busy = (await connection.execute(sa.text("SELECT busy FROM tenfold_reshard"))).scalar_one_or_none()
+    if busy == "switching" or (busy == "open" and not repairing):
+        raise ShardError(
+            "a reshard is under way, and another change of the map would lead its rows astray: "
+            "`tenfold reshard run` or `tenfold reshard rollback` first"
+        )
 
 
 async def _epoch_on(engine: AsyncEngine) -> int:

@@ -1,0 +1,131 @@
+"""The tool's connections: one to each shard and one to the map, each holding a lock that only one tool can hold.
+
+Whatever the tool does to a database goes through the connection that holds that database's advisory lock. So a tool
+that was cut off and does not know it yet can do no harm to the one that came after: the later one begins when it has
+*all* locks, and then none of the earlier one's connections lives.
+
+The sessions have ``session_replication_role = replica``, as PostgreSQL's own logical replication has: no trigger fires
+and no foreign key is checked for rows that are carried over, so parents may come after children, nothing cascades, and
+what is written here does not get into the logs. Settings that shape a value's text are pinned, as pg_dump pins them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import asyncpg
+from sqlalchemy.engine import URL
+
+from tenfold._core.tasks import shielded
+from tenfold.db.pool_policy import driver_arguments
+from tenfold.db.reshard.errors import CannotMove, Interrupted, ReshardError
+
+if TYPE_CHECKING:
+    Connection: TypeAlias = asyncpg.Connection[Any]
+else:
+    Connection = asyncpg.Connection
+
+_LOCK: Final = 7_233_174
+_HOME_LOCK: Final = 7_233_175
+_POLL: Final = 0.05
+_SETTINGS: Final = {
+    "application_name": "tenfold reshard",
+    "client_encoding": "UTF8",
+    "datestyle": "ISO, MDY",
+    "intervalstyle": "postgres",
+    "extra_float_digits": "3",
+    "bytea_output": "hex",
+    "timezone": "UTC",
+    "xmloption": "content",
+    "row_security": "off",
+    "statement_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "synchronous_commit": "on",
+    "default_transaction_isolation": "read committed",
+}
+LOST: Final = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # a statement between the server's last word and the end of the connection
+    OSError,  # TimeoutError is one
+)
+
+
+class Links:
+    """``shards``: a connection to each, by name; ``home``: another one to the shard that stores the map."""
+
+    __slots__ = ("home", "shards")
+
+    def __init__(self, home: Connection, shards: Mapping[str, Connection]) -> None:
+        self.home: Final = home
+        self.shards: Final = shards
+
+    def others(self, *names: str) -> list[Connection]:
+        """The shards but these."""
+        return [connection for name, connection in self.shards.items() if name not in names]
+
+
+@asynccontextmanager
+async def connected(urls: Mapping[str, URL], *, timeout: float, within: float) -> AsyncIterator[Links]:
+    """All connections, locked. ``timeout`` bounds each statement, ``within`` the wait for the locks, in seconds.
+
+    Raises `ReshardError` when another tool holds a lock, `Interrupted` when a shard is not there or gets lost in the
+    block.
+    """
+    opened: list[Connection] = []
+
+    async def one(name: str, url: URL, lock: int) -> Connection:
+        try:
+            connection: Connection = await asyncpg.connect(
+                **driver_arguments(url),
+                timeout=within,
+                command_timeout=timeout,
+                server_settings=_SETTINGS,
+                statement_cache_size=0,
+            )
+        except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
+            raise CannotMove(f"shard {name}: {error}; check its URL") from error
+        opened.append(connection)
+        try:
+            await connection.execute("SET session_replication_role = replica")
+        except asyncpg.InsufficientPrivilegeError as error:
+            raise CannotMove(
+                f"shard {name}: {url.username} may not set session_replication_role, which moving rows past triggers "
+                f'and foreign keys needs: GRANT SET ON PARAMETER session_replication_role TO "{url.username}", or '
+                "give the URL of a superuser"
+            ) from error
+        loop = asyncio.get_running_loop()
+        until = loop.time() + within
+        while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", lock):
+            if loop.time() > until:
+                raise ReshardError(f"shard {name}: another `tenfold reshard` is at work; wait until it has ended")
+            await asyncio.sleep(_POLL)
+        return connection
+
+    try:
+        home = next(iter(urls))
+        linked = Links(
+            await one(home, urls[home], _HOME_LOCK), {name: await one(name, url, _LOCK) for name, url in urls.items()}
+        )
+        yield linked
+    except LOST as error:
+        raise Interrupted(
+            f"a shard was lost or did not answer ({type(error).__name__}: {str(error) or 'no answer in time'}); "
+            "the state is kept, so run it again when all shards are up"
+        ) from error
+    except asyncpg.PostgresError as error:
+        raise ReshardError(
+            f"PostgreSQL refused ({type(error).__name__}: {error}); the state is kept: put it right, then run it "
+            "again, or roll back"
+        ) from error
+    finally:
+        await shielded(_close(opened))
+
+
+async def _close(connections: list[Connection]) -> None:
+    for connection in connections:
+        connection.terminate()  # whatever was open rolls back, and the locks go

@@ -1,0 +1,206 @@
+"""Switching buckets over: fence the writers, exchange live rows and copies, change the map.
+
+*The fence.* Every writer reads ``tenfold_shard_epoch`` FOR SHARE in its own transaction, for which it takes the table
+in mode ROW SHARE. ``LOCK TABLE … IN EXCLUSIVE MODE`` is what that conflicts with and plain reads do not. A lock on the
+*table* is queued fairly: writers that come later wait behind it, where a lock on the row could be passed for ever by
+writers that share it. They wait as long as the switch takes, then see the new epoch and go where the map says. If the
+tool dies, its connection does, and with it the lock.
+
+*The order.* (1) Lock the map and store the intent. (2) Lock the giver's epoch; all is committed that ever will be
+under the old map. (3) Work off the log: the copy is the live rows. (4) On the taker copy → live, on the giver live →
+copy, each in an open transaction; counts and checksums of what moved must be equal. (5) Raise both epochs; commit the
+giver, then the taker. (6) Raise the other shards' epochs, publish the map and forget the intent in one transaction.
+Reads between (5) and (6) meet an epoch that is not their map's, and come again. A part of a scattered read is one
+statement and selects the epoch beside its rows, so it sees rows and epoch of one moment: no row twice, none missing.
+
+*Interrupted* between (4) and (6): see `steps`. `recover` looks whether the taker has noted the intent's number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Final
+
+import asyncpg
+
+from tenfold.db.reshard import record
+from tenfold.db.reshard.capture import Place
+from tenfold.db.reshard.errors import Different, ReshardError
+from tenfold.db.reshard.links import Connection, Links
+from tenfold.db.reshard.refresh import Flow, drain
+from tenfold.db.reshard.steps import Intent, Reshard
+from tenfold.db.reshard.tables import BUCKET, Tab, listed
+from tenfold.db.shards.map import ShardMap
+from tenfold.db.shards.parallel import together
+
+Tell = Callable[[str], object]
+_LOCK_EPOCH: Final = "LOCK TABLE tenfold_shard_epoch IN EXCLUSIVE MODE"
+_PUBLISH_WAIT: Final = 10.0
+_RAISE: Final = "UPDATE tenfold_shard_epoch SET epoch = $1 WHERE epoch < $1"
+
+
+async def current(home: Connection, lock: str = "") -> ShardMap:
+    """The stored map."""
+    text = await home.fetchval(f"SELECT map FROM tenfold_shard_map {lock}")
+    if text is None:
+        raise ReshardError("the home shard has lost its map: restore tenfold_shard_map")
+    return ShardMap.loads(text)
+
+
+async def switch(links: Links, state: Reshard, flow: Flow, *, batch: int, wait: float, tell: Tell) -> Reshard:
+    """Do what ``state.intent`` says. Returns the state without it.
+
+    Whatever it raises, `recover` comes next: `asyncpg.LockNotAvailableError` when a transaction on the giver or the
+    taker lasted longer than ``wait`` seconds, `Different`, `ReshardError` for rows that the taker cannot hold.
+    """
+    intent = state.intent
+    assert intent is not None
+    await record.store(links.home, state)
+    tell("intent")
+    async with links.home.transaction():
+        old = await current(links.home, "FOR UPDATE")
+        new = old.moved(intent.buckets, intent.taker)
+        giving, taking = flow.giver.transaction(), flow.taker.transaction()
+        await giving.start()
+        try:
+            await _limit(flow.giver, wait)
+            await flow.giver.execute(_LOCK_EPOCH)
+            tell("fenced")
+            while await drain(flow, batch):
+                pass
+            tell("drained")
+            await taking.start()
+            await _limit(flow.taker, wait)
+            await _exchange(flow, intent)
+            await flow.taker.execute(_LOCK_EPOCH)
+            for connection in (flow.giver, flow.taker):
+                await connection.execute(_RAISE, new.epoch)
+                await connection.execute(f"UPDATE {flow.place.mark} SET number = $1", intent.number)
+            tell("exchanged")
+        except Exception:
+            for one, connection in ((taking, flow.taker), (giving, flow.giver)):
+                if not connection.is_closed() and connection.is_in_transaction():
+                    await one.rollback()
+            raise
+        await giving.commit()
+        tell("giver committed")
+        await taking.commit()
+        tell("taker committed")
+        state = await _publish(links, state, new, wait)
+    tell("published")
+    return state
+
+
+async def recover(links: Links, state: Reshard, tabs: Sequence[Tab], *, wait: float) -> Reshard:
+    """End a switch that was interrupted, forth or back. Returns the state without the intent."""
+    intent = state.intent
+    assert intent is not None
+    giver, taker, place = links.shards[intent.giver], links.shards[intent.taker], Place(intent.leg)
+    async with links.home.transaction():
+        old = await current(links.home, "FOR UPDATE")
+        if await _marked(taker, place, intent):
+            return await _publish(links, state, old.moved(intent.buckets, intent.taker), wait)
+        if await _marked(giver, place, intent):
+            async with giver.transaction():
+                await giver.execute(f"UPDATE {place.mark} SET number = 0")
+                for table, tab in enumerate(tabs):
+                    await giver.execute(_to_live(tab, place.copy(table)), list(intent.buckets))
+        return await _settled(links, state, old, wait)
+
+
+async def settle(links: Links, state: Reshard, *, wait: float) -> None:
+    """Give every shard the map's epoch, which one that is new, or a change that was interrupted, may lack."""
+    async with links.home.transaction():
+        await _settled(links, state, await current(links.home, "FOR UPDATE"), wait)
+
+
+async def _settled(links: Links, state: Reshard, old: ShardMap, wait: float) -> Reshard:
+    epochs = [await one.fetchval("SELECT epoch FROM tenfold_shard_epoch") for one in links.shards.values()]
+    if any(epoch != old.epoch for epoch in epochs):
+        return await _publish(links, state, old.at(max(*epochs, old.epoch) + 1), wait)
+    state = replace(state, intent=None)
+    await record.store(links.home, state)
+    return state
+
+
+async def _publish(links: Links, state: Reshard, new: ShardMap, wait: float) -> Reshard:
+    """Within the transaction on the home: raise every epoch, store the map, forget the intent."""
+
+    async def raise_on(connection: Connection) -> None:
+        async with connection.transaction():
+            await _limit(connection, max(wait, _PUBLISH_WAIT))
+            await connection.execute(_LOCK_EPOCH)
+            await connection.execute(_RAISE, new.epoch)
+
+    await together([partial(raise_on, one) for one in links.shards.values()], len(links.shards))
+    state = replace(state, intent=None)
+    await links.home.execute(
+        "UPDATE tenfold_shard_map SET epoch = $1, map = $2, changed_at = now()", new.epoch, new.dumps()
+    )
+    await record.store(links.home, state)
+    return state
+
+
+async def _exchange(flow: Flow, intent: Intent) -> None:
+    buckets = list(intent.buckets)
+    for table, tab in enumerate(flow.tabs):
+        copy = flow.place.copy(table)
+        keys = await flow.taker.fetch(
+            f"SELECT t.{BUCKET}, t.{listed([tab.key])}::text, {tab.text_pk} FROM {copy} t "
+            f"WHERE t.{BUCKET} = ANY($1::int[])",
+            buckets,
+        )
+        if not keys:
+            continue
+        columns = [list(column) for column in zip(*(tuple(row) for row in keys), strict=True)]
+        taken, given = await together(
+            [partial(_take, flow, tab, copy, intent), partial(flow.giver.fetchrow, _to_copy(tab, copy), *columns)], 2
+        )
+        if taken is None or given is None or tuple(taken) != tuple(given):
+            raise Different(
+                (f"{tab.sql}: {_count(given)} rows were live on {intent.giver}, {_count(taken)} in the copy",)
+            )
+
+
+async def _take(flow: Flow, tab: Tab, copy: str, intent: Intent) -> Any:
+    try:
+        return await flow.taker.fetchrow(_to_live(tab, copy), list(intent.buckets))
+    except asyncpg.IntegrityConstraintViolationError as error:
+        raise ReshardError(
+            f"{intent.taker} cannot hold the rows of {tab.sql} that come from {intent.giver}: "
+            f"{error.detail or error} Unique constraints hold within a shard only, so both have a row of that value. "
+            "Nothing was switched; change one of the two, then run again, or roll back"
+        ) from error
+
+
+def _to_live(tab: Tab, copy: str) -> str:
+    columns = listed(tab.columns)
+    return (
+        f"WITH gone AS (DELETE FROM {copy} WHERE {BUCKET} = ANY($1::int[]) RETURNING {columns}), "
+        f"kept AS (INSERT INTO {tab.sql} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM gone) "
+        f"SELECT {tab.checksum('gone')} FROM gone"
+    )
+
+
+def _to_copy(tab: Tab, copy: str) -> str:
+    columns = listed(tab.columns)
+    return (
+        f"WITH gone AS (DELETE FROM {tab.sql} t USING {tab.unnested(tagged=True)} WHERE {tab.same_pk} "
+        f"RETURNING d.b AS {BUCKET}, {listed(tab.columns, 't.')}), "
+        f"kept AS (INSERT INTO {copy} ({BUCKET}, {columns}) SELECT {BUCKET}, {columns} FROM gone) "
+        f"SELECT {tab.checksum('gone')} FROM gone"
+    )
+
+
+async def _marked(connection: Connection, place: Place, intent: Intent) -> bool:
+    return bool(await connection.fetchval(f"SELECT number = $1 FROM {place.mark}", intent.number))
+
+
+async def _limit(connection: Connection, wait: float) -> None:
+    await connection.execute(f"SET LOCAL lock_timeout = {max(1, round(wait * 1000))}")
+
+
+def _count(row: Any) -> str:
+    return "no" if row is None else str(row[0])

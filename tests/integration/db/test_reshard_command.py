@@ -1,0 +1,270 @@
+"""``tenfold reshard`` as an operator has it: what it says, what it refuses, and that it moves."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import func, select
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+import tenfold
+from tenfold._core.errors import MisuseError
+from tenfold.cli import reshard
+from tenfold.db.reshard import CannotMove, Different, Interrupted, ReshardError, Resharding, ReshardOptions
+from tenfold.db.shards import ShardedCluster, ShardError, ShardMap
+from tenfold.resilience.deadline import Deadline
+from tenfold.servers import Topology
+
+MODELS = """
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+class Base(DeclarativeBase):
+    pass
+
+class Trip(Base):
+    __tablename__ = "trips"
+    __shard_key__ = "rider"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    rider: Mapped[str]
+"""
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Trip(Base):
+    __tablename__ = "trips"
+    __shard_key__ = "rider"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    rider: Mapped[str]
+
+
+@pytest.fixture(scope="module")
+def shards() -> Iterator[Topology]:
+    with asyncio.Runner() as runner:
+        topology = Topology(shards=2)
+        runner.run(topology.start())
+        try:
+            yield topology
+        finally:
+            runner.run(topology.close())
+
+
+def urls(shards: Topology) -> dict[str, str]:
+    return {f"s{number}": shard.url for number, shard in enumerate(shards.shards)}
+
+
+def tool(shards: Topology, **options: Any) -> Resharding:
+    fast = ReshardOptions(**{"lock_wait": "100ms", "attempts": 2, "connect": "1s", "rest": 0, **options})
+    return Resharding(urls(shards), models=[Base], options=fast)
+
+
+@pytest.fixture
+async def cluster(shards: Topology) -> AsyncIterator[ShardedCluster]:
+    for shard in shards.shards:
+        await shard.fetchval(
+            "DO $$ DECLARE s text; BEGIN FOR s IN SELECT nspname FROM pg_namespace WHERE nspname LIKE 'tenfold_%' "
+            "LOOP EXECUTE 'DROP SCHEMA ' || s || ' CASCADE'; END LOOP; END $$"
+        )
+        await shard.fetchval("DROP SCHEMA public CASCADE")
+        await shard.fetchval("CREATE SCHEMA public")
+    map = ShardMap.hash(["s0", "s1"], buckets=8)
+    async with ShardedCluster(urls(shards), models=[Base], map=map, deadline="5s") as cluster:
+        for name in ("s0", "s1"):
+            async with cluster.async_engine(name).begin() as connection:
+                await connection.run_sync(Base.metadata.create_all)
+        await cluster.insert(Trip, [{"id": n, "rider": f"rider {n}"} for n in range(100)])
+        yield cluster
+
+
+async def on(cluster: ShardedCluster, shard: str, statement: str) -> Any:
+    async with cluster.async_engine(shard).begin() as connection:
+        done = await connection.execute(sa.text(statement))
+        return done.all() if done.returns_rows else None
+
+
+async def test_the_command_moves_verifies_rolls_back(
+    shards: Topology,
+    cluster: ShardedCluster,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "fleet.py").write_text(MODELS)
+    given = [f"{name}={url}" for name, url in urls(shards).items()]
+
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tenfold", "reshard", "plan", "--models", "fleet:Base", "--buckets", "0,2"),
+        *("--to", "s1"), cwd=tmp_path,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(Path(tenfold.__file__).parents[1]),
+            "TENFOLD_SHARDS": " ".join(given),
+        },
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, error = await asyncio.wait_for(child.communicate(), 60)
+    assert (child.returncode, error) == (0, b"")
+    assert "0: s0 → s1, 2 buckets" in out.decode()
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    the: Any = {"shard": tuple(given), "models": ("fleet:Base",)}
+    await asyncio.to_thread(reshard.run, **the, json=True)
+    moved = json.loads(capsys.readouterr().out)
+    assert (moved["outcome"], moved["legs"][0]["phase"], moved["legs"][0]["buckets"]) == ("moved", "moved", [0, 2])
+    assert await asyncio.to_thread(reshard.verify, **the) == 0
+    assert "every row is where the map has it" in capsys.readouterr().out
+    await cluster.refresh()
+    assert cluster.map.shards[0] == "s1"
+    await asyncio.to_thread(reshard.rollback, **the)
+    assert "rolled back" in capsys.readouterr().out
+    await cluster.refresh()
+    assert cluster.map.shards[0] == "s0"
+    assert (await cluster.execute(select(func.count()).select_from(Trip))).scalar_one() == 100
+    with pytest.raises(ReshardError, match="no reshard is open: `tenfold reshard plan` first"):
+        await asyncio.to_thread(reshard.run, **the)
+    for wrong in ({"shard": ("s0",)}, {"shard": (given[0], given[0])}, {"models": ("fleet",)}, {"models": ("flee:B",)}):
+        with pytest.raises(MisuseError, match=r"--shard|--models"):
+            await asyncio.to_thread(reshard.verify, **{**the, **wrong})
+
+
+async def test_plans_that_cannot_be_are_refused_with_what_to_do(shards: Topology, cluster: ShardedCluster) -> None:
+    async def refused(reason: str, **plan: Any) -> None:
+        with pytest.raises(CannotMove, match=reason):
+            await tool(shards).plan(**(plan or {"to": "s1", "buckets": [0]}))
+
+    await refused("expected one of s0, s1, got 's9'; give its URL", to="s9", buckets=[0])
+    await refused("expected 0 to 7, got 8", to="s1", buckets=[8])
+    await refused("bucket 1 is on s1 already", to="s1", buckets=[1])
+    await refused("a shard to empty, or even", to="s1", buckets=[1], even=True)
+    await refused("the buckets are spread evenly already", even=True)
+    bucket = cluster.map.bucket_of("rider 1")
+    here, there = cluster.map.shards[bucket], "s1" if cluster.map.shards[bucket] == "s0" else "s0"
+    await on(cluster, there, "INSERT INTO trips VALUES (1000, 'rider 1')")
+    await refused(
+        f"{there} has 1 rows of bucket {bucket} already, which is on {here} by the map", to=there, buckets=[bucket]
+    )
+    assert (await tool(shards).verify()).misplaced == (
+        f"1 rows of bucket {bucket} are on {there}, and the map has it on {here}",
+    )
+    await on(cluster, there, "DELETE FROM trips WHERE id = 1000")
+    await on(cluster, "s0", "CREATE TABLE notes (trip int REFERENCES trips)")
+    await refused("notes on shard s0 has a foreign key to .*trips.*, and its rows would stay behind")
+    await on(cluster, "s0", "DROP TABLE notes")
+    await on(cluster, "s1", "ALTER TABLE trips ADD more int")
+    await refused("not the same on all shards: column more is int(eger)? on s1, missing elsewhere")
+    await on(cluster, "s1", "ALTER TABLE trips DROP more, DROP CONSTRAINT trips_pkey")
+    await refused("on shard s1 has no primary key")
+    await on(cluster, "s1", "DROP TABLE trips")
+    await refused("is missing on shard s1: create it there")
+    await on(cluster, "s0", "DROP ROLE IF EXISTS clerk")
+    await on(cluster, "s0", "CREATE ROLE clerk LOGIN")
+    clerk = {name: url.replace("tenfold@", "clerk@") for name, url in urls(shards).items()}
+    with pytest.raises(CannotMove, match='GRANT SET ON PARAMETER session_replication_role TO "clerk"'):
+        await Resharding(clerk, models=[Base]).plan(even=True)
+    nowhere = {**urls(shards), "s2": "postgresql://tenfold@127.0.0.1:1/postgres"}
+    with pytest.raises(Interrupted, match="a shard was lost or did not answer"):
+        await Resharding(nowhere, models=[Base]).plan(even=True)
+
+
+async def test_while_it_is_open_the_map_and_the_tables_are_guarded(shards: Topology, cluster: ShardedCluster) -> None:
+    moved = [bucket for bucket, shard in enumerate(cluster.map.shards) if shard == "s0"][:1]
+    await tool(shards).plan(to="s1", buckets=moved)
+    await cluster.install(cluster.map.moved([1], "s1"))  # planned is not open
+    await tool(shards).run()
+    await cluster.refresh()
+    with pytest.raises(ShardError, match="a reshard is under way"):
+        await cluster.install(cluster.map.moved([1], "s0"))
+    await cluster.repair()
+    with pytest.raises(ReshardError, match="under way: `tenfold reshard run` or"):
+        await tool(shards).plan(even=True)
+    with pytest.raises(sa.exc.DBAPIError, match="TRUNCATE while rows move"):
+        await on(cluster, "s1", "TRUNCATE trips")
+    await on(cluster, "s0", "ALTER TABLE trips ADD more int")
+    with pytest.raises(CannotMove, match="not the same on all shards"):
+        await tool(shards).run()
+    await on(cluster, "s0", "ALTER TABLE trips DROP more")
+    async with cluster.async_engine("s0").connect() as holder:
+        await holder.execute(sa.text("SELECT pg_advisory_lock(7233174)"))
+        with pytest.raises(ReshardError, match="another `tenfold reshard` is at work"):
+            await tool(shards).verify()
+        await holder.execute(sa.text("SELECT pg_advisory_unlock(7233174)"))
+    assert await tool(shards).run(finish=True) is None
+    with pytest.raises(ReshardError, match="no reshard is open"):
+        await tool(shards).rollback()
+
+
+async def test_a_copy_that_somebody_has_changed_stops_the_switch(shards: Topology, cluster: ShardedCluster) -> None:
+    """The comparison sees a changed row, a missing one and one too many, before anything is switched."""
+    bucket = cluster.map.bucket_of("rider 1")
+    there = "s1" if cluster.map.shards[bucket] == "s0" else "s0"
+    home = cluster.map.shards[bucket]
+    await tool(shards).plan(to=there, buckets=[bucket])
+    await tool(shards).run()  # the copy is on the former shard now
+    for damage, told in (
+        ("UPDATE {} SET id = -1 WHERE id = 1", "of other content"),
+        ("DELETE FROM {} WHERE id = -1", "rows live"),
+        ("INSERT INTO {} SELECT tenfold_bucket, 1000 + id, rider FROM {}", "in the copy"),
+    ):
+        await on(cluster, home, damage.replace("{}", "tenfold_reshard_0.copy_0"))
+        for call in (tool(shards).verify, tool(shards).rollback):
+            with pytest.raises(Different, match=told):
+                await call()
+        await cluster.refresh()
+        assert cluster.map.shards[bucket] == there
+    assert await tool(shards).run(finish=True) is None  # live rows count
+    assert (await cluster.execute(select(func.count()).select_from(Trip))).scalar_one() == 100
+
+
+async def test_rows_that_the_target_cannot_hold_stop_the_switch(shards: Topology, cluster: ShardedCluster) -> None:
+    bucket = cluster.map.bucket_of("rider 1")
+    home = cluster.map.shards[bucket]
+    there = "s1" if home == "s0" else "s0"
+    other = next(n for n in range(100) if cluster.map.shard_of(f"rider {n}") == there)
+    await on(cluster, there, f"UPDATE trips SET id = 1 WHERE id = {other}")
+    await tool(shards).plan(to=there, buckets=[bucket])
+    with pytest.raises(ReshardError, match=r"cannot hold the rows of .*trips.*\(id\)=\(1\) already exists"):
+        await tool(shards).run()
+    await cluster.execute(sa.update(Trip).where(Trip.rider == "rider 1").values(id=1001))  # writers are not fenced out
+    moved = await tool(shards).run()
+    assert moved is not None
+    assert (await on(cluster, there, "SELECT rider FROM trips WHERE id = 1001")) == [("rider 1",)]
+
+
+async def test_a_long_transaction_delays_a_switch_and_writers_pass(shards: Topology, cluster: ShardedCluster) -> None:
+    await tool(shards).plan(to="s1", buckets=[0])
+    key = next(f"rider {n}" for n in range(100) if cluster.map.shard_of(f"rider {n}") == "s0")
+    async with cluster.session(shard_key=key) as session:
+        await session.execute(select(Trip).where(Trip.rider == key))
+        with pytest.raises(ReshardError, match="have lasted longer than 100 ms each of 2 times: see pg_stat_activity"):
+            await tool(shards).run()
+        async with Deadline("5s"):
+            await cluster.execute(sa.update(Trip).where(Trip.rider == key).values(id=1001))
+    moved = await tool(shards).run()
+    assert moved is not None
+
+
+async def test_a_fence_that_meets_a_dead_connection_raises_sqlalchemys_error(
+    shards: Topology, cluster: ShardedCluster
+) -> None:
+    leave = sa.delete(Trip).where(Trip.rider == "rider 1")
+    await cluster.execute(leave)
+    for shard in shards.shards:
+        await shard.fetchval(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND "
+            "backend_type = 'client backend'"
+        )
+    with pytest.raises(sa.exc.DBAPIError) as caught:
+        await cluster.execute(leave)
+    assert caught.value.connection_invalidated
+    await cluster.execute(leave)
