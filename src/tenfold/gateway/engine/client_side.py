@@ -62,9 +62,15 @@ class Client(ClientEnds):
             if self._left < 0:
                 self.cut()
             return
-        events = self.reader.feed(data)
-        if events:
-            self._take(events)
+        head = self.reader.whole(data)
+        if head is not None:
+            self._busy = True
+            self._begin(head)
+            self._busy = False
+        else:
+            events = self.reader.feed(data)
+            if events:
+                self._take(events)
         if self.exchange is None:
             # As nearly always: there is no other request yet.
             if not (self._reading and not (self.full or self.eof or self._lingers) and self.reader.rest()):
