@@ -193,9 +193,10 @@ class Balancer(Membership):
         self.counters.refused += 1
         return None, {"full": full, "breaker": open_}, wait
 
-    def settle(self, ticket: Ticket, ok: bool | None) -> None:
+    def settle(self, ticket: Ticket, ok: bool | None, now: float | None = None) -> None:
         """What `Ticket.release` does."""
-        now = self._monotonic()
+        if now is None:
+            now = self._monotonic()
         seat = ticket.seat
         ended = ticket.ended
         elapsed = (now if ended is None else ended) - ticket.began

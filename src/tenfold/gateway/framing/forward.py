@@ -201,7 +201,7 @@ class Link:
     def request(self, head: RequestHead, identity: Identity, authority: bytes = b"") -> bytes:
         """The bytes of the head for the upstream whose host and port are ``authority``."""
         plain, lines, host = head.plain, identity.lines, head.host
-        if plain is self._plain and lines and not self.trusted:
+        if plain is self._plain and lines:
             if not self._before or host is not self._known_host or authority != (self._authority or authority):
                 self._known(head, authority)
             return b"".join((head.method, b" ", head.target, self._before, lines, self._after))
@@ -272,8 +272,6 @@ class Link:
             line = b"HTTP/1.1 %d %b" % (head.status, head.reason)
         out = [line]
         out += head.plain
-        for claim in head.claims:
-            out.append(claim[2])
         out += extra
         if chunked or (chunked is None and head.length == CHUNKED):
             out.append(b"Transfer-Encoding: chunked")
