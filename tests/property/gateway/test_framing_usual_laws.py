@@ -15,9 +15,10 @@ from tenfold.gateway.framing.usual import usual_response
 LIMITS = Limits()
 SMALL = Limits(head=150, line=80, fields=4)
 NAMES = [
-    "Server", "Date", "Content-Type", "Content-Language", "Content-Location", "Cache-Control", "ETag", "Expires", "Vary",
-    "Set-Cookie", "X-Frame-Options", "X-Runtime", "X-Powered-By", "Permissions-Policy", "Pragma", "Via", "Trailer",
-    *(name.decode() for name in KINDS), "content_length", "X", "X-", "Connectio", "Connections", "Content-Lengths", "",
+    "Server", "Date", "Content-Type", "Content-Language", "Content-Location", "Cache-Control", "ETag", "Expires",
+    "Vary", "Set-Cookie", "X-Frame-Options", "X-Runtime", "X-Powered-By", "Permissions-Policy", "Pragma", "Via",
+    "Trailer", *(name.decode() for name in KINDS), "content_length", "X", "X-", "Connectio", "Connections",
+    "Content-Lengths", "",
 ]  # fmt: skip
 LINES = [
     b"Connection: keep-alive", b"connection: Keep-Alive", b"Connection: close", b"Connection: keep-alive, X-Mine",

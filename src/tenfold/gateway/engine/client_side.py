@@ -224,8 +224,7 @@ class Client(ClientEnds):
             self._idle()
             # As nearly always: there is no other request yet.
             if not (
-                self._busy
-                or (self._reading and not (self.full or self.eof or self._lingers) and self.reader.rest())
+                self._busy or (self._reading and not (self.full or self.eof or self._lingers) and self.reader.rest())
             ):
                 self._next()
 

@@ -5,9 +5,6 @@ have taken them out already. What is said *of the client* (Forwarded of RFC 7239
 one who says it: from a peer that is a trusted hop it is kept and our peer's address added, from any other it is
 removed. The client's address is the rightmost that is no trusted hop's.
 
-A request gets an id and a traceparent (W3C Trace Context) unless it has good ones. Where both are new they share 128
-random bits, so that logs and traces find each other. Randomness is handed in.
-
 Nothing is parsed again here: lines are joined as they came, and what is the same for every request of a connection is
 rendered once and kept by its `Link`.
 """
@@ -15,54 +12,28 @@ rendered once and kept by its `Link`.
 from __future__ import annotations
 
 import ipaddress
-import re
-from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Sequence
+from typing import Final
 
 from tenfold.gateway.framing import fields as f
 from tenfold.gateway.framing.forwarding import UNIX, Forwarding, networks
 from tenfold.gateway.framing.head import CHUNKED, RequestHead, ResponseHead
+from tenfold.gateway.framing.naming import Identity, Naming
 
-Draw = Callable[[int], int]
-"""That many random bits as a number, as `random.Random.getrandbits` gives them."""
-
-_ID: Final = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
-_TRACE_PARENT: Final = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _PROTO: Final = b"x-forwarded-proto"
-_AT_ONCE: Final = 32
-_NOT_ZERO: Final = 1 << 64 | 1  # neither a trace nor a span may be 0
-_NONE_ZERO: Final = sum(_NOT_ZERO << 192 * number for number in range(_AT_ONCE))
-
-
-_tuple: Final = tuple.__new__  # half of the time that `Identity` takes to call it
-
-
-class Identity(NamedTuple):
-    """What a request is called: its id, and the lines that tell the upstream."""
-
-    request_id: bytes
-    lines: bytes
 
 
 class Forwarder:
     """`Forwarding` in the form that is needed for every request. One for each route or gateway, shared by all."""
 
-    __slots__ = ("_networks", "_new", "_unix", "id_name", "id_start", "names_all", "new_lines", "options", "upgrades",
-                 "via_1_0", "via_1_1")  # fmt: skip
+    __slots__ = ("_networks", "_unix", "naming", "options", "upgrades", "via_1_0", "via_1_1")
 
     def __init__(self, options: Forwarding) -> None:
         self.options: Final = options
         self._networks = networks(options.trusted)
         self._unix = UNIX in options.trusted
         self.upgrades: Final = frozenset(name.lower().encode() for name in options.upgrades)
-        self.names_all: Final = options.request_id != "off" and options.trace != "off"
-        """Whether a request that came without an id and a trace gets both."""
-        self.id_start: Final = options.request_id_name.encode() + b": "
-        self.new_lines: Final = b"traceparent: 00-%b-%b-01\r\n" + self.id_start + b"%b"
-        low = options.request_id_name.lower().encode()
-        self.id_name: Final = None if f.KINDS.get(low) == f.REQUEST_ID else low
-        """The name of the id's header, where it is not the usual one."""
-        self._new: list[Identity] = []
+        self.naming: Final = Naming(options)
         name = options.via
         self.via_1_1: Final = None if name is None else b"Via: 1.1 " + name.encode()
         self.via_1_0: Final = None if name is None else b"Via: 1.0 " + name.encode()
@@ -80,17 +51,6 @@ class Forwarder:
         mapped = getattr(found, "ipv4_mapped", None)
         return any((mapped or found) in network for network in self._networks)
 
-    def new(self, draw: Draw) -> Identity:
-        """An id and a trace for a request that came without; some are made at a time, which takes half as long."""
-        if not self._new:
-            text = (draw(192 * _AT_ONCE) | _NONE_ZERO).to_bytes(24 * _AT_ONCE, "big").hex().encode()
-            lines = self.new_lines
-            self._new = [
-                _tuple(Identity, (trace := text[at : at + 32], lines % (trace, text[at + 32 : at + 48], trace)))
-                for at in range(0, 48 * _AT_ONCE, 48)
-            ]
-        return self._new.pop()
-
     def link(self, peer: str, scheme: str) -> Link:
         """For one client connection: the peer's address (or `UNIX`) and ``"http"`` or ``"https"``."""
         return Link(self, peer, scheme)
@@ -100,10 +60,11 @@ class Link:
     """One client connection's share in every head: who the client is, and over what it came."""
 
     __slots__ = ("_after", "_authority", "_before", "_block", "_host", "_known_host", "_peer", "_plain", "_scheme",
-                 "forwarder", "peer", "trusted")  # fmt: skip
+                 "forwarder", "identify", "peer", "trusted")  # fmt: skip
 
     def __init__(self, forwarder: Forwarder, peer: str, scheme: str) -> None:
         self.forwarder: Final = forwarder
+        self.identify: Final = forwarder.naming.identify
         self.peer: Final = peer
         self.trusted: Final = forwarder.trusts(peer)
         self._peer = peer.encode()
@@ -148,55 +109,6 @@ class Link:
         if protocol is None or head.length != 0 or protocol not in self.forwarder.upgrades:
             return None
         return protocol
-
-    def identify(self, head: RequestHead, draw: Draw) -> Identity:
-        """The request's id and trace. Once for each request, however often it is sent upstream."""
-        forwarder = self.forwarder
-        options = forwarder.options
-        if forwarder.id_name is not None:
-            self._name_id(head, forwarder.id_name)
-        if not head.claims and forwarder.names_all:
-            return forwarder.new(draw)
-        came = parent = None
-        lines = []
-        for kind, value, line in head.claims:
-            if kind == f.REQUEST_ID:
-                # Two are none: nobody could tell which one the other logs.
-                came = value if came is None else b""
-            elif kind == f.TRACE_PARENT:
-                parent = value if parent is None else b""
-            elif kind == f.TRACE_STATE:
-                lines.append(line)
-        new_trace = new_id = b""
-        if options.trace == "off":
-            if parent is not None:
-                lines.append(b"traceparent: " + parent)
-        elif options.trace == "pass" and parent and _TRACE_PARENT.fullmatch(parent):
-            lines.append(b"traceparent: " + parent)
-        else:
-            text = (draw(192) | _NOT_ZERO).to_bytes(24, "big").hex().encode()
-            new_trace = text[:32]
-            lines = [b"traceparent: 00-%b-%b-01" % (new_trace, text[32:])]
-        if came and options.request_id != "new" and _ID.fullmatch(came):
-            new_id = came
-        elif options.request_id != "off":
-            new_id = new_trace or b"%032x" % draw(128)
-        if new_id:
-            lines.append(self.forwarder.id_start + new_id)
-        return Identity(new_id, b"\r\n".join(lines))
-
-    def _name_id(self, head: RequestHead, name: bytes) -> None:
-        """The header of that name has the id, and X-Request-Id is a header like others."""
-        plain = []
-        claims = [claim for claim in head.claims if claim[0] != f.REQUEST_ID]
-        for line in head.plain:
-            found, _, value = line.partition(b":")
-            if found.lower() == name:
-                claims.append((f.REQUEST_ID, value.strip(b" \t"), line))
-            else:
-                plain.append(line)
-        plain += [line for kind, _, line in head.claims if kind == f.REQUEST_ID]
-        head.plain, head.claims = plain, claims
 
     def request(self, head: RequestHead, identity: Identity, authority: bytes = b"") -> bytes:
         """The bytes of the head for the upstream whose host and port are ``authority``."""

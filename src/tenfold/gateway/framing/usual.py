@@ -1,14 +1,14 @@
 """Heads of responses that can be passed on as they came, told by one regular expression.
 
-Theory. Nearly all final responses that a backend writes in one piece are of one form: HTTP/1.1, fields that are nobody's
-business here, one Content-Length, and maybe ``Connection: keep-alive``. To see that a head is of this form takes a third
-of the time that it takes to read it line by line, and all that is to be done to it then is to take the one line out.
+Theory. Nearly all final responses that a backend writes in one piece are of one form: HTTP/1.1, fields that are
+nobody's business here, one Content-Length, and maybe ``Connection: keep-alive``. To see that a head is of this form
+takes a third of the time that it takes to read it line by line, and all that is to be done to it then is to take that
+one line out.
 
 The expression is not a second grammar that could differ from the first one, but a part of it: it accepts a field only
-if its name begins as none of those does that a response must not have, or that frame it, and its value only if it is text, so that whatever it
-accepts `parse_response` accepts and means the same by (a test compares them). What it does not know goes the long way.
-All repetitions are possessive: each byte is looked at once, and a head that does not fit costs no more than one that
-does.
+if its name begins as none of those does that frame the message or are for the next hop, and only if its value is text,
+so that whatever it accepts `parse_response` accepts and means the same by (a test compares them). What it does not know
+goes the long way. All repetitions are possessive: each byte is looked at once.
 """
 
 from __future__ import annotations
