@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import random as _random
 from collections.abc import Awaitable, Callable, Collection, Iterable
+from itertools import chain
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -22,7 +23,7 @@ from tenfold.balance.call import call
 from tenfold.balance.checker import Checker
 from tenfold.balance.discover import discover
 from tenfold.balance.ejector import Ejector
-from tenfold.balance.endpoint import Endpoint
+from tenfold.balance.endpoint import Endpoint, Member
 from tenfold.balance.errors import NoEndpoint
 from tenfold.balance.happenings import EndpointDown, EndpointUp
 from tenfold.balance.members import Roster, Seat
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from tenfold.balance.checks import Check, Verdict
     from tenfold.balance.discovery.base import Discovery
     from tenfold.balance.slow_start import SlowStart
+    from tenfold.resilience.window import Ticket as Permit
 
 T = TypeVar("T")
 
@@ -115,6 +117,8 @@ class Balancer(Membership):
         self.purse: Final = Purse(Budget() if budget is None else budget)
         self.hedger: Final = None if hedge is None else Hedger(hedge, self.purse, policy=name, clock=clock, hub=hub)
         self.clock: Final = clock
+        kind = type(self._pick)
+        self._attends = kind.started is not Pick.started or kind.finished is not Pick.finished
         self._cap = None if max_in_flight is None else whole_number(max_in_flight, "max_in_flight", least=1)
         self._tasks: Tasks | None = None
         self._discovery: Discovery | None = None
@@ -131,62 +135,96 @@ class Balancer(Membership):
         Raises `NoEndpoint`, which says why, and `MisuseError` if the pick needs something that ``request`` lacks.
         """
         now = self._monotonic()
-        full = open_ = 0
-        wait: float | None = None
         with self._lock:
             if self._stale or now >= self._due:
                 self._look(now)
             pick, cap = self._pick, self._cap
-            for member in pick.order(now, self._draw, request):
-                if member.id in tried:
-                    continue
-                if cap is not None and member.in_flight >= cap:
-                    full += 1
-                    continue
-                seat = self._roster.seats[member.id]
-                permit = None
-                if seat.circuit is not None:
-                    try:
-                        permit = seat.circuit.admit(now)
-                    except BreakerOpen as refusal:
-                        open_ += 1
-                        wait = _earlier(wait, refusal.retry_after)
-                        continue
-                member.in_flight += 1
-                self.counters.acquired += 1
-                pick.started(member, now)
-                ticket = Ticket(self, seat, permit, now)
-                break
+            first = pick.first(now, self._draw, request)
+            if (
+                first is not None
+                and (cap is None or first.in_flight < cap)
+                and not (tried and first.id in tried)
+                and (seat := self._roster.seats[first.id]).circuit is None
+            ):
+                ticket: Ticket | None = self._ticket(seat, None, now)  # as nearly always: the first one will do
             else:
-                self.counters.refused += 1
-                ticket = None
+                ticket, why, wait = self._walk(first, now, request, tried)
         if self._told:
             self._tell()
         if ticket is not None:
             return ticket
-        raise self._none(tried, {"full": full, "breaker": open_}, wait)
+        raise self._none(tried, why, wait)
 
-    def settle(self, ticket: Ticket, ok: bool | None) -> None:
+    def _ticket(self, seat: Seat, permit: Permit | None, now: float) -> Ticket:
+        member = seat.member
+        member.in_flight += 1
+        self.counters.acquired += 1
+        if self._attends:
+            self._pick.started(member, now)
+        return Ticket(self, seat, permit, now)
+
+    def _walk(
+        self, first: Member | None, now: float, request: Request, tried: Collection[str]
+    ) -> tuple[Ticket | None, dict[str, int], float | None]:
+        """Along the pick's order until one takes the request; why the others did not, and when one may."""
+        pick, cap, draw = self._pick, self._cap, self._draw
+        full = open_ = 0
+        wait: float | None = None
+        if first is None:
+            walk = pick.order(now, draw, request)
+        else:
+            walk = chain((first,), pick.after(first, now, draw, request))
+        for member in walk:
+            if member.id in tried:
+                continue
+            if cap is not None and member.in_flight >= cap:
+                full += 1
+                continue
+            seat = self._roster.seats[member.id]
+            permit = None
+            if seat.circuit is not None:
+                try:
+                    permit = seat.circuit.admit(now)
+                except BreakerOpen as refusal:
+                    open_ += 1
+                    wait = _earlier(wait, refusal.retry_after)
+                    continue
+            return self._ticket(seat, permit, now), {}, None
+        self.counters.refused += 1
+        return None, {"full": full, "breaker": open_}, wait
+
+    def settle(self, ticket: Ticket, ok: bool | None, now: float | None = None) -> None:
         """What `Ticket.release` does."""
-        now = self._monotonic()
+        if now is None:
+            now = self._monotonic()
         seat = ticket.seat
-        elapsed = max(0.0, (now if ticket.ended is None else ticket.ended) - ticket.began)
+        ended = ticket.ended
+        elapsed = (now if ended is None else ended) - ticket.began
+        if elapsed < 0.0:
+            elapsed = 0.0
         with self._lock:
             if not ticket.open:
                 return
             ticket.open = False
             member = seat.member
             member.in_flight -= 1
-            self._count(ok)
-            self._pick.finished(member, now, elapsed, ok)
+            counters = self.counters
+            if ok:
+                counters.succeeded += 1
+            elif ok is None:
+                counters.neutral += 1
+            else:
+                counters.failed += 1
+            if self._attends:
+                self._pick.finished(member, now, elapsed, ok)
             ejector = self._roster.ejector
             if ejector is not None and ok is not None and not seat.gone and ejector.record(member.id, now, ok, elapsed):
                 self._due = -math.inf
             if ticket.permit is not None and seat.circuit is not None:
                 _judge(seat.circuit, ticket, now, elapsed, ok)
-            waiting = seat.waiting if member.in_flight == 0 else ()
-            for loop, future in waiting:
-                loop.call_soon_threadsafe(wake, future)
+            if seat.waiting and member.in_flight == 0:
+                for loop, future in seat.waiting:
+                    loop.call_soon_threadsafe(wake, future)
 
     def full(self, id: str) -> bool:
         """Whether that endpoint is in use and has all the requests that ``max_in_flight`` lets it have."""
@@ -198,15 +236,6 @@ class Balancer(Membership):
         """Add one to a counter from outside of the lock."""
         with self._lock:
             setattr(self.counters, name, getattr(self.counters, name) + 1)
-
-    def _count(self, ok: bool | None) -> None:
-        counters = self.counters
-        if ok:
-            counters.succeeded += 1
-        elif ok is None:
-            counters.neutral += 1
-        else:
-            counters.failed += 1
 
     def _none(self, tried: Collection[str], why: dict[str, int], wait: float | None) -> NoEndpoint:
         with self._lock:

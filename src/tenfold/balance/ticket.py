@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Keeper(Protocol):
     """Who gave the ticket out and takes it back."""
 
-    def settle(self, ticket: Ticket, ok: bool | None) -> None: ...
+    def settle(self, ticket: Ticket, ok: bool | None, now: float | None = None) -> None: ...
 
     def now(self) -> float: ...
 
@@ -50,18 +50,18 @@ class Ticket:
         self.open = True
         """Whether the request still counts as under way."""
 
-    def release(self, ok: bool | None) -> None:
+    def release(self, ok: bool | None, now: float | None = None) -> None:
         """The request is over. True: it succeeded, False: it failed, None: it was given up, which says nothing.
 
-        A second call does nothing. Any thread may call it.
+        ``now`` is for who has just looked at the balancer's clock. A second call does nothing. Any thread may call it.
         """
         if self.open:
-            self._keeper.settle(self, ok)
+            self._keeper.settle(self, ok, now)
 
-    def answered(self) -> None:
+    def answered(self, now: float | None = None) -> None:
         """The answer has begun: what the caller takes to read the rest is no latency of the endpoint's."""
         if self.ended is None:
-            self.ended = self._keeper.now()
+            self.ended = self._keeper.now() if now is None else now
 
     def __enter__(self) -> Ticket:
         return self

@@ -72,6 +72,17 @@ class Pick(ABC):
         Raises `MisuseError` at the first ``next`` if the policy needs something that ``request`` lacks (a key, …).
         """
 
+    def first(self, now: float, draw: Draw, request: Request = ANY) -> Member | None:
+        """The one that `order` would begin with, where a policy can tell without the walk; `after` is the rest of it.
+
+        None: there is nobody, or only the walk can tell.
+        """
+        return None
+
+    def after(self, first: Member, now: float, draw: Draw, request: Request = ANY) -> Iterator[Member]:
+        """The walk that began with ``first``, without it. Asked before anything else is."""
+        raise NotImplementedError
+
     def started(self, member: Member, now: float) -> None:  # noqa: B027 - most picks need not know
         """A request is under way there; ``member.in_flight`` counts it already."""
 

@@ -29,13 +29,25 @@ class Lazy(Pick):
         # A new list each time: by its identity a walk under way sees that the set is another.
         self.members = sort_by_id(members)
 
+    def first(self, now: float, draw: Draw, request: Request = ANY) -> Member | None:
+        """The one to take, without the walk; None where there is nobody."""
+        return self._first(now, draw, request) if self.members else None
+
+    def after(self, first: Member, now: float, draw: Draw, request: Request = ANY) -> Iterator[Member]:
+        """All others, the best first, each once."""
+        return self._walk_on(first, self.members, now, draw, request)
+
     def order(self, now: float, draw: Draw, request: Request = ANY) -> Iterator[Member]:
         """All members, the best first, each once."""
         members = self.members
-        if not members:
-            return
-        first = self._first(now, draw, request)
-        yield first
+        if members:
+            first = self._first(now, draw, request)
+            yield first
+            yield from self._walk_on(first, members, now, draw, request)
+
+    def _walk_on(
+        self, first: Member, members: Sequence[Member], now: float, draw: Draw, request: Request
+    ) -> Iterator[Member]:
         had = {first.id}
         if self.members is members:
             for member in self._rest(first, now, draw, request):

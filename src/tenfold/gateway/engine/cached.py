@@ -200,6 +200,9 @@ class CachedExchange(Exchange):
         finally:
             head.plain = plain
 
+    def at_once(self, connection: UpstreamConnection, data: bytes) -> bool:
+        return self.decision is None and super().at_once(connection, data)
+
     def pass_on(self, request: RequestHead, head: ResponseHead, out: list[bytes]) -> None:
         decision, edge = self.decision, self.site.edge
         if decision is None or edge is None or head.status == 101:

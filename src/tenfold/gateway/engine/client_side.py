@@ -62,9 +62,15 @@ class Client(ClientEnds):
             if self._left < 0:
                 self.cut()
             return
-        events = self.reader.feed(data)
-        if events:
-            self._take(events)
+        head = self.reader.whole(data)
+        if head is not None:
+            self._busy = True
+            self._begin(head)
+            self._busy = False
+        else:
+            events = self.reader.feed(data)
+            if events:
+                self._take(events)
         if self.exchange is None:
             # As nearly always: there is no other request yet.
             if not (self._reading and not (self.full or self.eof or self._lingers) and self.reader.rest()):
@@ -216,14 +222,11 @@ class Client(ClientEnds):
                 self._linger()
         else:
             self._idle()
-            if not self._busy:
-                self._onward()
-
-    def _onward(self) -> None:
-        # As nearly always: there is no other request yet.
-        if self._reading and not (self.full or self.eof or self._lingers) and self.reader.rest():
-            return
-        self._next()
+            # As nearly always: there is no other request yet.
+            if not (
+                self._busy or (self._reading and not (self.full or self.eof or self._lingers) and self.reader.rest())
+            ):
+                self._next()
 
     def _next(self) -> None:
         """Go on to the next request, if the answers are taken."""

@@ -25,7 +25,7 @@ def response_of(head: ResponseHead, options: Edge, keys: EdgeKeys | None) -> Res
 def _dated(head: ResponseHead, options: Edge, keys: EdgeKeys | None) -> Response:
     """Where the response says nothing of its freshness, what the route says."""
     pairs = []
-    for line in (*head.plain, *(claim[2] for claim in head.claims)):
+    for line in head.plain:
         name, _, value = line.partition(b":")
         pairs.append((name, value.strip(b" \t")))
     if keys is not None:

@@ -154,18 +154,21 @@ class Ending:
             connection.drop()
 
     def _release(self, *, ok: bool | None) -> None:
-        ticket, self.ticket = self.ticket, None
+        ticket = self.ticket
         if ticket is not None:
-            ticket.release(ok)
+            self.ticket = None
+            pool = self.pool
+            now = self.site.clock()
+            ticket.release(ok, now)
             if ok is not None:
-                self.pool.times.add(self.site.clock() - ticket.began)
-            if self.pool.options.queue:
-                self.pool.wake()
+                pool.times.add(now - ticket.began)
+            if pool.options.queue:
+                pool.wake()
 
     def _answer_done(self, *, ok: bool | None) -> None:
         """The endpoint's answer is not for the client."""
         connection = self.connection
-        if connection is not None and connection.reader.ended and connection.reader.reusable:
+        if connection is not None and connection.reader.free:
             self.connection = None
             connection.upstream.put(connection)
         else:
@@ -186,7 +189,7 @@ class Ending:
         if connection is not None:
             self.connection = None
             connection.taker = None
-            if self.ended and connection.reader.reusable and connection.reader.ended:
+            if self.ended and connection.reader.free:
                 connection.upstream.put(connection)
             else:
                 connection.drop()

@@ -33,6 +33,49 @@ class Exchange(Sending):
 
     __slots__ = ()
 
+    def at_once(self, connection: UpstreamConnection, data: bytes) -> bool:
+        """The same for an answer as most are, whose head is passed on as it came, and in the same write what has come
+        of its body. False, and nothing done, for all others: `answered`.
+        """
+        head, route, client, site = self.head, self.route, self.client, self.site
+        if (
+            self.started
+            or self.extra
+            or self.renewal
+            or not (self.ended and head.keep_alive)
+            or head.http10
+            or route.response_changes is not None
+            or connection is not self.connection
+            or client.closing
+        ):
+            return False
+        found = connection.reader.usual(data)
+        if found is None:
+            return False
+        status, data, left = found
+        if status in route.retry_statuses:
+            return False
+        ticket = self.ticket
+        assert ticket is not None
+        ticket.answered(site.clock())
+        connection.reader.passed(left)
+        if self.place is not None:
+            concurrency.answered(self, status)
+        if self.until != inf:
+            self.dated_no_more()
+        self.kept = None
+        self.started = True
+        self.status = status
+        self.bytes_out += len(data)
+        client.write(data)
+        if not left:
+            self.finish()
+        elif client.full:
+            self.client_full()
+        else:
+            connection.due = site.now + self.pool.options.body_timeout
+        return True
+
     def answered(self, connection: UpstreamConnection, events: list[ResponseEvent]) -> None:
         """Bytes of the endpoint's have come."""
         out: list[bytes] = []

@@ -157,13 +157,13 @@ class Sending(Trying):
             return
         self.connection = connection
         connection.taker = self  # type: ignore[assignment] # `Exchange` has the rest of one
-        head = self.head
-        link = self.client.link(self.pool.options.preserve_host)
+        head, site, options = self.head, self.site, self.pool.options
+        link = self.client.link(options.preserve_host)
         identity = self.identity
         if identity is None:
-            identity = self.identity = link.identify(head, self.site.random.getrandbits)
+            identity = self.identity = link.identify(head, site.random.getrandbits)
         if self.until != inf:
-            left = int((self.until - self.site.clock()) * 1000)
+            left = int((self.until - site.clock()) * 1000)
             if left <= 0:
                 self.give_up(problem.CALLERS_DEADLINE if self.callers else problem.DEADLINE)
                 return
@@ -179,11 +179,10 @@ class Sending(Trying):
         if kept is not None and not (head.length == 0 or head.method in IDEMPOTENT):
             self.kept = None
         upgrade = None if head.upgrade is None else link.upgrade(head)
-        connection.reader.expect(head.method, upgrade=upgrade, decoded=self.decoded)
-        options = self.pool.options
+        connection.reader.expect(head.method, upgrade, self.decoded)
         if self.ended:
-            connection.due = self.site.now + options.first_byte_timeout
-            self.site.write(connection.transport, data)
+            connection.due = site.now + options.first_byte_timeout
+            site.write(connection.transport, data)
         else:
             connection.due = inf
             connection.transport.write(data)  # at once: the rest of the body is written without waiting too

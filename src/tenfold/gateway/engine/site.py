@@ -88,17 +88,15 @@ class Site:
 
     def over(self, exchange: Ending) -> None:
         """The exchange has ended."""
-        self.counters.in_flight -= 1
-        route = exchange.route
-        self.answered(exchange.status, route.canary_answers if exchange.canary else route.answers)
+        counters, route, kind = self.counters, exchange.route, exchange.status // 100
+        counters.in_flight -= 1
+        counters.answers[kind] += 1
+        if exchange.canary:
+            route.canary_answers[kind] += 1
+        else:
+            route.answers[kind] += 1
         if self.log is not None:
             self.log.exchange(exchange)
-
-    def answered(self, status: int, answers: list[int]) -> None:
-        """Count an answer, also among those of its route; 0 is none."""
-        kind = status // 100
-        answers[kind] += 1
-        self.counters.answers[kind] += 1
 
     def refused(self, client: Client, fault: Fault) -> None:
         """What came was no request."""

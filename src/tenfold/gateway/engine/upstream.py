@@ -47,6 +47,8 @@ class Taker(Protocol):
 
     def unconnected(self, fault: Fault) -> None: ...
 
+    def at_once(self, connection: UpstreamConnection, data: bytes) -> bool: ...
+
     def answered(self, connection: UpstreamConnection, events: list[ResponseEvent]) -> None: ...
 
     def lost(self, connection: UpstreamConnection) -> None: ...
@@ -87,7 +89,8 @@ class UpstreamConnection(asyncio.Protocol):
             self.upstream.site.counters.unsolicited += 1
             self.drop()
             return
-        taker.answered(self, self.reader.feed(data))
+        if not taker.at_once(self, data):
+            taker.answered(self, self.reader.feed(data))
 
     def eof_received(self) -> bool:
         taker = self.taker

@@ -5,9 +5,6 @@ have taken them out already. What is said *of the client* (Forwarded of RFC 7239
 one who says it: from a peer that is a trusted hop it is kept and our peer's address added, from any other it is
 removed. The client's address is the rightmost that is no trusted hop's.
 
-A request gets an id and a traceparent (W3C Trace Context) unless it has good ones. Where both are new they share 128
-random bits, so that logs and traces find each other. Randomness is handed in.
-
 Nothing is parsed again here: lines are joined as they came, and what is the same for every request of a connection is
 rendered once and kept by its `Link`.
 """
@@ -15,51 +12,28 @@ rendered once and kept by its `Link`.
 from __future__ import annotations
 
 import ipaddress
-import re
-from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Sequence
+from typing import Final
 
 from tenfold.gateway.framing import fields as f
 from tenfold.gateway.framing.forwarding import UNIX, Forwarding, networks
 from tenfold.gateway.framing.head import CHUNKED, RequestHead, ResponseHead
+from tenfold.gateway.framing.naming import Identity, Naming
 
-Draw = Callable[[int], int]
-"""That many random bits as a number, as `random.Random.getrandbits` gives them."""
-
-_ID: Final = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
-_TRACE_PARENT: Final = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _PROTO: Final = b"x-forwarded-proto"
-_NOT_ZERO: Final = 1 << 64 | 1  # neither a trace nor a span may be 0
-
-
-_tuple: Final = tuple.__new__  # half of the time that `Identity` takes to call it
-
-
-class Identity(NamedTuple):
-    """What a request is called: its id, and the lines that tell the upstream."""
-
-    request_id: bytes
-    lines: bytes
 
 
 class Forwarder:
     """`Forwarding` in the form that is needed for every request. One for each route or gateway, shared by all."""
 
-    __slots__ = ("_networks", "_unix", "id_name", "id_start", "names_all", "new_lines", "options", "upgrades",
-                 "via_1_0", "via_1_1")  # fmt: skip
+    __slots__ = ("_networks", "_unix", "naming", "options", "upgrades", "via_1_0", "via_1_1")
 
     def __init__(self, options: Forwarding) -> None:
         self.options: Final = options
         self._networks = networks(options.trusted)
         self._unix = UNIX in options.trusted
         self.upgrades: Final = frozenset(name.lower().encode() for name in options.upgrades)
-        self.names_all: Final = options.request_id != "off" and options.trace != "off"
-        """Whether a request that came without an id and a trace gets both."""
-        self.id_start: Final = options.request_id_name.encode() + b": "
-        self.new_lines: Final = b"traceparent: 00-%b-%b-01\r\n" + self.id_start + b"%b"
-        low = options.request_id_name.lower().encode()
-        self.id_name: Final = None if f.KINDS.get(low) == f.REQUEST_ID else low
-        """The name of the id's header, where it is not the usual one."""
+        self.naming: Final = Naming(options)
         name = options.via
         self.via_1_1: Final = None if name is None else b"Via: 1.1 " + name.encode()
         self.via_1_0: Final = None if name is None else b"Via: 1.0 " + name.encode()
@@ -85,16 +59,26 @@ class Forwarder:
 class Link:
     """One client connection's share in every head: who the client is, and over what it came."""
 
-    __slots__ = ("_block", "_host", "_peer", "_scheme", "forwarder", "peer", "trusted")
+    __slots__ = ("_after", "_authority", "_before", "_block", "_host", "_known_host", "_peer", "_plain", "_scheme",
+                 "forwarder", "identify", "peer", "trusted")  # fmt: skip
 
     def __init__(self, forwarder: Forwarder, peer: str, scheme: str) -> None:
         self.forwarder: Final = forwarder
+        self.identify: Final = forwarder.naming.identify
         self.peer: Final = peer
         self.trusted: Final = forwarder.trusts(peer)
         self._peer = peer.encode()
         self._scheme = scheme.encode()
         self._host: bytes | None = None
         self._block = b""
+        self._plain: list[bytes] | None = None
+        """The lines of the last request. Where the next one has the same list, `_before` and `_after` are what stands
+        before and behind its identity, once that has come twice (empty before).
+        """
+        self._before = self._after = b""
+        self._known_host: bytes | None = None
+        self._authority: bytes | None = None
+        """The one that they name; None: they name the client's."""
 
     def client(self, head: RequestHead) -> str:
         """The client's address as far as it can be believed: the rightmost that is not a trusted hop's."""
@@ -126,86 +110,60 @@ class Link:
             return None
         return protocol
 
-    def identify(self, head: RequestHead, draw: Draw) -> Identity:
-        """The request's id and trace. Once for each request, however often it is sent upstream."""
-        options = self.forwarder.options
-        if self.forwarder.id_name is not None:
-            self._name_id(head, self.forwarder.id_name)
-        if not head.claims and self.forwarder.names_all:
-            text = (draw(192) | _NOT_ZERO).to_bytes(24, "big").hex().encode()
-            trace = text[:32]
-            return _tuple(Identity, (trace, self.forwarder.new_lines % (trace, text[32:], trace)))
-        came = parent = None
-        lines = []
-        for kind, value, line in head.claims:
-            if kind == f.REQUEST_ID:
-                # Two are none: nobody could tell which one the other logs.
-                came = value if came is None else b""
-            elif kind == f.TRACE_PARENT:
-                parent = value if parent is None else b""
-            elif kind == f.TRACE_STATE:
-                lines.append(line)
-        new_trace = new_id = b""
-        if options.trace == "off":
-            if parent is not None:
-                lines.append(b"traceparent: " + parent)
-        elif options.trace == "pass" and parent and _TRACE_PARENT.fullmatch(parent):
-            lines.append(b"traceparent: " + parent)
-        else:
-            text = (draw(192) | _NOT_ZERO).to_bytes(24, "big").hex().encode()
-            new_trace = text[:32]
-            lines = [b"traceparent: 00-%b-%b-01" % (new_trace, text[32:])]
-        if came and options.request_id != "new" and _ID.fullmatch(came):
-            new_id = came
-        elif options.request_id != "off":
-            new_id = new_trace or b"%032x" % draw(128)
-        if new_id:
-            lines.append(self.forwarder.id_start + new_id)
-        return Identity(new_id, b"\r\n".join(lines))
-
-    def _name_id(self, head: RequestHead, name: bytes) -> None:
-        """The header of that name has the id, and X-Request-Id is a header like others."""
-        plain = []
-        claims = [claim for claim in head.claims if claim[0] != f.REQUEST_ID]
-        for line in head.plain:
-            found, _, value = line.partition(b":")
-            if found.lower() == name:
-                claims.append((f.REQUEST_ID, value.strip(b" \t"), line))
-            else:
-                plain.append(line)
-        plain += [line for kind, _, line in head.claims if kind == f.REQUEST_ID]
-        head.plain, head.claims = plain, claims
-
     def request(self, head: RequestHead, identity: Identity, authority: bytes = b"") -> bytes:
         """The bytes of the head for the upstream whose host and port are ``authority``."""
+        plain, lines, host = head.plain, identity.lines, head.host
+        if plain is self._plain and lines:
+            if not self._before or host is not self._known_host or authority != (self._authority or authority):
+                self._known(head, authority)
+            return b"".join((head.method, b" ", head.target, self._before, lines, self._after))
+        self._plain, self._before = plain, b""
+        before, after = self._around(head, authority)
+        out = [b"%b %b HTTP/1.1" % (head.method, head.target), *before]
+        if lines:
+            out.append(lines)
+        out += after
+        out.append(b"\r\n")
+        return b"\r\n".join(out)
+
+    def _known(self, head: RequestHead, authority: bytes) -> None:
+        """Render what is the same for all requests with the very same fields (`RequestReader` hands on one list then,
+        and all that is done to a head on its way replaces the list), so that they need no more than be put together.
+        """
+        before, after = self._around(head, authority)
+        self._before = b"\r\n".join((b" HTTP/1.1", *before, b""))
+        self._after = b"\r\n".join((b"", *after, b"\r\n"))
+        self._known_host = head.host
+        clients = self.forwarder.options.host == "client" and head.host
+        self._authority = None if clients else authority
+
+    def _around(self, head: RequestHead, authority: bytes) -> tuple[list[bytes], list[bytes]]:
+        """The lines before and behind its identity."""
         forwarder = self.forwarder
-        out = [b"%b %b HTTP/1.1" % (head.method, head.target)]
-        out += head.plain
+        before = [*head.plain]
         host = head.host
         if host is None or host != self._host:
             self._remember(host)
         policy = forwarder.options.host
         if policy == "client":
-            out.append(b"Host: " + (host or authority))
+            before.append(b"Host: " + (host or authority))
         else:
-            out.append(b"Host: " + (authority if policy == "endpoint" else policy.encode()))
+            before.append(b"Host: " + (authority if policy == "endpoint" else policy.encode()))
         if self.trusted:
-            self._claims(head, out)
+            self._claims(head, before)
         elif self._block:
-            out.append(self._block)
-        if identity.lines:
-            out.append(identity.lines)
+            before.append(self._block)
+        after = []
         if head.length == CHUNKED:
-            out.append(b"Transfer-Encoding: chunked")
+            after.append(b"Transfer-Encoding: chunked")
         if head.expects_continue:
-            out.append(b"Expect: 100-continue")
+            after.append(b"Expect: 100-continue")
         if head.upgrade is not None and (protocol := self.upgrade(head)) is not None:
-            out.append(b"Connection: Upgrade\r\nUpgrade: " + protocol)
+            after.append(b"Connection: Upgrade\r\nUpgrade: " + protocol)
         via = forwarder.via_1_0 if head.http10 else forwarder.via_1_1
         if via is not None:
-            out.append(via)
-        out.append(b"\r\n")
-        return b"\r\n".join(out)
+            after.append(via)
+        return before, after
 
     def response(
         self,
@@ -226,8 +184,6 @@ class Link:
             line = b"HTTP/1.1 %d %b" % (head.status, head.reason)
         out = [line]
         out += head.plain
-        for claim in head.claims:
-            out.append(claim[2])
         out += extra
         if chunked or (chunked is None and head.length == CHUNKED):
             out.append(b"Transfer-Encoding: chunked")

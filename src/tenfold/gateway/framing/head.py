@@ -42,7 +42,7 @@ class Head:
     """What requests and responses have in common.
 
     ``lines`` are all lines as they came, ``plain`` those that are passed on as they are, ``claims`` the kind, value
-    and line of those about which the forwarding decides.
+    and line of those about which the forwarding decides; a response has none.
     """
 
     __slots__ = ("_fields", "claims", "http10", "keep_alive", "length", "lines", "plain", "upgrade")
@@ -216,6 +216,7 @@ def _fields(head: Head, limits: Limits) -> tuple[bytes | None, bytes | None, byt
     plain: list[bytes] = []
     claims: list[tuple[int, bytes, bytes]] = []
     keep = plain.append
+    asks = type(head) is RequestHead  # who answers says nothing of a client
     known = f.known.get
     rest = iter(lines)
     next(rest)
@@ -234,7 +235,7 @@ def _fields(head: Head, limits: Limits) -> tuple[bytes | None, bytes | None, byt
             if length is not None:
                 raise Refused(Reason.LENGTH_SEVERAL)
             length = value
-            keep(b"Content-Length: " + value)
+            keep(line if line[15:] == b" " + value else b"Content-Length: " + value)
         elif kind == HOST:
             if host is not None:
                 raise Refused(Reason.HOST_SEVERAL)
@@ -249,9 +250,9 @@ def _fields(head: Head, limits: Limits) -> tuple[bytes | None, bytes | None, byt
             upgrade = value if upgrade is None else upgrade + b"," + value
         elif kind == EXPECT:
             expect = value if expect is None else expect + b"," + value
-        elif kind >= FORWARDED:
+        elif kind >= FORWARDED and asks:
             claims.append((kind, value, line))
-        elif kind == 0:
+        elif kind == 0 or kind >= FORWARDED:
             keep(line)
     head.plain = plain
     head.claims = claims

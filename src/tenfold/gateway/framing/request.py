@@ -61,7 +61,9 @@ class RequestReader:
         "_lead",
         "_left",
         "_limits",
+        "_line",
         "_model",
+        "_most",
         "_size",
         "_state",
         "_surplus",
@@ -69,6 +71,8 @@ class RequestReader:
 
     def __init__(self, limits: Limits, *, decoded: bool = False) -> None:
         self._limits = limits
+        self._line = int(limits.line)
+        self._most = int(limits.head)
         self._decoded = decoded
         self._state = _HEAD
         self._gather: Gather | None = None
@@ -132,6 +136,27 @@ class RequestReader:
                     "them; pause reading when `held` is not 0 and go on after `next`"
                 )
         return events
+
+    def whole(self, data: bytes) -> RequestHead | None:
+        """The head of a request without a body that came as a whole and alone, with fields that are known; it has ended
+        then. None, and nothing done, for all others, which are `feed`'s.
+        """
+        model = self._model
+        if model is None or model.length or self._state != _HEAD or self._lead or self._gather is not None:
+            return None
+        block = self._block
+        if not data.endswith(block):
+            return None
+        cut = len(data) - len(block)
+        line = usual_line(data, 0, cut)
+        if line is None or cut > self._line or len(data) > self._most:
+            return None
+        method, target = line.groups()
+        if method not in METHODS:
+            return None
+        self._state = _DONE
+        self._surplus = b""
+        return model.again(method, target)
 
     def next(self) -> list[RequestEvent]:
         """Go on to the next request, of which all or a part may have come already.

@@ -22,6 +22,7 @@ from tenfold.gateway.framing.head import CHUNKED, ResponseHead, parse_response
 from tenfold.gateway.framing.limits import Limits
 from tenfold.gateway.framing.refusal import Reason, Refusal, Refused
 from tenfold.gateway.framing.start_line import status_line
+from tenfold.gateway.framing.usual import usual_response
 
 ResponseEvent = ResponseHead | bytes | End | Refusal
 
@@ -73,11 +74,16 @@ class ResponseReader:
         return self._keep and self._state in (_IDLE, _DONE)
 
     @property
+    def free(self) -> bool:
+        """Whether the response is complete, and the connection `reusable`."""
+        return self._keep and self._state == _DONE
+
+    @property
     def ended(self) -> bool:
         """Whether the response is complete."""
         return self._state == _DONE
 
-    def expect(self, method: bytes, *, upgrade: bytes | None = None, decoded: bool = False) -> None:
+    def expect(self, method: bytes, upgrade: bytes | None = None, decoded: bool = False) -> None:
         """A request of that method is about to be sent, asking for the protocol ``upgrade`` if any.
 
         ``decoded`` hands on a chunked body as its data alone, for a cache or a client of HTTP/1.0. Raises
@@ -102,6 +108,22 @@ class ResponseReader:
             if data:
                 self._feed(data, events)
         return events
+
+    def usual(self, data: bytes) -> tuple[int, bytes, int] | None:
+        """Whether ``data`` begins with a final head as most are (`usual_response`), and all of it is the answer's.
+
+        Its status, ``data`` as it is for a client that keeps its connection, and how much of the body is still to come:
+        tell `passed`, if it is passed on. None for all others; nothing is changed by asking.
+        """
+        if self._state != _HEAD or self._gather is not None or self._method == b"HEAD":
+            return None
+        return usual_response(data, self._limits)
+
+    def passed(self, left: int) -> None:
+        """What `usual` has found was passed on, and ``left`` bytes of the body are to come."""
+        self.began = True
+        self._left = left
+        self._state = _LENGTH if left else _DONE
 
     def eof(self) -> list[ResponseEvent]:
         """The peer sends no more: the end of a body that lasts until then, or a refusal in the midst of a response."""
