@@ -223,7 +223,7 @@ class Application:
 
 async def rows_on(cluster: ShardedCluster, model: Any, *columns: Any) -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
-    for name in cluster._urls:
+    for name in cluster.shards:
         async with cluster.async_engine(name).connect() as connection:
             found += [(name, row) for row in (await connection.execute(select(*columns)))]
     return found

@@ -254,9 +254,7 @@ async def test_a_long_transaction_delays_a_switch_and_writers_pass(shards: Topol
     assert moved is not None
 
 
-async def test_a_fence_that_meets_a_dead_connection_raises_sqlalchemys_error(
-    shards: Topology, cluster: ShardedCluster
-) -> None:
+async def test_connections_that_the_shards_closed_are_replaced(shards: Topology, cluster: ShardedCluster) -> None:
     leave = sa.delete(Trip).where(Trip.rider == "rider 1")
     await cluster.execute(leave)
     for shard in shards.shards:
@@ -264,7 +262,4 @@ async def test_a_fence_that_meets_a_dead_connection_raises_sqlalchemys_error(
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND "
             "backend_type = 'client backend'"
         )
-    with pytest.raises(sa.exc.DBAPIError) as caught:
-        await cluster.execute(leave)
-    assert caught.value.connection_invalidated
     await cluster.execute(leave)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 from httptools import HttpRequestParser
 
+from tenfold.gateway.engine.sticky import take
 from tenfold.gateway.framing import END, Limits, Refusal, RequestHead, RequestReader
+from tenfold.gateway.framing.head import parse_request
 from tenfold.gateway.framing.start_line import METHODS, usual_line
 
 FIELDS = [
@@ -122,3 +124,12 @@ def test_llhttp_accepts_every_usual_request_line(method: bytes) -> None:
         line = b"%b /a%cb?%c HTTP/1.1" % (method, byte, byte)
         if usual_line(line):
             HttpRequestParser(object()).feed_data(line + b"\r\nHost: shop.example\r\n\r\n")  # raises if not
+
+
+def test_what_is_taken_out_of_one_request_is_in_the_next():
+    model = parse_request(b"GET / HTTP/1.1\r\nHost: a\r\nCookie: mine=1; theirs=2", Limits())
+    for target in (b"/one", b"/two"):
+        head = model.again(b"GET", target)
+        assert head.fields[b"cookie"] == [b"mine=1; theirs=2"]
+        assert take(head, frozenset({b"mine"})) == {"mine": "1"}
+        assert head.fields == {b"host": [b"a"], b"cookie": [b"theirs=2"]}

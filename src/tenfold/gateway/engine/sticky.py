@@ -123,12 +123,9 @@ def take(head: RequestHead, names: frozenset[bytes]) -> dict[str, str]:
             line = b"%b: %b" % (field, b"; ".join(kept))
         plain.append(line)
     if found:
-        head.plain = plain
-        kept_values = [line.partition(b":")[2].strip() for line in plain if line[:7].lower() == b"cookie:"]
-        if kept_values:
-            head.fields[b"cookie"] = kept_values
-        else:
-            head.fields.pop(b"cookie", None)
+        values = [line.partition(b":")[2].strip() for line in plain if line[:7].lower() == b"cookie:"]
+        others = {name: said for name, said in head.fields.items() if name != b"cookie"}
+        head.replace_fields(plain, others | {b"cookie": values} if values else others)
     return found
 
 

@@ -69,6 +69,10 @@ class Head:
                 found.setdefault(name.lower(), []).append(value.strip(b" \t"))
         return found
 
+    def replace_fields(self, plain: list[bytes], fields: dict[bytes, list[bytes]]) -> None:
+        """Go on with these; those of before may belong to a later message of the same fields too."""
+        self.plain, self._fields = plain, fields
+
     def get(self, name: bytes) -> bytes | None:
         """The first value of the field with that lower-case name."""
         values = self.fields.get(name)
