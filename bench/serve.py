@@ -211,7 +211,7 @@ async def _scale_in(run: Run, load: Load, draw: random.Random) -> dict[str, Any]
 
 async def _noise(quick: bool) -> dict[str, Any]:
     """Constant load of three workers' worth, Poisson, after it has found its number."""
-    draw, seconds = random.Random(9), 20.0 if quick else 180.0
+    draw, seconds = random.Random(9), 20.0 if quick else 120.0
     async with _serve("waiting", *_SCALED) as run:
         load = Load(run.port)
         await load.open_loop(3 * CAPACITY, 8.0, draw)
@@ -231,7 +231,7 @@ async def _noise(quick: bool) -> dict[str, Any]:
 async def _overhead(quick: bool) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for app, server in (("plain", "uvicorn"), ("fastapi", "uvicorn"), ("fastapi", "granian"), ("plain", "granian")):
-        numbers = await _beside(app, server, 4 if quick else 10, 1.0 if quick else 3.0)
+        numbers = await _beside(app, server, 4 if quick else 7, 1.0 if quick else 2.0)
         found |= {f"overhead_{app}_{server}_{name}": value for name, value in numbers.items()}
     return found
 

@@ -61,12 +61,13 @@ def pytest(cache: Path) -> list[str]:
 
 def together(arguments: list[str]) -> list[Part]:
     """Both lanes, to their ends. The second one's output comes when the first is done."""
-    beside = ("tests/integration/cache", "tests/fault/cache")
+    beside = tuple(f"tests/{each}" for each in ("integration/cache", "fault/cache", "fault/db", "fault/serve",
+                                                "integration/serve", "integration/autoscale"))  # fmt: skip
     first = Part("servers", ("tests/integration", "tests/fault", "tests/browser"), without=beside)
     computing = Part(
         "computing", ("tests/unit", "tests/property", "tests/architecture", "tests/typing"), niced=True, again=False
     )
-    second = [computing, Part("cache", beside)]
+    second = [computing, Part("more servers", beside)]
     with tempfile.TemporaryFile("w+") as told:
 
         def lane() -> None:
