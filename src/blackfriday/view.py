@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         Promise,
         RungOutcome,
         SameRate,
+        ScaleOutcome,
         Story,
         TenTimes,
     )
@@ -63,6 +64,9 @@ class View:
 
     def outage(self, found: Outage) -> None:
         """The time without payments."""
+
+    def scale(self, found: ScaleOutcome) -> None:
+        """The ramp under ``tenfold serve``."""
 
     def integrity(self, found: dict[str, Integrity]) -> None:
         """What was sold, stored and lost."""
@@ -151,6 +155,10 @@ class Console(View):
 
     def outage(self, found: Outage) -> None:
         self.say(f"  {without_payments(found)}")
+
+    def scale(self, found: ScaleOutcome) -> None:
+        for line in under_serve(found):
+            self.say(f"  {line}")
 
     def ten_times(self, found: TenTimes) -> None:
         verdict = "held" if found.held else "not held"
@@ -247,6 +255,31 @@ def without_payments(found: Outage) -> str:
         f"{found.failed_checkouts} checkouts failed, {found.pending} of {found.checkouts} orders pending; {back} "
         f"was paid at once, {found.never_paid} stayed unpaid"
     )
+
+
+def under_serve(found: ScaleOutcome) -> list[str]:
+    """When workers came, what became of the requests, and how it ended."""
+    lines = [
+        f"tenfold serve --workers 1..{found.most} --target-cpu {found.target_cpu:.0%} --target-inflight "
+        f"{found.target_in_flight:g}, {found.low:.0f}/s to {found.high:.0f}/s in {found.seconds:.0f} s"
+    ]
+    for up in found.ups:
+        then = "never all of them ready" if up.ready is None else f"ready at {up.ready:.1f} s"
+        lines.append(f"{up.workers} workers wished at {up.at:.1f} s, {then}")
+    if not found.ups:
+        lines.append("no more workers were wished than one")
+    lines.append(
+        f"{found.errors} of {found.requests:,} requests failed, {found.refused} of them answered 503; "
+        f"p95 {_ms(found.p95)}"
+    )
+    if found.settled_from is not None:
+        lines.append(
+            f"from {found.settled_from:.0f} s on, with all of them settled: {found.settled_errors} of "
+            f"{found.settled_requests:,} failed; p95 {_ms(found.settled_p95)}"
+        )
+    cut = "no request was cut" if found.code == 0 else "requests were cut, or it did not end by itself"
+    lines.append(f"drained with exit code {found.code}: {cut}")
+    return lines
 
 
 def cells(rungs: Sequence[RungOutcome], fixed_rate: float | None) -> tuple[list[str], list[list[str]]]:
