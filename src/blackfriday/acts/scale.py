@@ -2,10 +2,10 @@
 
 What a request costs a worker in processor time is known from the prove act. So it is known which rate fills a worker
 as far as `CPU` says. The ramp begins at half of that, and ends at 1.8 times what all workers but one are to have: the
-policy must then have wished for the last one too, by far more than its tolerance of a tenth, since a warm worker under a
-steady load is cheaper than that one was. Two workers then do what 0.54 of a core does, so that the cores are not full.
-Judged is only what a machine that client, databases and
-gateway share can show: that the workers came, and that nothing failed once they were there.
+policy must then have wished for the last one too, by far more than its tolerance of a tenth, since a warm worker under
+a steady load is cheaper than that one was. Two workers then do what 0.54 of a core does, so that the cores are not
+full. Judged is only what a machine that client, databases and gateway share can show: that the workers came, and that
+nothing failed once they were there.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MOST: Final = 8  # workers: one gateway process and one load client are before t
 CPU: Final = 0.3  # of a core in each worker: it cannot have a whole one, with so many others on the machine
 LOW: Final = 0.5
 HIGH: Final = 1.8
-RAMP: Final = 0.5  # of the time; then the highest rate is held
+RAMP: Final = 0.4  # of the time; then the highest rate is held
 SETTLE: Final = 5.0  # seconds from when the last worker serves: as long as it is let in slowly
 SHORTEST: Final = 5  # seconds that must be left to judge
 EVERY: Final = 0.2  # seconds between two looks at the workers
@@ -46,8 +46,8 @@ def limit() -> int:
 
 
 def rates(cost: float, most: int, cpu: float = CPU) -> tuple[float, float]:
-    """The lowest and the highest rate, in requests a second, for ``most`` workers that are to use ``cpu`` of a core, and
-    ``cost`` seconds of it for a request.
+    """The lowest and the highest rate, in requests a second, for ``most`` workers that are to use ``cpu`` of a core,
+    and ``cost`` seconds of it for a request.
     """
     one = cpu / cost
     return LOW * one, HIGH * (most - 1) * one
