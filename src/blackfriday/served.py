@@ -78,6 +78,11 @@ class Served:
         return f"http://127.0.0.1:{self.port}"
 
     @property
+    def pid(self) -> int:
+        """The id of ``tenfold serve``; its workers are other processes."""
+        return self._child.pid
+
+    @property
     def words(self) -> str:
         """The last lines that it said."""
         return self._child.words()

@@ -69,14 +69,25 @@ async def scale(shop: Shop, cost: float, plan: Plan, view: View, seed: int) -> t
 
 
 async def climb(
-    served: Served, scenario: Scenario, cost: float, seconds: float, view: View, seed: int, per_journey: float = 1.0
+    served: Served,
+    scenario: Scenario,
+    cost: float,
+    seconds: float,
+    view: View,
+    seed: int,
+    per_journey: float = 1.0,
+    *,
+    warmup: float = 2.0,
 ) -> tuple[ScaleOutcome, RunResult]:
-    """Start ``served``, load it with a rate that grows for ``seconds``, and follow its workers; drain it at the end."""
+    """Start ``served``, load it with a rate that grows for ``seconds``, and follow its workers; drain it at the end.
+
+    Before that it gets the lowest rate for ``warmup`` seconds, which nobody counts.
+    """
     low, high = rates(cost, served.most, served.cpu)
     steps = [rate / per_journey for rate in stairs(low, high, seconds)]
     async with served:
         # Its first worker has just been started: let it open its connections before anybody looks at what it uses.
-        await run(scenario, Poisson(steps[0], 2.0), seed=seed + 1, options=OPTIONS)
+        await run(scenario, Poisson(steps[0], warmup), seed=seed + 1, options=OPTIONS)
         with view.bar(f"{low:.0f}/s to {high:.0f}/s") as bar:
             async with _watching(served) as watch:
 
@@ -122,12 +133,15 @@ async def _watching(served: Served) -> AsyncIterator[_Watch]:
             watch.seen.append((monotonic(), seen))
             await asyncio.sleep(EVERY)
 
-    async with asyncio.TaskGroup() as group:
-        looking = group.create_task(look())
-        try:
-            yield watch
-        finally:
-            looking.cancel()
+    try:
+        async with asyncio.TaskGroup() as group:
+            looking = group.create_task(look())
+            try:
+                yield watch
+            finally:
+                looking.cancel()
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from None
 
 
 def outcome(served: Served, low: float, high: float, looks: tuple[Look, ...], result: RunResult) -> ScaleOutcome:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,7 +75,7 @@ async def test_cancelled_in_the_ramp(
 ) -> None:
     living, view = marked[1], Noticing()
     scenario = load_scenario(tmp_path / "journey.py", target=served.url)
-    act = asyncio.create_task(climb(served, scenario, 0.01, 60.0, view, 1))
+    act = asyncio.create_task(climb(served, scenario, 0.01, 60.0, view, 1, warmup=0.2))
     async with asyncio.timeout(60):
         noticed = asyncio.create_task(view.under_way.wait())
         await asyncio.wait({act, noticed}, return_when=asyncio.FIRST_COMPLETED)
@@ -86,13 +88,30 @@ async def test_cancelled_in_the_ramp(
     assert served.code == 0
 
 
+async def test_a_serve_that_dies_in_the_ramp_ends_the_act_and_is_told(
+    served: Served, tmp_path: Path, marked: tuple[dict[str, str], Callable[[], list[str]]]
+) -> None:
+    view = Noticing()
+    scenario = load_scenario(tmp_path / "journey.py", target=served.url)
+    act = asyncio.create_task(climb(served, scenario, 0.01, 600.0, view, 1, warmup=0.2))
+    async with asyncio.timeout(60):
+        noticed = asyncio.create_task(view.under_way.wait())
+        await asyncio.wait({act, noticed}, return_when=asyncio.FIRST_COMPLETED)
+        assert not act.done()
+        os.kill(served.pid, signal.SIGKILL)
+        with pytest.raises(NotReady, match="cannot be read"):
+            await act
+    assert marked[1]() == []
+    assert served.code == -signal.SIGKILL
+
+
 async def test_cancelled_while_it_starts(
     served: Served, marked: tuple[dict[str, str], Callable[[], list[str]]]
 ) -> None:
     living = marked[1]
     start = asyncio.create_task(served.__aenter__())
     async with asyncio.timeout(60):
-        while not living():  # noqa: ASYNC110 - another process
+        while len(living()) < 2:  # noqa: ASYNC110 - another process
             await asyncio.sleep(0.01)
         start.cancel()
         with pytest.raises(asyncio.CancelledError):
