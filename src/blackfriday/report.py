@@ -8,18 +8,9 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
+from blackfriday.sentences import at_the_edge, on_replicas, over_shards, under_serve, without_payments
 from blackfriday.story import Evidence, Integrity, RungOutcome, SameRate, ScaleOutcome, Story
-from blackfriday.view import (
-    ADDS,
-    at_the_edge,
-    cells,
-    on_replicas,
-    over_shards,
-    short,
-    under_serve,
-    verdict,
-    without_payments,
-)
+from blackfriday.view import ADDS, cells, short, verdict
 from tenfold import MisuseError
 from tenfold.load import RunResult
 from tenfold.load.report import Badge, Figure, Section, figures, page, save, tables

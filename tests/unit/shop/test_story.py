@@ -16,6 +16,7 @@ from blackfriday.acts.prove import block_seconds
 from blackfriday.acts.scale import outcome, rates, scale_ups, stairs
 from blackfriday.promises import promises
 from blackfriday.report import render, write
+from blackfriday.sentences import at_the_edge, under_serve
 from blackfriday.served import Served
 from blackfriday.story import (
     Cost,
@@ -36,7 +37,7 @@ from blackfriday.story import (
     Story,
     TenTimes,
 )
-from blackfriday.view import Console, View, at_the_edge, short, under_serve
+from blackfriday.view import Console, View, short
 from tenfold.autoscale import Behavior, ScalePolicy, Target
 from tenfold.load import Interval, RunResult
 
