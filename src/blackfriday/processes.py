@@ -70,6 +70,11 @@ class Child:
             raise NotReady(f"{self.name} is not started: await start() first")
         return self._process.pid
 
+    @property
+    def code(self) -> int | None:
+        """Its exit code, negative for a signal; None while it runs."""
+        return None if self._process is None else self._process.returncode
+
     async def start(self) -> None:
         """Start the process; whoever called owns it and calls :meth:`stop`."""
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()

@@ -16,12 +16,7 @@ def promises(story: Story) -> list[Promise]:
         _response_time(story),
         _ten_times(story),
         _hit_rate(story),
-        Promise(
-            promise="scales horizontally",
-            target="goodput per added worker, autoscaled",
-            measured="not measured: the autoscaler is not built yet",
-            kept=None,
-        ),
+        _scales(story),
         Promise(
             promise="everything measured",
             target="burn alerts fire and clear",
@@ -71,6 +66,25 @@ def _hit_rate(story: Story) -> Promise:
         return Promise(promise, target, "not measured", None)
     rate = 1 - found.loads / found.reads
     return Promise(promise, target, f"{rate:.1%} of {found.reads:,} reads", rate > HIT_RATE)
+
+
+def _scales(story: Story) -> Promise:
+    promise, target = "scales horizontally", "1 worker to the machine's limit in a ramp, errors < 0.1 % once settled"
+    found = story.scale
+    if found is None:
+        return Promise(promise, target, "not measured in a quick run" if story.quick else "not measured", None)
+    measured = f"1 to {found.reached} of {found.most} workers, {found.low:.0f}/s to {found.high:.0f}/s"
+    if not found.complete:
+        return Promise(promise, target, f"not measured: the run was cut short at {measured}", None)
+    if found.settled_from is None:
+        measured += "; too little time was left to judge them all"
+    else:
+        measured += (
+            f"; {found.settled_errors} of {found.settled_requests:,} requests failed once settled, "
+            f"p95 {found.settled_p95 * 1e3:.1f} ms"
+        )
+    cut = "none cut at the end" if found.code == 0 else f"its end was not clean: exit code {found.code}"
+    return Promise(promise, target, f"{measured}; {cut}", found.kept)
 
 
 def _nothing_lost(story: Story) -> Promise:

@@ -8,9 +8,11 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from blackfriday.story import Evidence, Integrity, RungOutcome, SameRate, Story
-from blackfriday.view import ADDS, at_the_edge, cells, on_replicas, over_shards, short, verdict, without_payments
+from blackfriday.sentences import at_the_edge, on_replicas, over_shards, under_serve, without_payments
+from blackfriday.story import Evidence, Integrity, RungOutcome, SameRate, ScaleOutcome, Story
+from blackfriday.view import ADDS, cells, short, verdict
 from tenfold import MisuseError
+from tenfold.load import RunResult
 from tenfold.load.report import Badge, Figure, Section, figures, page, save, tables
 
 _COLOURS = ("var(--grey)", "var(--red)", "var(--orange)", "var(--violet)", "var(--teal)", "var(--blue)", "var(--green)")
@@ -95,6 +97,8 @@ def sections(story: Story) -> list[Section]:
         made.append(
             Section("Ten seconds without payments", html=f"<p>{escape(without_payments(story.outage))}</p>", wide=True)
         )
+    if story.scale is not None:
+        made += _scale(story.scale, story.scale_run)
     run = story.ten_times_run
     if run is not None:
         made += [
@@ -207,6 +211,44 @@ def _probes(rungs: Sequence[RungOutcome]) -> Figure:
         "showlegend": True,
     }
     return {"data": traces, "layout": layout}
+
+
+def _scale(found: ScaleOutcome, run: RunResult | None) -> list[Section]:
+    lines = "".join(f"<li>{escape(line)}</li>" for line in under_serve(found))
+    made = [Section("Under tenfold serve: workers as the load grows", html=f"<ul>{lines}</ul>", wide=True)]
+    if run is not None and run.intervals:
+        made += [
+            Section(
+                "Workers and rate over time",
+                figure=_workers(found, run),
+                note="Steps, right: workers that are ready, and as many as are wished. Lines, left: requests a second.",
+                wide=True,
+            ),
+            Section("Latency while it scales", figure=figures.latency(run), wide=True),
+        ]
+    return made
+
+
+def _workers(found: ScaleOutcome, run: RunResult) -> Figure:
+    """The rate that was offered and answered, and above it the workers in steps on an axis of their own."""
+    base = figures.rates(run)
+    steps = [
+        {
+            "type": "scatter", "mode": "lines", "name": name, "yaxis": "y2",
+            "x": [look.at for look in found.looks], "y": [getattr(look, field) for look in found.looks],
+            "line": {"color": colour, "width": 3, "dash": dash, "shape": "hv"}, "hovertemplate": "%{y}",
+        }
+        for name, field, colour, dash in (
+            ("workers wished", "wished", "var(--violet)", "dot"),
+            ("workers ready", "workers", "var(--green)", "solid"),
+        )
+    ]  # fmt: skip
+    right = base["layout"]["yaxis"] | {
+        "title": {"text": "workers", "font": {"size": 12}}, "overlaying": "y", "side": "right",
+        "range": [0, found.most + 0.5], "dtick": 1, "showgrid": False,
+    }  # fmt: skip
+    margin = base["layout"]["margin"] | {"r": 60}
+    return {"data": base["data"] + steps, "layout": base["layout"] | {"yaxis2": right, "margin": margin}}
 
 
 _PROSE = {

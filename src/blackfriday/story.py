@@ -154,6 +154,60 @@ class Outage(Struct, frozen=True):
         return not (self.failed_browses or self.failed_checkouts or self.never_paid) and self.paid_again is not None
 
 
+class Look(Struct, frozen=True):
+    """The workers under ``tenfold serve`` at one moment."""
+
+    at: float  # seconds since the run began
+    workers: int  # that are ready
+    wished: int
+    in_flight: float  # requests at the workers and waiting, the mean of a second
+
+
+class ScaleUp(Struct, frozen=True):
+    """More workers were wished."""
+
+    at: float  # seconds since the run began
+    workers: int
+    ready: float | None  # when so many were there
+
+
+class ScaleOutcome(Struct, frozen=True):
+    """A ramp at the shop under ``tenfold serve``, which began with one worker."""
+
+    most: int  # workers that it may have
+    target_cpu: float  # of a core, in each worker
+    target_in_flight: float
+    low: float  # requests a second at the beginning
+    high: float
+    seconds: float
+    complete: bool
+    looks: tuple[Look, ...]
+    ups: tuple[ScaleUp, ...]
+    requests: int
+    errors: int
+    refused: int  # of these errors, those answered 503
+    p95: float  # seconds
+    settled_from: float | None  # seconds since the run began; None: too little was left of it to judge
+    settled_requests: int
+    settled_errors: int
+    settled_p95: float
+    code: int | None  # of the process, once it had drained; 0: no request was cut
+
+    @property
+    def reached(self) -> int:
+        return max((look.workers for look in self.looks), default=0)
+
+    @property
+    def grew(self) -> bool:
+        """Whether it went from one worker to all that it may have."""
+        return bool(self.looks) and self.looks[0].workers == 1 and self.reached == self.most
+
+    @property
+    def kept(self) -> bool:
+        settled = self.settled_from is not None and self.settled_errors < 0.001 * self.settled_requests
+        return self.grew and settled and self.code == 0
+
+
 class Integrity(Struct, frozen=True):
     """Acknowledged against stored, sold against stock, read against written."""
 
@@ -194,11 +248,13 @@ class Story(Struct):
     ten_times: TenTimes | None = None
     edge: EdgeOutcome | None = None
     outage: Outage | None = None
+    scale: ScaleOutcome | None = None
     integrity: dict[str, Integrity] = field(default_factory=dict)
     promises: list[Promise] = field(default_factory=list)
     seconds: float = 0.0
     stopped_because: str | None = None
     ten_times_run: RunResult | None = None
+    scale_run: RunResult | None = None
     before_run: RunResult | None = None
     after_run: RunResult | None = None
 

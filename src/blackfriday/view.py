@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from blackfriday.sentences import at_the_edge, ms, on_replicas, over_shards, under_serve, without_payments
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
         Promise,
         RungOutcome,
         SameRate,
+        ScaleOutcome,
         Story,
         TenTimes,
     )
@@ -63,6 +65,9 @@ class View:
 
     def outage(self, found: Outage) -> None:
         """The time without payments."""
+
+    def scale(self, found: ScaleOutcome) -> None:
+        """The ramp under ``tenfold serve``."""
 
     def integrity(self, found: dict[str, Integrity]) -> None:
         """What was sold, stored and lost."""
@@ -122,7 +127,7 @@ class Console(View):
         for name in ("share", "mean", "calls/request"):
             top.add_column(name, justify="right")
         for row in found.statements:
-            top.add_row(short(row.text), f"{row.share:.0%}", _ms(row.mean), f"{row.calls_per_request:.2f}")
+            top.add_row(short(row.text), f"{row.share:.0%}", ms(row.mean), f"{row.calls_per_request:.2f}")
         self._console.print(top)
         for finding in found.findings:
             self.say(f"  • {finding.what}: {finding.evidence}  → {finding.rung}")
@@ -141,7 +146,7 @@ class Console(View):
 
     def same_rate(self, found: SameRate) -> None:
         self.say(
-            f"  p95 of {found.step} at {found.rate:.0f}/s: {_ms(found.before)} before, {_ms(found.after)} after, "
+            f"  p95 of {found.step} at {found.rate:.0f}/s: {ms(found.before)} before, {ms(found.after)} after, "
             f"{-found.reduction:+.0%} (95 % interval {found.low:+.0%} to {found.high:+.0%}): {found.verdict}"
         )
 
@@ -152,12 +157,16 @@ class Console(View):
     def outage(self, found: Outage) -> None:
         self.say(f"  {without_payments(found)}")
 
+    def scale(self, found: ScaleOutcome) -> None:
+        for line in under_serve(found):
+            self.say(f"  {line}")
+
     def ten_times(self, found: TenTimes) -> None:
         verdict = "held" if found.held else "not held"
         if found.invalid:
             verdict = f"no verdict, the run is invalid: {'; '.join(found.invalid)}"
         self.say(
-            f"  {found.rate:.0f}/s for {found.seconds:.0f} s: p95 {_ms(found.p95)}, errors {found.errors:.3%}, "
+            f"  {found.rate:.0f}/s for {found.seconds:.0f} s: p95 {ms(found.p95)}, errors {found.errors:.3%}, "
             f"{found.loads:,} of {found.reads:,} reads went to the database: {verdict}"
         )
         if found.replica_reads:
@@ -205,50 +214,6 @@ ADDS = "what it adds"
 _WIDE = 120
 
 
-def at_the_edge(found: EdgeOutcome) -> tuple[str, str, str]:
-    """What the edge answered, what a request costs with and without it, and how old a price was."""
-    direct, through, prices = found.direct, found.through, found.prices
-    forgotten = prices.confirmed_within * 1e3
-    if prices.late:
-        old = f"{prices.late} of {prices.reads:,} reads after that had the old one, for {prices.longest:.2f} s at most"
-    else:
-        old = f"none of {prices.reads:,} reads after that had the old one"
-    return (
-        f"the edge answered {found.share:.1%} of {found.asked:,} requests for public pages without the shop",
-        f"processor time a request at {found.rate:.0f}/s: workers {direct.workers * 1e6:.0f} µs alone; behind the "
-        f"gateway workers {through.workers * 1e6:.0f} + gateway {through.gateway * 1e6:.0f} µs; p95 "
-        f"{_ms(direct.p95)} alone, {_ms(through.p95)} behind it",
-        f"{prices.changes} prices changed, forgotten everywhere {forgotten:.0f} ms after the commit at the latest; "
-        f"{old} ({prices.promised:.0f} s promised)",
-    )
-
-
-def on_replicas(found: TenTimes) -> str:
-    """Who answered the statements that a replica may answer."""
-    return (
-        f"replicas answered {found.replica_reads:,} statements, {found.token_reads:,} of them only once they showed "
-        f"what the customer had written; the primary took over {found.primary_reads:,}"
-    )
-
-
-def over_shards(found: Integrity) -> str:
-    """Where the orders lie."""
-    return (
-        f"orders by customer on {len(found.spread)} shards: {', '.join(f'{number:,}' for number in found.spread)}; "
-        f"{found.leaked} reservations of goods without an order"
-    )
-
-
-def without_payments(found: Outage) -> str:
-    """What customers noticed of the outage."""
-    back = "no order" if found.paid_again is None else f"{found.paid_again:.1f} s later the next order"
-    return (
-        f"payments frozen for {found.seconds:.0f} s: {found.failed_browses} of {found.browsed:,} browses and "
-        f"{found.failed_checkouts} checkouts failed, {found.pending} of {found.checkouts} orders pending; {back} "
-        f"was paid at once, {found.never_paid} stayed unpaid"
-    )
-
-
 def cells(rungs: Sequence[RungOutcome], fixed_rate: float | None) -> tuple[list[str], list[list[str]]]:
     """The ladder as head and rows of text."""
     head = ["rung", ADDS, "breakpoint", "× baseline", "× rung before"]
@@ -259,7 +224,7 @@ def cells(rungs: Sequence[RungOutcome], fixed_rate: float | None) -> tuple[list[
     for rung in rungs:
         row = [rung.title, rung.change, _rate(rung.rate), _times(rung.rate, baseline), _times(rung.rate, before)]
         if fixed_rate is not None:
-            row.append("-" if rung.fixed is None else _ms(rung.fixed.p95) + ("" if rung.fixed.held else ", missed"))
+            row.append("-" if rung.fixed is None else ms(rung.fixed.p95) + ("" if rung.fixed.held else ", missed"))
         rows.append(row)
         before = rung.rate
     return head, rows
@@ -268,10 +233,6 @@ def cells(rungs: Sequence[RungOutcome], fixed_rate: float | None) -> tuple[list[
 def verdict(row: Promise) -> str:
     """``kept``, ``broken`` or ``not measured``."""
     return "not measured" if row.kept is None else "kept" if row.kept else "broken"
-
-
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1e3:.1f} ms" if math.isfinite(seconds) else "none: failures"
 
 
 def _rate(rate: float | None) -> str:

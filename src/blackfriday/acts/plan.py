@@ -30,6 +30,8 @@ class Plan:
     direct_seconds: float
     """At ten times the rate past the gateway, for what a request costs without it."""
     hold_seconds: float
+    scale_seconds: float
+    """The ramp under which the shop gives itself workers (full runs only; 0 for none)."""
     warmup: float
     """Before each block and before the long run."""
     warm: int
@@ -55,6 +57,7 @@ FULL: Final = Plan(
     blocks=2,
     direct_seconds=4.0,
     hold_seconds=30.5,
+    scale_seconds=23.0,
     warmup=3.0,
     warm=40_000,
     warm_cache_rung=40_000,
@@ -73,6 +76,7 @@ QUICK: Final = Plan(
     blocks=2,
     direct_seconds=1.5,
     hold_seconds=30.5,
+    scale_seconds=0.0,
     warmup=1.0,
     warm=40_000,
     warm_cache_rung=2_000,  # it is tried at a rate that the baseline can bear, and promises nothing

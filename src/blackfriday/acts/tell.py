@@ -14,6 +14,7 @@ from blackfriday.acts.measure import breakpoint_of, probe
 from blackfriday.acts.ownreads import OwnReads
 from blackfriday.acts.plan import Plan
 from blackfriday.acts.prove import SHARE, same_rate, ten_times, workers_alone
+from blackfriday.acts.scale import scale
 from blackfriday.acts.stage import SLO_TEXT, TUNED, Stage, step
 from blackfriday.domain import Scale
 from blackfriday.journeys import ZIPF
@@ -95,6 +96,11 @@ async def _play(story: Story, plan: Plan, view: View, stage: Stage, finish: floa
         view.ten_times(story.ten_times)
         view.edge(story.edge)
         view.outage(story.outage)
+        cost = story.edge.direct.workers  # 0 where the kernel does not tell
+        if plan.scale_seconds and cost:
+            view.act("scale", "the shop under tenfold serve: one worker, and more of them as the load grows")
+            story.scale, story.scale_run = await scale(tuned, cost, plan, view, story.seed)
+            view.scale(story.scale)
         # Now, before the baseline sells from the same shelves, with its read-then-write of the stock.
         story.integrity["tuned"] = await _integrity(stage, reads)
         pair = await same_rate(stage, shops["baseline"], tuned, baseline.rate, plan, finish, view, story.seed)

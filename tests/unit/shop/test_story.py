@@ -10,28 +10,36 @@ from pathlib import Path
 import pytest
 from rich.console import Console as RichConsole
 
-from blackfriday.acts import QUICK, blank
+from blackfriday.acts import FULL, QUICK, blank
 from blackfriday.acts.find import findings
 from blackfriday.acts.prove import block_seconds
+from blackfriday.acts.scale import outcome, rates, scale_ups, stairs
 from blackfriday.promises import promises
 from blackfriday.report import render, write
+from blackfriday.sentences import at_the_edge, under_serve
+from blackfriday.served import Served
 from blackfriday.story import (
     Cost,
     EdgeOutcome,
     Endpoint,
     Evidence,
     Integrity,
+    Look,
     Outage,
     Prices,
     Probe,
     Promise,
     RungOutcome,
     SameRate,
+    ScaleOutcome,
+    ScaleUp,
     Statement,
     Story,
     TenTimes,
 )
-from blackfriday.view import Console, View, at_the_edge, short
+from blackfriday.view import Console, View, short
+from tenfold.autoscale import Behavior, ScalePolicy, Target
+from tenfold.load import Interval, RunResult
 
 
 def whole() -> Story:
@@ -64,6 +72,18 @@ def edge(**prices: float) -> EdgeOutcome:
     seen = {"changes": 3, "reads": 250, "late": 0, "longest": 0.0, "confirmed_within": 0.05, "promised": 30.0, **prices}
     alone, behind = Cost(4_000, 0.021, 500e-6, 0.0), Cost(30_000, 0.020, 200e-6, 110e-6)
     return EdgeOutcome(1000.0, alone, behind, 28_000, 21_000, Prices(**seen))  # type: ignore[arg-type]
+
+
+def scaled(**changed: object) -> ScaleOutcome:
+    """A ramp in which a second worker came at 12 s."""
+    looks = tuple(Look(at / 5, 1 if at < 60 else 2, 1 if at < 50 else 2, at / 30) for at in range(125))
+    seen = {
+        "most": 2, "target_cpu": 0.3, "target_in_flight": 20.0, "low": 236.0, "high": 660.0, "seconds": 25.0,
+        "complete": True, "looks": looks, "ups": scale_ups(looks), "requests": 13_821, "errors": 3, "refused": 2,
+        "p95": 0.02, "settled_from": 17.0, "settled_requests": 4_648, "settled_errors": 1, "settled_p95": 0.011,
+        "code": 0,
+    }  # fmt: skip
+    return ScaleOutcome(**{**seen, **changed})  # type: ignore[arg-type]
 
 
 def row(story: Story, start: str) -> Promise:
@@ -119,6 +139,88 @@ def test_a_broken_promise_is_broken(promise: str, change: dict[str, object]) -> 
     story.promises = promises(story)
     assert row(story, promise).kept is False
     assert not story.kept
+
+
+def test_a_shop_that_gave_itself_workers_has_scaled() -> None:
+    story = blank(FULL, seed=7)
+    assert row(story, "scales").measured == "not measured"
+    assert row(blank(QUICK, seed=7), "scales").measured == "not measured in a quick run"
+    story.scale = scaled()
+    assert row(story, "scales").kept
+    assert row(story, "scales").measured == (
+        "1 to 2 of 2 workers, 236/s to 660/s; 1 of 4,648 requests failed once settled, p95 11.0 ms; none cut at the end"
+    )
+    assert scaled().ups == (ScaleUp(10.0, 2, 12.0),)
+    assert under_serve(scaled())[1] == "2 workers wished at 10.0 s, ready at 12.0 s"
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"settled_errors": 5}, "5 of 4,648 requests failed once settled"),
+        ({"settled_from": None}, "too little time was left"),
+        ({"code": 1}, "its end was not clean: exit code 1"),
+        ({"code": -9}, "its end was not clean: exit code -9"),
+        ({"looks": (Look(0.0, 1, 1, 0.5), Look(0.2, 1, 2, 9.0))}, "1 to 1 of 2 workers"),
+        ({"looks": (Look(0.0, 2, 2, 0.5),)}, "1 to 2 of 2 workers"),
+        ({"looks": ()}, "1 to 0 of 2 workers"),
+    ],
+)
+def test_a_shop_that_did_not_scale_or_failed_then_breaks_the_promise(changed: dict[str, object], says: str) -> None:
+    story = blank(FULL, seed=7)
+    story.scale = scaled(**changed)
+    assert row(story, "scales").kept is False
+    assert says in row(story, "scales").measured
+
+
+def test_a_ramp_that_was_cut_short_is_no_verdict() -> None:
+    story = blank(FULL, seed=7)
+    story.scale = scaled(complete=False)
+    assert row(story, "scales").kept is None
+
+
+@pytest.mark.parametrize("most", range(2, 9))
+def test_the_ramp_begins_below_one_worker_and_asks_for_the_last_one_beyond_the_tolerance(most: int) -> None:
+    low, high = rates(0.0008, most, 0.4)
+    policy = ScalePolicy(least=1, most=most, targets=(Target.cpu("40%"),), behavior=Behavior.local())
+    assert low * 0.0008 < 0.4
+    for workers in range(1, most):
+        each = high * 0.0008 / workers
+        assert each / 0.4 > 1 + policy.behavior.tolerance.up
+    assert high * 0.0008 / most < 1  # and all of them can bear it
+    steps = stairs(low, high, 25.0)
+    assert len(steps) == 25
+    assert steps[0] == low
+    assert set(steps[10:]) == {high}
+    assert list(steps) == sorted(steps)
+
+
+def test_a_worker_that_came_and_went_and_one_that_never_came() -> None:
+    looks = (
+        Look(1.0, 1, 1, 1.0), Look(2.0, 1, 3, 9.0), Look(3.0, 2, 3, 9.0), Look(4.0, 3, 3, 9.0),
+        Look(5.0, 3, 2, 1.0), Look(6.0, 2, 4, 9.0), Look(7.0, 3, 4, 9.0),
+    )  # fmt: skip
+    assert scale_ups(looks) == (ScaleUp(2.0, 3, 4.0), ScaleUp(6.0, 4, None))
+    assert "4 workers wished at 6.0 s, never all of them ready" in under_serve(scaled(ups=scale_ups(looks)))
+
+
+def test_what_is_judged_begins_five_seconds_after_the_last_worker_came() -> None:
+    served = Served("shop:app", {}, most=2, cpu=0.4)
+    served.code = 0
+    looks = (Look(0.1, 1, 1, 1.0), Look(2.0, 1, 2, 9.0), Look(3.2, 2, 2, 9.0))
+
+    def made(seconds: int) -> ScaleOutcome:
+        intervals = [
+            Interval(at=at, intended=100, errors=int(at == 8), kinds={"status 503": 1} if at == 8 else {})
+            for at in range(seconds + 1)
+        ]
+        result = RunResult(scenario="", target="", schedule={}, duration=float(seconds), intervals=intervals)
+        return outcome(served, 1.0, 2.0, looks, result)
+
+    assert (made(14).settled_from, made(14).settled_requests, made(14).settled_errors) == (9.0, 500, 0)
+    assert made(14).refused == 1
+    assert made(14).kept
+    assert made(13).settled_from is None  # four seconds are too few
 
 
 def test_a_price_that_was_late_within_what_was_promised_is_told_and_breaks_nothing() -> None:
@@ -190,6 +292,7 @@ def test_the_console_tells_every_part_and_fits_eighty_columns() -> None:
     view.outage(story.outage)
     assert story.ten_times is not None
     view.ten_times(story.ten_times)
+    view.scale(scaled())
     view.integrity(story.integrity)
     view.promises(story)
     text = out.getvalue()
@@ -208,6 +311,9 @@ def test_the_console_tells_every_part_and_fits_eighty_columns() -> None:
         "workers 200 + gateway 110 µs",
         "none of 250 reads",
         "replicas answered 1,200 statements, 340 of them",
+        "2 workers wished at 10.0 s, ready at 12.0 s",
+        "3 of 13,821 requests failed, 2 of them answered 503",
+        "drained with exit code 0: no request was cut",
         "2 shards: 390, 411; 0 reservations",
     ):
         assert expected in text
@@ -223,6 +329,7 @@ def test_the_null_view_has_every_method_of_the_console() -> None:
 
 def test_the_report_is_one_inert_page_and_the_json_reads_back(tmp_path: Path) -> None:
     story = whole()
+    story.scale = scaled()
     story.rungs.append(RungOutcome("evil", "<script>alert(1)</script>", "<b>", 1.0))
     page = render(story)
     assert "<script>alert(1)</script>" not in page
@@ -231,6 +338,8 @@ def test_the_report_is_one_inert_page_and_the_json_reads_back(tmp_path: Path) ->
     paths = write(story, tmp_path / "new folder")
     data = json.loads(paths[1].read_text())
     assert data["ten_times"]["rate"] == 1000.0
+    assert data["scale"]["looks"][60] == {"at": 12.0, "workers": 2, "wished": 2, "in_flight": 2.0}
+    assert data["scale"]["ups"] == [{"at": 10.0, "workers": 2, "ready": 12.0}]
     assert data["rungs"][1]["probes"][1]["p95"] is None  # infinite has no number in JSON
     assert [path.name for path in paths] == ["report.html", "report.json"]
 
