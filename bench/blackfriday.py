@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 PATIENCE = 900.0
-BULKY = ("ten_times_run", "before_run", "after_run")
+BULKY = ("ten_times_run", "before_run", "after_run", "scale_run")
 
 
 def measure(*, quick: bool) -> dict[str, Any]:
