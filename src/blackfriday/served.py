@@ -65,7 +65,7 @@ class Served:
             "-m", "tenfold", "serve", app, "--app-dir", app_dir, "--name", NAME,
             "--workers", f"1..{most}", "--target-cpu", f"{cpu:.0%}", "--target-inflight", f"{in_flight:g}",
             "--listen", f"127.0.0.1:{self.port}", "--admin", f"127.0.0.1:{self._admin}",
-            "--drain-timeout", f"{DRAIN:g}s",
+            "--server", "granian", "--drain-timeout", f"{DRAIN:g}s",  # as in the other rungs
         )  # fmt: skip
         self._child = Child("tenfold serve", command, {**environment, TOKEN: secrets.token_hex(16), **import_path()})
 

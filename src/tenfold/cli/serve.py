@@ -22,7 +22,7 @@ def serve(
     target_cpu: str | None = None,
     schedule: Several = None,
     schedule_zone: str = "UTC",
-    server: Literal["granian", "uvicorn"] = "granian",
+    server: Literal["granian", "uvicorn"] = "uvicorn",
     factory: Flag = False,
     app_dir: str = ".",
     listen: str = "127.0.0.1:8000",

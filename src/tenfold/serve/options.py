@@ -23,7 +23,7 @@ class ServeOptions:
     """An ASGI app, its workers, and the gateway in front of them.
 
     The app: ``app`` (``"module:name"``), looked for in ``app_dir`` (``"."``); ``factory``: the name is a function that
-    makes it. ``server`` (``"granian"``) is what runs in each worker. ``name`` (the first part of the module) is what
+    makes it. ``server`` (``"uvicorn"``) is what runs in each worker. ``name`` (the first part of the module) is what
     metrics and events call it.
 
     The workers: ``workers`` is a fixed number (``4``) or a range (``"2..8"``), inside of which they follow ``targets``
@@ -47,7 +47,7 @@ class ServeOptions:
     workers: str | int = 1
     targets: tuple[Target, ...] = ()
     schedules: tuple[Schedule, ...] = ()
-    server: Server = "granian"
+    server: Server = "uvicorn"
     factory: bool = False
     app_dir: str = "."
     listen: Any = "127.0.0.1:8000"

@@ -54,7 +54,7 @@ class FleetOptions:
 
     app: str
     factory: bool = False
-    server: Server = "granian"
+    server: Server = "uvicorn"
     app_dir: str = "."
     directory: Path | None = None
     ready_timeout: Duration = "30s"
