@@ -84,8 +84,11 @@ class HotRows:
     deadline leaves, if that is less) bounds the wait for buckets in use. ``random`` spreads the takers.
 
     Use READ COMMITTED, the default: at higher levels a bucket that changed meanwhile is a serialization failure
-    (40001). A transaction that takes several keys does so by `take_many`, which goes in the order of the keys; taking
-    one key twice in a transaction while others do the same can deadlock (40P01) when the key is nearly sold out.
+    (40001). A transaction that takes several keys does so by `take_many`, which goes in the order of the keys.
+
+    Where a key is nearly sold out, PostgreSQL may find a deadlock (40P01) and end one of the transactions: a bucket
+    that was emptied while the statement looked at it stays locked although another one is taken, and the next takers
+    wait for all. `AsyncCluster.run` runs such a transaction again; without it, do so yourself.
     """
 
     __slots__ = ("_add", "_all", "_keep", "_open", "_random", "_sum", "_take", "buckets", "name", "wait")
