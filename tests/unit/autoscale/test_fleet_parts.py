@@ -1,5 +1,8 @@
 """The options of a fleet, where its workers listen, and what is kept of what they say."""
 
+import subprocess
+import sys
+
 import pytest
 
 from tenfold._core.errors import MisuseError
@@ -64,6 +67,22 @@ def test_long_paths_give_ports_that_are_held(tmp_path):
         assert not accepts(urls[0])
     finally:
         place.close()
+
+
+def test_the_directory_of_a_killed_owner_is_removed_by_the_next_and_that_of_a_living_one_is_not(tmp_path):
+    alive = Place(tmp_path)
+    code = (
+        "import os, sys; from pathlib import Path; from tenfold.autoscale.supervisor.place import Place; "
+        "place = Place(Path(sys.argv[1])); (place.path / '1.sock').touch(); os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, timeout=60).returncode == -9
+    assert len(list(tmp_path.iterdir())) == 2
+    new = Place(tmp_path)
+    assert set(tmp_path.iterdir()) == {alive.path, new.path}
+    alive.close()
+    new.close()
+    new.close()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_directory_that_cannot_be_is_refused(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import socket
@@ -19,11 +20,13 @@ _LONGEST: Final = 103
 _NUMBERS: Final = 8
 """Bytes that a worker's number may take in the path, beside ``.sock``."""
 _TRIES: Final = 100
+_PREFIX: Final = "tenfold-fleet-"
 
 
 class Place:
     """A directory for the sockets of one fleet, below ``directory`` or the system's for temporary files, that nobody
-    else can enter. `close` removes it and what is in it.
+    else can enter. `close` removes it and what is in it. Its owner holds a lock (flock) of it, which goes with the
+    owner whatever ends that; the next one removes directories that nobody holds.
 
     Raises `MisuseError` for a directory in which none can be made.
     """
@@ -32,11 +35,12 @@ class Place:
         try:
             if directory is not None:
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.path: Final = Path(tempfile.mkdtemp(prefix="tenfold-", dir=directory)).resolve()
+            path, self._lock = _own((directory or Path(tempfile.gettempdir())).resolve())
         except OSError as error:
             raise MisuseError(
                 f"directory: expected one in which sockets can be made, got {error}; name another one"
             ) from error
+        self.path: Final = path
         self.tcp: Final = len(os.fsencode(self.path)) + len("/.sock") + _NUMBERS > _LONGEST
         """Whether workers listen on ports."""
         self._next = 1
@@ -74,9 +78,30 @@ class Place:
             held.close()
         self._held.clear()
         shutil.rmtree(self.path, ignore_errors=True)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     def __repr__(self) -> str:
         return f"<Place {HOST if self.tcp else self.path}>"
+
+
+def _own(base: Path) -> tuple[Path, int]:
+    """A new directory below ``base`` and the descriptor that holds its lock. It gets its name when it is locked
+    already, so that one which is being made is never taken for one that was left.
+    """
+    for each in base.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):  # another user's, or somebody's who is alive
+            lock = os.open(each, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(each, ignore_errors=True)
+            finally:
+                os.close(lock)
+    made = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}", dir=base))
+    lock = os.open(made, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return made.rename(base / made.name[1:]), lock
 
 
 def accepts(url: str) -> bool:
