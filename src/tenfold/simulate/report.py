@@ -6,7 +6,7 @@ of `tenfold.load.report` take, which put plotly.js into the one file they write.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
@@ -47,13 +47,18 @@ def rows(result: Result) -> list[tuple[str, ...]]:
 
 def table(result: Result) -> Table:
     """The same for the terminal, by rich."""
+    return table_of(HEAD, rows(result))
+
+
+def table_of(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A table for the terminal: names to the left, numbers to the right."""
     from rich import box
     from rich.table import Table
 
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for number, name in enumerate(HEAD):
+    for number, name in enumerate(head):
         made.add_column(name, justify="right" if number else "left", no_wrap=bool(number))
-    for row in rows(result):
+    for row in rows:
         made.add_row(*row)
     return made
 

@@ -7,7 +7,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
 from tenfold._core.units import format_duration
-from tenfold.simulate.report import COLOURS, layout
+from tenfold.simulate.report import COLOURS, layout, table_of
 from tenfold.simulate.scaling_result import Point, ScalingResult
 
 if TYPE_CHECKING:
@@ -41,15 +41,7 @@ def rows(result: ScalingResult) -> list[tuple[str, ...]]:
 
 def table(result: ScalingResult) -> Table:
     """The same for the terminal, by rich."""
-    from rich import box
-    from rich.table import Table
-
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for number, name in enumerate(HEAD):
-        made.add_column(name, justify="right" if number else "left", no_wrap=bool(number))
-    for row in rows(result):
-        made.add_row(*row)
-    return made
+    return table_of(HEAD, rows(result))
 
 
 def subtitle(result: ScalingResult) -> str:
