@@ -36,6 +36,7 @@ from tenfold.db.read_connection import reader
 from tenfold.db.refusals import NOT_THERE, is_gone
 from tenfold.db.router import RouteExplanation, Router
 from tenfold.db.session import routed_sessionmaker
+from tenfold.db.state import cluster_state
 from tenfold.db.transaction import Isolation, Runner, RunOptions
 from tenfold.db.watch import Watch
 from tenfold.resilience import remaining
@@ -65,10 +66,12 @@ class AsyncCluster:
         replicas: Sequence[URL],
         options: ClusterOptions,
         *,
+        name: str = "database",
         random: Random | None = None,
         causal: CausalOptions | None = None,
         hub: Hub = EVENTS,
     ) -> None:
+        self.name: Final = name
         self._urls = {"primary": primary, **{f"replica {number}": url for number, url in enumerate(replicas)}}
         self.options = options
         self._random = random or Random()
@@ -241,6 +244,15 @@ class AsyncCluster:
             except MissingGreenlet:
                 node = servers.nodes[0]  # somebody just looks; nothing is sent from here
         return node
+
+    def state(self) -> dict[str, Any]:
+        """What a person or a dashboard asks for, ready for JSON: servers, connections, reads, tokens, transactions.
+
+        May be called from any thread. See `tenfold.db.state` and, for Prometheus and OpenTelemetry, `tenfold.observe`.
+        """
+        pid = os.getpid()
+        loops = [(servers.nodes, servers.watch) for servers in list(self._servers.values()) if servers.pid == pid]
+        return cluster_state(self.name, loops, self.router, self.causal.counters, self._runner)
 
     def __repr__(self) -> str:
         primary = self._urls["primary"].render_as_string(hide_password=True)

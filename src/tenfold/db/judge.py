@@ -52,6 +52,8 @@ class Judge:
         self._known = {node.name: _Known(LagSwitch(self._limits)) for node in nodes}
         self.election: Final = Election()
         self.trail: Final = Trail()
+        self.elections = 0
+        """Times that a server became the one that takes the writes; the first is no failover."""
         self.there: Final = asyncio.Event()
         """Set while there is a primary."""
 
@@ -119,6 +121,7 @@ class Judge:
             self.there.clear()
         else:
             self.there.set()
+            self.elections += 1
         self._elected()
         self._hub.emit(PrimaryElected(outcome.winner, before, self.election.timeline))
         return True

@@ -146,6 +146,10 @@ class Node:
                     pool.cut_idle()
         self._writes = self._reads = None
 
+    def made(self, *, write: bool) -> AsyncEngine | None:
+        """The engine for transactions or for reads, if it was needed yet."""
+        return self._writes if write else self._reads
+
     # -- health
 
     @property

@@ -120,6 +120,8 @@ class Runner:
     retries: int = 0
     resolved: int = 0
     """Commits whose answer was lost and whose fate was found out."""
+    unknown: int = 0
+    """Commits whose fate was not (`CommitUnknown`)."""
 
     async def run(
         self,
@@ -172,6 +174,7 @@ class Runner:
                     # Also when we are cancelled here: whoever cancels must not believe that nothing happened.
                     outcome, said = await shielded(self._fate(attempt, float(how.resolve)))
                     if outcome == "unknown":
+                        self.unknown += 1
                         raise CommitUnknown(
                             "COMMIT was sent and the answer lost; the transaction "
                             f"{'of unknown id' if attempt.xid is None else attempt.xid} may have been committed "

@@ -120,6 +120,11 @@ class Watch:
         return self._judge.election
 
     @property
+    def elections(self) -> int:
+        """Times that a server became the one that takes the writes; the first is no failover."""
+        return self._judge.elections
+
+    @property
     def trail(self) -> Trail:
         """Where the primary was lately."""
         return self._judge.trail
