@@ -263,7 +263,13 @@ class Runner:
             if status == "committed":
                 position = node.seen.position
                 branch = None if position is None else (position.system, position.timeline)
-                if node is attempt.node and branch == attempt.branch and node.epoch == attempt.epoch:
+                # Behind a pooler the watch's connection outlives a restart of the server, and `epoch` says nothing.
+                if (
+                    node is attempt.node
+                    and branch == attempt.branch
+                    and node.epoch == attempt.epoch
+                    and not node.pooled
+                ):
                     return "committed", status
                 return "unknown", "the primary says committed, but it may have given the id to another transaction"
             said = status or said
