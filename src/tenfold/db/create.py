@@ -56,7 +56,7 @@ def create_async_cluster(
     ``pooler``: ``"auto"`` finds out whether PgBouncer or its like stands in between, ``"none"`` and ``"transaction"``
     say so. Behind one, no named prepared statements are used. ``causal``: how long a reader
     with a token waits for a replica (`CausalOptions`). ``name`` ("database") is what its metrics are told apart by;
-    ``hub`` gets the events.
+    ``hub`` gets the events (`tenfold.resilience.EVENTS` by default): `PrimaryElected`, `LagChanged` …
 
     Raises `MisuseError` for URLs that are not PostgreSQL's and for numbers that make no sense. Statements raise what
     SQLAlchemy raises.

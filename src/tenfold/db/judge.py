@@ -148,4 +148,6 @@ class Judge:
             for name, node in self._nodes.items()
         )
         within = f" within {format_duration(waited)}" if waited else ""
-        return f"no primary {what}{within}: {nodes}. Nothing was sent; try again when one is promoted"
+        silent = all(node.seen.role == "unknown" for node in self._nodes.values())
+        advice = "look at the servers and at their URLs" if silent else "try again when one is promoted"
+        return f"no primary {what}{within}: {nodes}. Nothing was sent; {advice}"
