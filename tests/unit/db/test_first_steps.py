@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
+from random import Random
 
 import pytest
 from sqlalchemy import text
@@ -11,7 +13,12 @@ from sqlalchemy.engine import make_url
 
 import tenfold.db
 from tenfold._core.errors import MisuseError
-from tenfold.db import NoPrimary, ReadsRefused, create_async_cluster
+from tenfold.db import NoPrimary, ReadsRefused, Want, create_async_cluster
+from tenfold.db.choose import choose
+from tenfold.db.cluster_options import ClusterOptions
+from tenfold.db.node import Node
+from tenfold.db.read_connection import refused
+from tenfold.db.seen import Seen
 from tenfold.db.urls import asyncpg_url
 
 NOBODY = "postgresql://shop:secret@127.0.0.1:9/shop"  # the discard port: refused at once
@@ -44,17 +51,39 @@ def test_a_parameter_that_the_driver_does_not_take_is_refused_before_it_connects
     assert "secret" not in str(caught.value)
 
 
-async def test_who_cannot_connect_is_told_why():
+async def test_a_writer_that_cannot_connect_is_told_why():
     async with create_async_cluster(NOBODY, failover_wait="100ms") as cluster:
-        told = "ConnectionRefusedError: .*look at the servers and at their URLs"
-        with pytest.raises(ReadsRefused, match=told) as caught:
-            await cluster.execute(text("SELECT 1"))
-        assert "secret" not in str(caught.value)
-        with pytest.raises(ReadsRefused, match=told):
-            async with cluster.connect(read_only=True):
-                pass
-        with pytest.raises(NoPrimary, match=told):
+        with pytest.raises(NoPrimary, match="look at the servers and at their URLs") as caught:
             await cluster.execute(text("DELETE FROM orders"))
+    assert "secret" not in str(caught.value)
+
+
+async def test_so_is_a_reader():
+    async with create_async_cluster(NOBODY) as cluster:
+        for _ in range(3):
+            # the first one's own connection fails; who comes while the breaker is open is told of that
+            with pytest.raises((OSError, ReadsRefused), match="Connect call failed"):
+                await cluster.execute(text("SELECT 1"))
+
+
+def chosen(*nodes):
+    return choose(Want(), nodes, time.monotonic(), Random(1), primary=None)
+
+
+def test_each_server_that_is_silent_says_why():
+    gone = Node("primary", make_url("postgresql+asyncpg://db-1/shop"), ClusterOptions())
+    late = Node("replica 0", make_url("postgresql+asyncpg://db-2/shop"), ClusterOptions())
+    gone.fail(OSError("no route to host"), time.monotonic())
+    error = refused(chosen(gone))
+    assert error.reasons == ("primary: out (its breaker is open), OSError: no route to host",)
+    assert str(error).endswith("None answers: look at the servers and at their URLs")
+
+    late.seen = Seen("replica", None, 3.2, "stale", time.monotonic())
+    error = refused(chosen(gone, late))
+    assert "OSError: no route to host" in str(error)
+    assert "it is 3.20 s behind" in str(error)
+    assert "max_lag" in str(error)
+    assert "URL" not in str(error)
 
 
 @pytest.mark.parametrize("missing", ["sqlalchemy", "asyncpg", "greenlet"])
