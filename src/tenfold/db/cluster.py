@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from random import Random
 from typing import Any, Final, TypeVar
 
@@ -110,8 +111,14 @@ class AsyncCluster:
         return await self.router.execute(statement, parameters, route=route)
 
     def explain_route(self, statement: Executable | str, *, route: str | None = None) -> RouteExplanation:
-        """Where ``statement`` would go as the first of a session, and why. Sends nothing. See `Router.explain`."""
-        return self.router.explain(statement, route=route)
+        """Where ``statement`` would go as the first of a session, and why; for a read also which servers would not get
+        it. Sends nothing. See `Router.explain`.
+        """
+        told = self.router.explain(statement, route=route)
+        if told.to != "replica":
+            return told
+        choices = self.choices(Want(after=self.router.wanted()))
+        return replace(told, out=tuple(f"{one.node.name} ({one.why})" for one in choices if not one.ok))
 
     @asynccontextmanager
     async def connect(self, *, read_only: bool = False) -> AsyncIterator[AsyncConnection]:

