@@ -80,7 +80,7 @@ class AsyncCluster:
         self._servers: dict[asyncio.AbstractEventLoop, _Servers] = {}
         self._runner = Runner(self, self._random)
         self.causal = ClusterCausality(self, causal)
-        hooks = SessionHooks(self.causal.capture, self.causal.history)
+        hooks = SessionHooks(self.causal.capture, self.causal.history, lambda: self.system)
         self.router = Router(ClusterPlaces(self), causality=hooks, hub=hub)
 
     def sessionmaker(self, **options: Any) -> async_sessionmaker[AsyncSession]:
@@ -192,6 +192,15 @@ class AsyncCluster:
     def watch(self) -> Watch:
         """The running loop's watch over the servers."""
         return self._here().watch
+
+    @property
+    def system(self) -> int | None:
+        """The identifier of the system that the running loop's servers are; None while none of them has said it."""
+        servers = self._here()
+        system = servers.watch.election.system
+        if system is not None:
+            return system
+        return next((shown.system for node in servers.nodes if (shown := node.shown) is not None), None)
 
     async def writer(self, wait: float | None = None) -> Node:
         """The node that takes the writes now; waits ``wait`` seconds for one (default ``failover_wait``), and no longer

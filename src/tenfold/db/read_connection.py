@@ -36,6 +36,9 @@ async def reader(host: Host, within: float) -> AsyncIterator[AsyncConnection]:
     """A connection in autocommit that refuses to write, given back within ``within`` seconds. Where reads are monotonic
     later ones show what this one has shown, unless it ended with an exception.
     """
+    watch = host.watch
+    if not watch.settled:
+        await watch.settle()
     connection, choice = await _connect(host, await host.causal.wanted())
     try:
         yield connection
@@ -48,9 +51,6 @@ async def reader(host: Host, within: float) -> AsyncIterator[AsyncConnection]:
 
 
 async def _connect(host: Host, wanted: Position | None) -> tuple[AsyncConnection, Choice[Node]]:
-    watch = host.watch
-    if not watch.settled:
-        await watch.settle()
     choices = host.choices(Want(after=wanted))
     patient = True
     for choice in choices:
