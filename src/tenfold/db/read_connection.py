@@ -45,7 +45,11 @@ async def reader(host: Host, within: float) -> AsyncIterator[AsyncConnection]:
         if choice.rank == "spill":
             host.causal.saw_primary()
         elif not connection.closed:
-            await host.causal.note(connection)
+            try:
+                await host.causal.note(connection)
+            except NOT_THERE as error:
+                reason = f"{choice.node.name} did not say what it had shown"
+                raise ReadsRefused(f"{reason}, so nobody may rely on it. Read again", (reason,)) from error
     finally:
         await release(connection, within)
 

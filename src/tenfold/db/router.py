@@ -23,8 +23,9 @@ from tenfold.db.classify import Catalogue, Classifier, Verdict
 from tenfold.db.cluster_errors import ReadsRefused
 from tenfold.db.places import ClusterPlaces, Place, Places
 from tenfold.db.position import Position
-from tenfold.db.refusals import NOT_THERE, ReplicaRefused, refusal, sqlstate
+from tenfold.db.refusals import NOT_THERE, ReplicaRefused, is_gone, refusal, sqlstate
 from tenfold.db.route import Decision, Route, checked_route, decide
+from tenfold.db.token import NOWHERE
 
 _TRY_AGAIN: Final = 5.0
 
@@ -243,13 +244,28 @@ class Router:
             else:
                 self.reads_on_primary += 1
             return result
-        raise lost if lost is not None else not_shown(wanted)
+        raise unanswered(not_shown(wanted), lost)
 
 
 def not_shown(wanted: Position | None) -> ReadsRefused:
     """No server that answers shows what was asked for."""
-    reason = f"no replica shows {wanted} yet, and no primary serves readers"
+    if wanted is None:
+        return ReadsRefused("no server answered this read. Try again", ("those that may serve it were tried",))
+    what = "what this scope wants" if wanted is NOWHERE else str(wanted)
+    reason = f"no replica shows {what} yet, and no primary serves readers"
     return ReadsRefused(f"{reason}. Try again, or read outside of the causality scope", (reason,))
+
+
+def unanswered(refused: ReadsRefused, lost: BaseException | None) -> BaseException:
+    """What to raise when no server is left for a read: ``refused``, because of ``lost``, the last server's error, if
+    there was one. ``lost`` itself where that says something else than that the server is not there.
+    """
+    if lost is None:
+        return refused
+    if is_gone(lost) or refusal(lost) == "again" or isinstance(lost, TimeoutError):
+        refused.__cause__ = lost
+        return refused
+    return lost
 
 
 def _asked(statement: Executable | str, route: Route | None) -> Route | None:

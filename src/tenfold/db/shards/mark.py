@@ -4,9 +4,9 @@ A token holds positions of the shards' systems. That is enough while rows stay w
 shard A is waited for on A's replicas. It is not when buckets move, in two ways.
 
 *To the new shard.* The writes of before the flip reached B through the copy, and the token has no position on B. None
-is needed: the rows arrive on B in the transaction that raises B's epoch (`tenfold.db.reshard.switch`), each read selects
-the epoch beside its rows, and a replica that shows an epoch below the reader's map is passed over (`execute`). So a
-replica of B that answers shows the flip and all that came before it, to readers without a token too.
+is needed: the rows arrive on B in the transaction that raises B's epoch (`tenfold.db.reshard.switch`), each read
+selects the epoch beside its rows, and a replica that shows an epoch below the reader's map is passed over (`execute`).
+So a replica of B that answers shows the flip and all that came before it, to readers without a token too.
 
 *On the old one.* A process that has not heard of the flip plans for A. A's primary would say that the epoch is another;
 a replica of A that has not replayed the flip shows the old epoch and the old rows, and A's position in the token is one
@@ -30,7 +30,7 @@ from tenfold.db.wal import driver_of, identify
 
 
 class MapMark:
-    """``epoch`` tells that of this process's map. Does nothing before `identify_home`, as where no shard has replicas."""
+    """``epoch`` tells that of this process's map. Does nothing before `identify_home`: where no shard has replicas."""
 
     __slots__ = ("_epoch", "system")
 
