@@ -40,7 +40,7 @@ class SessionHooks:
         now, if it has not been; elsewhere it stays unknown.
         """
         scope = CAUSALITY.get()
-        if scope is None:
+        if scope is None or scope.wanted() is None:
             return None
         system = self._system()
         wanted = scope.wanted_on(system)

@@ -160,7 +160,7 @@ class Causality:
         fresh = await unread.capture()
         self.captures += 1
         at, history = None if self._token is None else self._token.on(fresh.system), None
-        if at is not None and at is not NOWHERE and at.timeline < fresh.timeline and unread.history is not None:
+        if at is not None and at.timeline < fresh.timeline and unread.history is not None:
             history = await unread.history(fresh.timeline)
         self._take(fresh, history)
         if unread.count == count and self._unread.get(unread.capture) is unread:

@@ -40,7 +40,7 @@ from tenfold.db.position import Position
 LEAST_KEY: Final = 16
 MOST_SYSTEMS: Final = 64
 """How many systems a token names at most."""
-NOWHERE: Final = Position(0, 1, 2**64 - 1)
+NOWHERE: Final = Position(0, 2**32 - 1, 2**64 - 1)
 """A position that no server has: a read that wants it goes to the primary. No system has the identifier 0."""
 
 _LABEL: Final = b"tenfold causality 1\0"

@@ -160,6 +160,20 @@ async def test_a_promotion_of_one_system_leaves_the_others_as_they_are() -> None
         assert await scope.outgoing() == Token(Position(7, 2, 300), other)
 
 
+async def test_systems_that_are_copies_of_one_another_want_the_greatest_position_of_all() -> None:
+    """They cannot be told apart: more than what must be shown, and after a promotion of one the primary."""
+    one, copy = Primary(500), Primary(100)
+    scope = Causality()
+    scope.committed(one.capture, one.history, 7)
+    scope.committed(copy.capture, copy.history, 7)
+    assert await scope.outgoing() == Token(Position(7, 1, 500))
+    one.timeline, one.left, one.lsn = 2, 550, 600
+    scope.committed(one.capture, one.history, 7)
+    assert await scope.outgoing() == Token(Position(7, 2, 600))
+    scope.committed(copy.capture, copy.history, 7)
+    assert await scope.settle() == LOST
+
+
 def test_a_commit_whose_position_is_known_asks_nobody() -> None:
     scope = Causality(Token(Position(7, 1, 5)))
     scope.committed_at(Position(8, 1, 3))
