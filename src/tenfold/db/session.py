@@ -208,6 +208,7 @@ class RoutedSession(Session):
     def _tried_on_each(self, once: Callable[[], T], statement: Any) -> T:
         """What ``once()`` returns, on another server where one does not show what is wanted, refuses or is lost."""
         before, self._tried = self._tried, set()
+        held = dict(self._connected)
         lost: BaseException | None = None
         try:
             while True:
@@ -219,7 +220,7 @@ class RoutedSession(Session):
                 except ReadsRefused as refused:
                     raise unanswered(refused, lost)  # noqa: B904 - it has the cause that counts
                 except NOT_THERE as error:
-                    if not self._recovers(statement, error):
+                    if not self._recovers(statement, error, held):
                         raise
                     lost = error
         finally:
@@ -239,8 +240,11 @@ class RoutedSession(Session):
             else:
                 self._router.reads_on_primary += 1
 
-    def _recovers(self, statement: Any, error: BaseException) -> bool:
-        """Whether to run it again, after setting the way for it."""
+    def _recovers(self, statement: Any, error: BaseException, held: Mapping[Engine, Connection]) -> bool:
+        """Whether to run it again, after setting the way for it. ``held``: the connections that were read from before.
+
+        Raises `ReadsRefused` where reads that were answered share a snapshot with this one, which is lost.
+        """
         if self._last is None:
             return False
         place, decision = self._last
@@ -256,6 +260,10 @@ class RoutedSession(Session):
             return True
         if kind != "again":
             return False
+        was = held.get(self._engine(place))
+        if was is not None and was.get_execution_options().get("isolation_level") in _STRICTER:
+            reason = f"{place.name} was lost, and with it the snapshot that this transaction's reads share"
+            raise ReadsRefused(f"{reason}. Run the whole transaction again", (reason,)) from error
         self._router.repeated += 1
         self._tried.add(place.name)
         self._failed.add(place.name)
