@@ -5,8 +5,10 @@ shard a key lives is never taken from a map that is older than the token.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from random import Random
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from sqlalchemy import event, func, insert, select, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.util import await_only
 
+from bench._db_causality import shaken
 from tenfold.db import AsyncCluster, CausalOptions, TokenKeys, causality, create_async_cluster
 from tenfold.db.shards import ShardedCluster, ShardMap
 from tenfold.db.token import UNKNOWN, Token
@@ -161,6 +164,38 @@ async def test_each_read_waits_for_its_own_shard(ready: Shards) -> None:
         counters = [shard.causal.counters for shard in shards.values()]
         assert sum(one.behind for one in counters) >= 1
         assert sum(one.foreign for one in counters) == 0
+
+
+async def test_clients_of_two_shards_never_see_less_than_they_wrote(ready: Shards) -> None:
+    """Four clients, each with a key on either shard and one token, while both replicas stop and go at random."""
+    ports = {ready[name].replicas[0].port for name in NAMES}
+    by_replica: Counter[bool] = Counter()
+
+    async def client(cluster: ShardedCluster, number: int) -> None:
+        random = Random(number)
+        keys = [[key for key in range(100) if cluster.map.shard_of(key) == name][number] for name in NAMES]
+        written = dict.fromkeys(keys, 0)
+        token: Token | None = None
+        for version in range(1, 26):
+            with causality(token) as scope:
+                for key in random.choice([keys, keys[:1], keys[1:]]):
+                    await cluster.execute(raised(key, version))
+                    written[key] = version
+                token = carried(await scope.outgoing())
+            with causality(token):
+                for key in keys:
+                    total, port = await seen(cluster, key)
+                    assert total == written[key], (key, token)
+                    by_replica[port in ports] += 1
+
+    replicas = [ready[name].replicas[0] for name in NAMES]
+    async with process(ready) as (cluster, shards), shaken(replicas, seed=41):
+        async with asyncio.TaskGroup() as group:
+            for number in range(4):
+                group.create_task(client(cluster, number))
+        counters = [shard.causal.counters for shard in shards.values()]
+    assert by_replica[True] + by_replica[False] == 200
+    assert by_replica[True] >= 50, (by_replica, counters)
 
 
 async def test_a_shard_that_the_token_does_not_name_has_nothing_to_wait_for(ready: Shards) -> None:
