@@ -31,10 +31,14 @@ _TRY_AGAIN: Final = 5.0
 
 
 class Causality(Protocol):
-    """The causal token's two hooks."""
+    """The causal token's hooks."""
 
     def after_commit(self, connection: Connection) -> None:
         """A transaction on the primary has committed over ``connection``."""
+        ...
+
+    def begun(self) -> Callable[[], None] | None:
+        """A transaction on the primary may write from now on; what is returned, if anything, is called at its end."""
         ...
 
     def wanted(self) -> Position | None:

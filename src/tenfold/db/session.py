@@ -70,6 +70,8 @@ class RoutedSession(Session):
         self._writer: Engine | None = None
         self._primary: Place | None = None
         self._writing: Connection | None = None
+        self._may_write: Callable[[], None] | None = None
+        """To be called when the transaction is over that may have written."""
         self._on_primary = False
         self._been_there = False
 
@@ -102,6 +104,7 @@ class RoutedSession(Session):
                 self._let_go()
             self._on_primary = self._been_there = True
             self._router.sent_to_primary += 1
+            self._note_that_it_may_write(clause)
             self._primary = self._router.places.writer()
             self._writer = self._primary.engine
             return self._writer
@@ -124,6 +127,7 @@ class RoutedSession(Session):
         self._pinned = self._last = self._writing = None
         self._failed.clear()
         self._been_there = False
+        self._ended()
 
     # -- inside
 
@@ -225,6 +229,19 @@ class RoutedSession(Session):
                     lost = error
         finally:
             self._tried = before
+
+    def _note_that_it_may_write(self, clause: Any) -> None:
+        causality = self._router.causality
+        if causality is None or self._may_write is not None:
+            return
+        is_statement = isinstance(clause, Executable) and not self._flushing
+        if not (is_statement and self._router.classifier(clause).is_read):
+            self._may_write = causality.begun()
+
+    def _ended(self) -> None:
+        ended, self._may_write = self._may_write, None
+        if ended is not None:
+            ended()
 
     def _note_what_was_seen(self) -> None:
         if self._last is not None:
@@ -340,6 +357,7 @@ def _after_transaction_end(session: Session, transaction: SessionTransaction) ->
             session._primary.saw(session._writing)
         session._on_primary = False
         session._writing = None
+        session._ended()
         session._connected.clear()
         session._cursors.clear()
 
