@@ -13,23 +13,22 @@ has enough. So nobody is refused on that evidence; two further looks decide:
 2. all buckets of the key, locked in the order of their numbers, waiting for those in use. What is in them then is the
    truth, and is gathered from as many as it needs.
 
-*Who waits for a bucket holds no greater one of that key*, and of no key one that he does not take. That needs care:
-where a row has changed since the statement's snapshot, PostgreSQL locks its newest version first and only then asks
-whether it still has n (EvalPlanQual); if not, another row is taken and *that one stays locked* until the end of the
-transaction, or of a subtransaction. Two buyers with such a lock out of turn, waiting for all buckets, would wait for
-each other. Hence a SAVEPOINT before the first look, and a ROLLBACK TO it if that found nothing. It is sent before
-anything is locked, so that no lock is held for longer, and it is not released, which would cost a round trip and change
-nothing. `put` asks nothing of the amount, so that what it locks it changes, and after a take of that key it never
-waits, because the bucket taken from is free to it.
+*A look that found nothing leaves no lock.* Where a row has changed since the statement's snapshot, PostgreSQL locks its
+newest version first and only then asks whether it still has n (EvalPlanQual); if not, another row is taken and *that
+one stays locked* until the end of the transaction, or of a subtransaction. Two buyers with such locks out of turn, both
+waiting for all buckets, would wait for each other. Hence a SAVEPOINT before the first look, and a ROLLBACK TO it if
+that found nothing. It is sent before anything is locked, so that no lock is held for longer, and it is not released,
+which would cost a round trip and change nothing.
 
 *So there is no deadlock* among those who take of each key once and in one order of the keys (`take_many`): whoever
-waits for a bucket holds only buckets before it, in the order of (key, number), so nobody can wait for himself. Whoever
-keeps no order may wait in a circle, as with any locks; then the server chooses one, which gets `HotRowBusy`, and the
-others go on.
+waits for a bucket holds only buckets before it, in the order of (key, number), so no circle closes. `put` asks nothing
+of the amount, so what it locks it changes, and it does not wait after a take of that key, since the bucket taken from
+is free to it. Whoever keeps no order may wait in a circle, as with any locks; then the server chooses one, which gets
+`HotRowBusy`, and the others go on.
 
 One window is the server's own: when a lock that it was about to skip is given up in that instant, and the row's next
-version is locked already, it waits for that one (``heap_lock_updated_tuple`` knows no SKIP). Where that made a circle,
-and the first look were chosen to end it, it counts as one that found nothing.
+version is locked already, it waits for that one (``heap_lock_updated_tuple`` knows no SKIP). Should that ever close a
+circle, a first look chosen to end it counts as one that found nothing, and one who waits for all gets `HotRowBusy`.
 
 Below zero is impossible three times over: by the condition, under the lock, and by a CHECK.
 """
@@ -77,8 +76,9 @@ Connection = AsyncConnection | AsyncSession
 
 
 class HotRowBusy(TenfoldError, TimeoutError):
-    """Others held the buckets for all of ``wait``: neither taken nor refused. Nothing of the call is left in the
-    transaction; roll it back, or try again in it.
+    """Others held a bucket for all of ``wait``, or waited for this transaction: neither taken nor refused.
+
+    Nothing of the call is left in the transaction. Roll back; it may be tried again.
     """
 
 
@@ -114,7 +114,8 @@ class HotRows:
     deadline leaves, if that is less) bounds the wait for each bucket in use. ``random`` spreads the takers.
 
     Take of a key once in a transaction, and of several keys by `take_many`, which goes in the order of the keys: then
-    there is no deadlock. Otherwise two transactions may want what the other has taken, and one gets `HotRowBusy`.
+    there is no deadlock (a `put` of a key of which nothing was taken counts as a take). Otherwise two transactions may
+    want what the other has taken, and one gets `HotRowBusy`.
 
     Use READ COMMITTED, the default: at higher levels a bucket that changed meanwhile is a serialization failure
     (40001).
