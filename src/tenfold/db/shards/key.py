@@ -9,13 +9,16 @@ from sqlalchemy import Delete, Insert, Select, Update
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.elements import (
     BindParameter,
+    ClauseElement,
     ColumnClause,
 )
 from sqlalchemy.sql.selectable import Join, SelectBase
+from sqlalchemy.types import TypeDecorator
 
 from tenfold._core.errors import MisuseError
 from tenfold.db.shards.errors import CannotAnswer
 from tenfold.db.shards.keys import Key, check
+from tenfold.db.shards.opaque import check_text
 from tenfold.db.shards.scheme import Everywhere, Scheme, Sharded
 from tenfold.db.shards.tables import Located, Tables, final_froms, leaves, value_of
 
@@ -33,6 +36,7 @@ def locate(statement: Any, parameters: Parameters, scheme: Scheme) -> Located:
     if isinstance(statement, Update | Delete):
         return _locate_change(statement, parameters, scheme)
     if isinstance(statement, SelectBase):
+        check_text(statement)
         return _locate_query(statement, parameters, scheme)
     raise CannotAnswer(
         f"a {type(statement).__name__} says nothing about its keys", "say execution_options(shard_key=…)"
@@ -58,7 +62,29 @@ def insert_keys(statement: Insert, parameters: Parameters, scheme: Scheme) -> li
     if not rows:
         given: list[Mapping[str, Any]] = [parameters] if isinstance(parameters, Mapping) else list(parameters or [{}])
         rows = [{**fixed, **row} for row in given]
-    return [_row_key(statement.table, known, row, parameters) for row in rows]
+    keys = [_row_key(statement.table, known, row, parameters) for row in rows]
+    values = [value for row in rows for value in row.values()] if statement._multi_values else []
+    for one in (statement, *(value for value in values if isinstance(value, ClauseElement))):
+        check_text(one)
+        inside = _check_nested(one, Located(frozenset(keys)), parameters if isinstance(parameters, Mapping) else None,
+                               scheme)  # fmt: skip
+        if inside.apart:
+            raise CannotAnswer(inside.apart, _PINNED)
+    _check_conflict(statement, known)
+    return keys
+
+
+def _check_conflict(statement: Insert, known: Sharded) -> None:
+    """Refuse ON CONFLICT DO UPDATE of the shard key, unless it is set to the key of the row that was to be inserted."""
+    column = statement.table.c[known.column]
+    for name, value in getattr(statement._post_values_clause, "update_values_to_set", {}).items():
+        if getattr(name, "key", name) in (known.column, column.key) and not (
+            isinstance(value, ColumnClause) and value.name == column.name and value.table is not statement.table
+        ):
+            raise CannotAnswer(
+                f"ON CONFLICT DO UPDATE of the shard key {column} would have to move the row",
+                "leave the key out of set_",
+            )
 
 
 def _row_key(table: Any, known: Sharded, row: Mapping[Any, Any], parameters: Parameters) -> Key:
@@ -69,7 +95,7 @@ def _row_key(table: Any, known: Sharded, row: Mapping[Any, Any], parameters: Par
             if isinstance(name, str)
             else name is column or hash(name) == hash(column)
         ):
-            if isinstance(value, BindParameter):
+            if isinstance(value, BindParameter) and not isinstance(value.type, TypeDecorator):
                 value = value_of(value, parameters if isinstance(parameters, Mapping) else None)
             return check(value, known.kind)
     raise CannotAnswer(
@@ -88,31 +114,38 @@ def _locate_change(statement: Update | Delete, parameters: Parameters, scheme: S
     many: list[Mapping[str, Any] | None] = (
         [parameters] if parameters is None or isinstance(parameters, Mapping) else list(parameters)
     )
-    if isinstance(statement, Update):
-        column = statement.table.c[known.column]
-        names = {getattr(name, "key", name) for name in (statement._values or {})}
-        if {known.column, column.key} & names or any(known.column in (row or {}) for row in many):
-            raise CannotAnswer(
-                f"an UPDATE of the shard key {column} would have to move the row",
-                "insert it under the new key and delete the old one, by outbox",
-            )
+    check_key_stays(statement, parameters, known)
     criteria = list(statement._where_criteria)
     froms: dict[int, Any] = {hash(statement.table): statement.table}
     for term in criteria:
         for node in visitors.iterate(term):
             if isinstance(node, ColumnClause) and node.table is not None and not _inside_query(criteria, node):
                 froms.setdefault(hash(node.table), node.table)
+    check_text(statement)
     tables = Tables(list(froms.values()), [], scheme)
     keys: set[Key] = set()
     for row in many:
-        found = tables.restrict(criteria, row)
-        _check_nested(statement, found, row, scheme)
+        found = _check_nested(statement, tables.restrict(criteria, row), row, scheme)
         if found.apart:
             raise CannotAnswer(found.apart, _PINNED)
         if found.keys is None:
             raise CannotAnswer(f"the write to {statement.table} does not say which {known.column} it changes", _PINNED)
         keys |= found.keys
     return Located(frozenset(keys))
+
+
+def check_key_stays(statement: Update | Delete, parameters: Parameters, known: Sharded) -> None:
+    """Raises `CannotAnswer` for an UPDATE that gives a row another shard key."""
+    if not isinstance(statement, Update):
+        return
+    column = statement.table.c[known.column]
+    rows = [parameters or {}] if parameters is None or isinstance(parameters, Mapping) else parameters
+    names = {getattr(name, "key", name) for name in (statement._values or {})}.union(*rows)
+    if {known.column, column.key} & names:
+        raise CannotAnswer(
+            f"an UPDATE of the shard key {column} would have to move the row",
+            "insert it under the new key and delete the old one, by outbox",
+        )
 
 
 def _inside_query(criteria: Iterable[Any], node: Any) -> bool:

@@ -17,15 +17,15 @@ under another map is noticed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import Delete, Insert, Select, Update
+from sqlalchemy import Delete, Insert, Select, Table, Update
 from sqlalchemy.sql.elements import (
     ColumnElement,
 )
 
 from tenfold.db.shards.errors import CannotAnswer, CrossShard
-from tenfold.db.shards.key import Parameters, insert_keys, locate
+from tenfold.db.shards.key import Parameters, check_key_stays, insert_keys, locate
 from tenfold.db.shards.keys import check
 from tenfold.db.shards.map import ShardMap
 from tenfold.db.shards.scatter import Scatter, unlabelled
@@ -53,6 +53,8 @@ def plan(
             for key in insert_keys(statement, parameters, scheme):
                 if shard_map.shard_of(key) != shard:
                     raise CrossShard(shard, shard_map.shard_of(key))
+        if isinstance(statement, Update) and (known := scheme.sharded().get(cast("Table", statement.table))):
+            check_key_stays(statement, parameters, known)
         return _single(statement, (shard,), f"execution option shard_key={explicit!r}", write)
     located = locate(statement, parameters, scheme)
     if not located.sharded:
