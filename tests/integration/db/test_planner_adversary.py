@@ -314,6 +314,21 @@ def test_what_a_batch_refuses(world: World, target: Any, rows: Any, told: str) -
         world.runner.run(world.cluster.insert(target, rows))
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (("select 1",), "statement: expected one of SQLAlchemy's"),
+        ((ORDER,), "statement: expected one of SQLAlchemy's"),
+        ((exists(select(I.id)),), "statement: expected one of SQLAlchemy's"),
+        ((insert(ORDER), "x"), "parameters: expected a mapping"),
+        ((insert(ORDER), ["x"]), "parameters: expected a mapping"),
+    ],
+)
+def test_what_is_no_statement_is_refused(given: Any, told: str) -> None:
+    with pytest.raises(MisuseError, match=told):
+        PLANS.plan(*given)
+
+
 def test_citext_is_no_shard_key() -> None:
     table = sa.Table("a_name", sa.MetaData(), sa.Column("name", CITEXT), info={"shard_key": "name"})
     with pytest.raises(MisuseError, match="equal values must have equal bytes"):

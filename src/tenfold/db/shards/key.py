@@ -18,7 +18,7 @@ from sqlalchemy.types import TypeDecorator
 from tenfold._core.errors import MisuseError
 from tenfold.db.shards.errors import CannotAnswer
 from tenfold.db.shards.keys import Key, check
-from tenfold.db.shards.opaque import check_text
+from tenfold.db.shards.opaque import inner_statements
 from tenfold.db.shards.scheme import Everywhere, Scheme, Sharded
 from tenfold.db.shards.tables import Located, Tables, final_froms, leaves, value_of
 
@@ -36,7 +36,6 @@ def locate(statement: Any, parameters: Parameters, scheme: Scheme) -> Located:
     if isinstance(statement, Update | Delete):
         return _locate_change(statement, parameters, scheme)
     if isinstance(statement, SelectBase):
-        check_text(statement)
         return _locate_query(statement, parameters, scheme)
     raise CannotAnswer(
         f"a {type(statement).__name__} says nothing about its keys", "say execution_options(shard_key=…)"
@@ -63,11 +62,11 @@ def insert_keys(statement: Insert, parameters: Parameters, scheme: Scheme) -> li
         given: list[Mapping[str, Any]] = [parameters] if isinstance(parameters, Mapping) else list(parameters or [{}])
         rows = [{**fixed, **row} for row in given]
     keys = [_row_key(statement.table, known, row, parameters) for row in rows]
+    one = parameters if isinstance(parameters, Mapping) else None
     values = [value for row in rows for value in row.values()] if statement._multi_values else []
-    for one in (statement, *(value for value in values if isinstance(value, ClauseElement))):
-        check_text(one)
-        inside = _check_nested(one, Located(frozenset(keys)), parameters if isinstance(parameters, Mapping) else None,
-                               scheme)  # fmt: skip
+    computed = [value for value in values if isinstance(value, ClauseElement) and not isinstance(value, BindParameter)]
+    for part in (statement, *computed):  # SQLAlchemy does not count the values of many rows among the elements
+        inside = _check_nested(inner_statements(part), Located(frozenset(keys)), one, scheme)
         if inside.apart:
             raise CannotAnswer(inside.apart, _PINNED)
     _check_conflict(statement, known)
@@ -121,11 +120,11 @@ def _locate_change(statement: Update | Delete, parameters: Parameters, scheme: S
         for node in visitors.iterate(term):
             if isinstance(node, ColumnClause) and node.table is not None and not _inside_query(criteria, node):
                 froms.setdefault(hash(node.table), node.table)
-    check_text(statement)
+    inner = inner_statements(statement)
     tables = Tables(list(froms.values()), [], scheme)
     keys: set[Key] = set()
     for row in many:
-        found = _check_nested(statement, tables.restrict(criteria, row), row, scheme)
+        found = _check_nested(inner, tables.restrict(criteria, row), row, scheme)
         if found.apart:
             raise CannotAnswer(found.apart, _PINNED)
         if found.keys is None:
@@ -161,8 +160,9 @@ def _locate_query(statement: SelectBase, parameters: Parameters, scheme: Scheme)
     row = parameters if isinstance(parameters, Mapping) or parameters is None else None
     if parameters is not None and row is None:
         raise MisuseError("parameters: expected one mapping for a SELECT, got a list")
+    inner = inner_statements(statement)
     found = _locate_select(statement, row, scheme) if isinstance(statement, Select) else Located(None, sharded=False)
-    return _check_nested(statement, found, row, scheme)
+    return _check_nested(inner, found, row, scheme)
 
 
 def _locate_select(statement: Select[Any], row: Mapping[str, Any] | None, scheme: Scheme) -> Located:
@@ -171,20 +171,18 @@ def _locate_select(statement: Select[Any], row: Mapping[str, Any] | None, scheme
     return tables.restrict(statement._where_criteria, row)
 
 
-def _check_nested(outer: Any, found: Located, row: Mapping[str, Any] | None, scheme: Scheme) -> Located:
+def _check_nested(inner: Iterable[Any], found: Located, row: Mapping[str, Any] | None, scheme: Scheme) -> Located:
     """Selects inside the statement must be pinned to the very keys of the whole."""
     keys, sharded, apart = found.keys, found.sharded, found.apart
-    for node in visitors.iterate(outer):
-        if node is outer or not isinstance(node, Select | Insert | Update | Delete):
-            continue
+    for node in inner:
         if not isinstance(node, Select):
             raise CannotAnswer("a write inside another statement is not analysed", "run it as a statement of its own")
-        inner = _locate_select(node, row, scheme)
-        if not inner.sharded:
+        own = _locate_select(node, row, scheme)
+        if not own.sharded:
             continue
         if not sharded:
-            keys, sharded, apart = inner.keys, True, inner.apart
-        pinned = inner.keys is not None and len(inner.keys) == 1 and inner.keys == keys
-        if inner.apart or not pinned:
-            apart = apart or inner.apart or "a subquery over a sharded table would see the rows of one shard only"
+            keys, sharded, apart = own.keys, True, own.apart
+        pinned = own.keys is not None and len(own.keys) == 1 and own.keys == keys
+        if own.apart or not pinned:
+            apart = apart or own.apart or "a subquery over a sharded table would see the rows of one shard only"
     return Located(keys, sharded, apart)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from sqlalchemy import Select
 from sqlalchemy.sql import visitors
+from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.sql.elements import ColumnClause, TextClause
 
 from tenfold.db.classify.tokens import UnreadableTextError, tokens
@@ -19,17 +21,30 @@ _READS: Final = frozenset({"select", "table", "values", "insert", "update", "del
 _APART: Final = frozenset({"or", "from", "join", "where", "union", "intersect", "except", ";", ","})
 
 
-def check_text(statement: Any) -> None:
-    """Raises `CannotAnswer` for text that may read tables or weaken what stands beside it."""
+def inner_statements(statement: Any) -> list[Select[Any] | UpdateBase]:
+    """The selects and writes inside ``statement``. Raises `CannotAnswer` for text that may read tables or weaken what
+    stands beside it.
+    """
+    found: list[Select[Any] | UpdateBase] = []
     for node in visitors.iterate(statement):
-        if isinstance(node, TextClause):
+        if isinstance(node, ColumnClause):
+            if node.is_literal:
+                _check(node.name)
+        elif isinstance(node, TextClause):
             _check(node.text)
-        elif isinstance(node, ColumnClause) and node.is_literal:
-            _check(node.name)
-        for clause, _ in (*getattr(node, "_prefixes", ()), *getattr(node, "_suffixes", ())):
-            _check(str(clause))
-        for hint in (*dict(getattr(node, "_statement_hints", ())).values(), *getattr(node, "_hints", {}).values()):
-            _check(hint)
+        elif isinstance(node, Select | UpdateBase):
+            _check_around(node)
+            if node is not statement:
+                found.append(node)
+    return found
+
+
+def _check_around(node: Any) -> None:
+    """The text that SQLAlchemy does not count among a statement's elements."""
+    for clause, _ in (*getattr(node, "_prefixes", ()), *getattr(node, "_suffixes", ())):
+        _check(str(clause))
+    for hint in (*dict(getattr(node, "_statement_hints", ())).values(), *getattr(node, "_hints", {}).values()):
+        _check(hint)
 
 
 def _check(text: str) -> None:
