@@ -223,7 +223,8 @@ async def test_a_statement_prepared_before_ddl_runs_again(router: Router, cluste
     async with session_of() as session:
         assert (await session.execute(everything)).all() == [(1, 2)]
     await change("ALTER TABLE adversary.changing ADD c int DEFAULT 3")
-    assert (await router.execute(everything)).all() == [(1, 2, 3)]
+    found: Any = (await router.execute(everything)).all()
+    assert found == [(1, 2, 3)]
     assert (router.reads_on_replicas, router.repeated, router.refused) == (3, 2, 0)
     # Where it cannot run again the error is SQLAlchemy's own, and a transaction that may be run again is.
     async with cluster.connect() as connection:

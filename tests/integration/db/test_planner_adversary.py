@@ -289,7 +289,8 @@ def test_sessions_check_what_passes_by_their_flush(world: World) -> None:
         session.bulk_insert_mappings(Note, [{"id": 900, "owner": 3, "n": 1}])
 
     async def run() -> None:
-        for options in ({}, {"shard_key": 2}):
+        bound: list[dict[str, Any]] = [{}, {"shard_key": 2}]
+        for options in bound:
             async with world.cluster.session(**options) as session:
                 with pytest.raises(CannotAnswer, match="bulk_save_objects"):
                     await session.run_sync(legacy)
