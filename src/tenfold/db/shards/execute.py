@@ -26,10 +26,12 @@ from tenfold.db.shards.order import Row
 from tenfold.db.shards.parallel import together
 from tenfold.db.shards.shape import Plan
 from tenfold.db.shards.store import check_epoch, epoch_of
+from tenfold.db.wal import driver_of
 
 Members = Mapping[str, Member]
 T = TypeVar("T")
 _STREAMS: Final = "READ COMMITTED"  # a cursor needs a transaction
+_SHOWN: Final = "tenfold.db.shards.epoch"
 
 
 async def fetch(
@@ -47,10 +49,11 @@ async def fetch(
 
     async def part(shard: str) -> tuple[Sequence[str], Sequence[Row]]:
         async def ask(connection: AsyncConnection) -> tuple[Sequence[str], Sequence[Row]]:
-            found = await connection.execute(plan.statement, parameters)
-            keys, rows = tuple(found.keys()), found.all()
-            check_epoch(shard, epoch, rows[0][-1] if rows else await epoch_of(connection))
-            return keys, rows
+            while True:
+                found = await connection.execute(plan.statement, parameters)
+                keys, rows = tuple(found.keys()), found.all()
+                if await _is_of(epoch, shard, rows, connection):
+                    return keys, rows
 
         async with AsyncExitStack() as stack:
             return await _answer(members[shard], plan, stack, ask, primary=primary)
@@ -91,7 +94,14 @@ async def _answer(
 
 @asynccontextmanager
 async def stream(
-    plan: Plan, parameters: Any, members: Members, epoch: int, *, batch: int, max_groups: int
+    plan: Plan,
+    parameters: Any,
+    members: Members,
+    epoch: int,
+    *,
+    batch: int,
+    max_groups: int,
+    primary: bool = False,
 ) -> AsyncIterator[AsyncIterator[Any]]:
     """The rows of a scatter plan as they come. All cursors and connections are closed at the end of the block."""
     assert plan.merge is not None
@@ -110,7 +120,7 @@ async def stream(
                     raise
                 return feed
 
-            feed = await _answer(members[shard], plan, own, open_on)
+            feed = await _answer(members[shard], plan, own, open_on, primary=primary)
             own.push_async_callback(feed.close)
             return feed
 
@@ -140,10 +150,13 @@ class _Feed:
     async def open(self, statement: Any, parameters: Any, batch: int, epoch: int) -> None:
         self._batch = batch
         statement = statement.execution_options(yield_per=batch)
-        self._result = await self.connection.stream(statement, parameters)
-        self.keys = tuple(self._result.keys())
-        first = await self._result.fetchmany(batch)
-        check_epoch(self.shard, epoch, first[0][-1] if first else await epoch_of(self.connection))
+        while True:
+            self._result = await self.connection.stream(statement, parameters)
+            self.keys = tuple(self._result.keys())
+            first = await self._result.fetchmany(batch)
+            if await _is_of(epoch, self.shard, first, self.connection):
+                break
+            await self._result.close()
         self._next = asyncio.create_task(self._ready(first))
 
     async def _ready(self, rows: Sequence[Row]) -> Sequence[Row]:
@@ -167,6 +180,19 @@ class _Feed:
             self._next = None
         if self._result is not None:
             await self._result.close()
+
+
+async def _is_of(epoch: int, shard: str, rows: Sequence[Row], connection: AsyncConnection) -> bool:
+    """Whether these are the rows under ``epoch``; False: they may be of before, so ask again. Raises `StaleMap`.
+
+    Rows carry their epoch. Where there are none it is asked for, later: on a replica that has replayed the change of
+    the map between the two statements, nothing was found under the old epoch. So an answer without rows counts once
+    this connection has shown the epoch before; epochs only grow, and a connection lives as long as its server.
+    """
+    check_epoch(shard, epoch, rows[0][-1] if rows else await epoch_of(connection))
+    info = driver_of(connection)[1]
+    before, info[_SHOWN] = info.get(_SHOWN), epoch
+    return bool(rows) or before == epoch
 
 
 def _row_maker(plan: Plan, keys: Sequence[str]) -> Callable[[Iterator[Any]], Result[Any]]:
