@@ -23,7 +23,7 @@ from tenfold._core.events import EVENTS, Hub
 from tenfold._core.stats import Ewma
 from tenfold.db.cluster_options import ClusterOptions
 from tenfold.db.happenings import GenerationDropped
-from tenfold.db.pool import Account, AccountedPool
+from tenfold.db.pool import Account, AccountedPool, bound_rollback
 from tenfold.db.position import Position
 from tenfold.db.refusals import NOT_THERE
 from tenfold.db.replayed import Replayed
@@ -132,7 +132,10 @@ class Node:
             self.hub.emit(GenerationDropped(self.name, self.generation, reason))
 
     async def close(self) -> None:
-        """Close all connections, within the time for a release; after that they are cut."""
+        """Close all connections, within the time for a release; after that they are cut. Those in use are closed when
+        they come back.
+        """
+        self.generation += 1
         for engine in (self._writes, self._reads):
             if engine is not None:
                 pool = engine.sync_engine.pool  # `dispose` puts another in its place
@@ -150,8 +153,8 @@ class Node:
 
     @property
     def in_flight(self) -> int:
-        """Readers that it serves now."""
-        return self.account.readers
+        """Readers that it serves now, or that are on their way to a connection."""
+        return self.account.readers + self.account.coming
 
     @property
     def shown(self) -> Position | None:
@@ -233,5 +236,7 @@ class Node:
         for name in ("do_connect", "connect", "checkout", "checkin", "detach", "handle_error"):
             event.listen(engine.sync_engine, name, getattr(taps, name))
         if write:  # any listener of statements makes all of them dearer, and reads are many
-            event.listen(engine.sync_engine, "before_cursor_execute", taps.before_cursor_execute)
+            for name in ("before_cursor_execute", "commit", "rollback"):
+                event.listen(engine.sync_engine, name, getattr(taps, name))
+        bound_rollback(engine.dialect, float(self.options.release_timeout))
         return engine

@@ -75,6 +75,8 @@ class _Cluster(Protocol):
     @property
     def causal(self) -> ClusterCausality: ...
 
+    def has_room(self, choice: Choice[Node], want: Want) -> bool: ...
+
     def best_reader(self, pinned: str | None) -> Node | None: ...
 
     def node_for_writes(self) -> Node: ...
@@ -99,12 +101,16 @@ class ClusterPlaces:
         first = self._cluster.best_reader(pinned) if after is None else None
         if first is not None:
             yield self._reader(first, True)
-        choices = self._cluster.choices(Want(after=after, pinned=pinned))
+        want = Want(after=after, pinned=pinned)
+        choices = self._cluster.choices(want)
         found = first is not None
         for choice in choices:
             if choice.ok and choice.node is not first:
-                found = True
-                yield self._reader(choice.node, choice.rank != "spill")
+                found = self._cluster.has_room(choice, want)
+                if found:
+                    yield self._reader(choice.node, choice.rank != "spill")
+                else:
+                    choices = self._cluster.choices(want)  # with the reason
         if not found:
             reasons = tuple(str(choice) for choice in choices)
             raise ReadsRefused(f"no server may serve this reader now: {'; '.join(reasons)}", reasons)

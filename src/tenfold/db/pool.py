@@ -16,7 +16,7 @@ from typing import Any, Final
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
-from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
+from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, PoolProxiedConnection
 
 from tenfold._core.tasks import shielded
 from tenfold._core.units import format_duration
@@ -30,7 +30,7 @@ _STATEMENT: Final = 80
 class Holder:
     """One check-out."""
 
-    __slots__ = ("since", "statement", "task", "write")
+    __slots__ = ("error", "since", "statement", "task", "write")
 
     def __init__(self, since: float, write: bool) -> None:
         self.since = since
@@ -40,6 +40,8 @@ class Holder:
         except RuntimeError:
             task = None
         self.task = "no task" if task is None else task.get_name()
+        self.error: BaseException | None = None
+        """A writer's first one in this transaction."""
         self.statement = ""
         """A writer's last one, as it was sent; its values are not in it. Readers' are not noted."""
 
@@ -55,12 +57,14 @@ class Holder:
 class Account:
     """Who holds connections of one node. Plain numbers, and as many holders as there are connections."""
 
-    __slots__ = ("checkouts", "holders", "lost", "readers")
+    __slots__ = ("checkouts", "coming", "holders", "lost", "readers")
 
     def __init__(self) -> None:
         self.holders: dict[int, Holder] = {}
         self.readers = 0
         """Connections for reads that are checked out."""
+        self.coming = 0
+        """Readers who wait for a connection, or for one to be made."""
         self.checkouts = 0
         self.lost = 0
         """Connections that were never given back and that the garbage collector found."""
@@ -108,6 +112,16 @@ class AccountedPool(AsyncAdaptedQueuePool):
     def _timeout(self, seconds: float) -> None:
         self._longest = seconds
 
+    def connect(self) -> PoolProxiedConnection:
+        if self.write:
+            return super().connect()
+        account = self.account
+        account.coming += 1
+        try:
+            return super().connect()
+        finally:
+            account.coming -= 1
+
     def recreate(self) -> AccountedPool:
         fresh = super().recreate()
         assert isinstance(fresh, AccountedPool)
@@ -145,6 +159,26 @@ def cut(record: ConnectionPoolEntry) -> None:
     connection: Any = record.driver_connection
     if connection is not None:
         connection.terminate()
+
+
+def bound_rollback(dialect: Any, within: float) -> None:
+    """A server that has not answered a rollback of this engine's after ``within`` seconds loses the connection, which
+    rolls back too. Otherwise who gives one back to a frozen server waits for the time-out of statements.
+    """
+    rollback = dialect.do_rollback
+
+    def do_rollback(connection: Any) -> None:
+        driver = connection.driver_connection
+        if driver is None or not driver.is_in_transaction():
+            rollback(connection)
+            return
+        timer = asyncio.get_running_loop().call_later(within, driver.terminate)
+        try:
+            rollback(connection)
+        finally:
+            timer.cancel()
+
+    dialect.do_rollback = do_rollback
 
 
 def _is_in_transaction(held: AsyncConnection) -> bool:

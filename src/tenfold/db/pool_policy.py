@@ -8,17 +8,21 @@ handshake and ``pg_backend_pid()`` are the same exactly where nobody stands betw
 
 The policy behind a pooler: statements are prepared without a name, nothing is cached on the connection, and reads run
 in transactions (READ ONLY) rather than in autocommit, because an unnamed statement that is parsed and bound in two
-round trips needs the transaction to hold its server.
+round trips needs the transaction to hold its server. Settings do not go into the handshake, where poolers refuse them:
+transactions bring their own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import asyncpg
 from sqlalchemy.engine import URL
 from sqlalchemy.util import await_only
+
+# PgBouncer ends a connection whose first message has a setting that it does not keep ("unsupported startup parameter").
+_TOLERATED: Final = frozenset({"application_name", "client_encoding", "datestyle", "timezone"})
 
 
 async def is_pooled(connection: asyncpg.Connection[Any]) -> bool:
@@ -47,11 +51,18 @@ def _unnamed() -> str:
     return ""
 
 
+def is_adapted(cparams: dict[str, Any]) -> bool:
+    """Whether `obey` found a pooler."""
+    return cparams.get("prepared_statement_name_func") is _unnamed
+
+
 def obey(cparams: dict[str, Any], pooled: Callable[[], bool | None], ask: Callable[[], Any]) -> bool:
     """From within SQLAlchemy's ``do_connect``: find out where it is not known, and adapt the arguments."""
     found = pooled()
     if found is None:
         found = bool(await_only(ask()))
     if found:
+        settings = cparams.get("server_settings") or {}
+        cparams["server_settings"] = {name: settings[name] for name in settings if name in _TOLERATED}
         cparams.update(statement_cache_size=0, prepared_statement_cache_size=0, prepared_statement_name_func=_unnamed)
     return found

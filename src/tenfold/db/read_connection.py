@@ -30,6 +30,8 @@ class Host(Protocol):
 
     def choices(self, want: Want) -> list[Choice[Node]]: ...
 
+    def has_room(self, choice: Choice[Node], want: Want) -> bool: ...
+
 
 @asynccontextmanager
 async def reader(host: Host, within: float) -> AsyncIterator[AsyncConnection]:
@@ -51,10 +53,11 @@ async def _connect(host: Host, wanted: Position | None) -> tuple[AsyncConnection
     watch = host.watch
     if not watch.settled:
         await watch.settle()
-    choices = host.choices(Want(after=wanted))
+    want = Want(after=wanted)
+    choices = host.choices(want)
     patient = True
     for choice in choices:
-        if choice.ok:
+        if choice.ok and host.has_room(choice, want):
             node = choice.node
             try:
                 with node.trial():
@@ -72,7 +75,7 @@ async def _connect(host: Host, wanted: Position | None) -> tuple[AsyncConnection
             if there:
                 return connection, choice
             patient = False
-    raise _refused(choices)
+    raise _refused(host.choices(want))
 
 
 def _refused(choices: Sequence[Choice[Node]]) -> ReadsRefused:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from sqlalchemy.engine import Connection, CursorResult, Engine
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.sql.base import Executable
 from sqlalchemy.util import greenlet_spawn
 
@@ -136,7 +137,7 @@ class Router:
         self._due = now + self._refresh_every  # nobody else loads meanwhile
         try:
             self._load()
-        except NOT_THERE as error:
+        except (ReadsRefused, PoolTimeoutError, *NOT_THERE) as error:
             self.catalogue_error = f"{type(error).__name__}: {error}"
             self._due = now + _TRY_AGAIN
 
@@ -169,18 +170,25 @@ class Router:
 
     def _load(self) -> None:
         first = self.places.primary_reader()  # the primary has what replicas may not have yet
-        order = (first, *[place for place in self.places.readers(None, None) if place.name != first.name])
-        for place in order:
-            try:
-                with place.engine.connect() as connection:
-                    self.classifier.catalogue = Catalogue.load_from(connection)
-                break
-            except NOT_THERE as error:
-                place.failed(error)
-                if place is order[-1]:
-                    raise
+        try:
+            self._load_from(first)
+        except NOT_THERE as error:
+            first.failed(error)
+            for place in self.places.readers(None, None):
+                if place.name != first.name:
+                    try:
+                        self._load_from(place)
+                        break
+                    except NOT_THERE as other:
+                        place.failed(other)
+            else:
+                raise
         self.catalogue_error = ""
         self._due = self._monotonic() + self._refresh_every
+
+    def _load_from(self, place: Place) -> None:
+        with place.engine.connect() as connection:
+            self.classifier.catalogue = Catalogue.load_from(connection)
 
     def _places(self, decision: Decision, *, read_only: bool, pinned: str | None) -> Iterable[Place]:
         if decision.to == "replica":

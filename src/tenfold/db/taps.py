@@ -1,6 +1,7 @@
 """What SQLAlchemy's engines tell of a node's connections: made, taken, given back, lost, used, failed.
 
-Here generations are kept apart, check-outs are noted, and latencies are measured.
+Here generations are kept apart, check-outs are noted, latencies are measured, and a transaction that failed is not
+taken for committed.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
-from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.engine import Connection, ExceptionContext
+from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.util import await_only
 
 from tenfold.db import pool_policy
@@ -29,6 +30,7 @@ _PLACE: Final = "tenfold_place"
 # A connection past its first use, in which it loads types and prepares every statement.
 _WARM: Final = "tenfold_warm"
 _READ_ONLY: Final = "25006"
+_ABORTED: Final = "25P02"
 
 
 class Taps:
@@ -93,8 +95,20 @@ class Taps:
         if held is not None:
             held.statement = statement
 
+    def commit(self, connection: Connection) -> None:
+        refuse_aborted(connection)
+
+    def rollback(self, connection: Connection) -> None:
+        held = None if connection.invalidated else connection.info.get(_HELD)
+        if held is not None:
+            held.error = None
+
     def handle_error(self, context: ExceptionContext) -> None:
         node, error = self.node, context.original_exception
+        if self.write and context.connection is not None and not context.connection.invalidated:
+            held = context.connection.info.get(_HELD)
+            if held is not None and held.error is None:
+                held.error = context.sqlalchemy_exception or error
         if isinstance(getattr(error, "driver_exception", None), asyncpg.InternalClientError):
             context.is_disconnect = True  # see `OF_THE_DRIVER`: SQLAlchemy would keep this connection
         if context.is_disconnect and not isinstance(error, asyncio.CancelledError):
@@ -102,6 +116,25 @@ class Taps:
         if self.write and getattr(error, "sqlstate", None) == _READ_ONLY and not _asked_for(context):
             node.advance("it was taken for the primary and refused to write")
             node.doubt(node, "it refused to write")
+
+
+def refuse_aborted(connection: Connection) -> None:
+    """Raise the error that ended this transaction, if somebody swallowed it and goes on.
+
+    PostgreSQL answers a COMMIT of a failed transaction with ROLLBACK, which is no error to the driver: nothing would be
+    kept and nobody told. After an error the server is asked, for a savepoint may have healed it; without one nothing is
+    sent.
+    """
+    held = None if connection.invalidated else connection.info.get(_HELD)
+    if held is None or held.error is None:
+        return
+    error, held.error = held.error, None
+    try:
+        connection.exec_driver_sql("SELECT 1")
+    except DBAPIError as aborted:
+        if getattr(aborted.orig, "sqlstate", None) == _ABORTED:
+            raise error from aborted
+        raise
 
 
 def _asked_for(context: ExceptionContext) -> bool:

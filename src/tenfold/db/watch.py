@@ -203,7 +203,8 @@ class Watch:
                         connection = None
                     self._silent(node, state, error)
                 except Exception as error:  # noqa: BLE001 - the watch goes on, and the log has it
-                    _log.exception("the probe of %s failed in an unexpected way", node.name)
+                    if not state.tries:  # once, and not with every further try
+                        _log.exception("the probe of %s failed in an unexpected way", node.name)
                     self._silent(node, state, error)
                 else:
                     state.silent = state.tries = 0
@@ -270,6 +271,7 @@ class Watch:
             reason = f"{type(error).__name__}: {error}"
             if node.seen.role != "unknown":
                 node.fail(error, self._monotonic())
+            node.last_error = reason
             self._judge.judge(node, Found("unknown", None), reason)
 
 
