@@ -96,14 +96,16 @@ class ClusterPlaces:
         self._made: dict[tuple[Node, bool], Place] = {}
 
     def readers(self, after: Position | None, pinned: str | None) -> Iterator[Place]:
-        """See `Places.readers`. The first place is found without an order of all, which is made if it does not do."""
+        """See `Places.readers`. The first place is found without an order of all, which is made if it does not do; if
+        nobody else may serve then, `ReadsRefused` is raised.
+        """
         self._settle()
         first = self._cluster.best_reader(pinned) if after is None else None
         if first is not None:
             yield self._reader(first, True)
         want = Want(after=after, pinned=pinned)
         choices = self._cluster.choices(want)
-        found = first is not None
+        found = False
         for choice in choices:
             if choice.ok and choice.node is not first:
                 found = self._cluster.has_room(choice, want)
@@ -120,7 +122,15 @@ class ClusterPlaces:
         self._settle()
         node = self._cluster.watch.winner
         if node is None:
-            return list(self.readers(None, None))[-1]
+            last: Place | None = None
+            try:
+                for last in self.readers(None, None):  # noqa: B007 - all but the last are skipped
+                    pass
+            except ReadsRefused:
+                if last is None:
+                    raise
+            assert last is not None
+            return last
         return self._reader(node, False)
 
     def writer(self) -> Place:

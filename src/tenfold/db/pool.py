@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, PoolProxiedConnection
+from sqlalchemy.pool.base import _ConnectionRecord
 
 from tenfold._core.tasks import shielded
 from tenfold._core.units import format_duration
@@ -25,6 +26,7 @@ from tenfold.resilience import remaining
 
 _TOLD: Final = 10
 _STATEMENT: Final = 80
+_MOMENT: Final = 0.25
 
 
 class Holder:
@@ -128,12 +130,20 @@ class AccountedPool(AsyncAdaptedQueuePool):
         fresh.account, fresh.label, fresh.write, fresh._longest = self.account, self.label, self.write, self._longest
         return fresh
 
+    def _create_connection(self) -> ConnectionPoolEntry:
+        # A place, which connects when it is checked out. If that fails it goes back to the queue, and whoever waits
+        # has it; SQLAlchemy would make the connection here, and let them wait for one that nobody makes.
+        return _ConnectionRecord(self, connect=False)
+
     def _do_get(self) -> ConnectionPoolEntry:
         waited = self._timeout
         try:
             return super()._do_get()
         except PoolTimeoutError as error:
             holders = self.account.report(time.monotonic(), write=self.write)
+            unheld = self.size() - sum(one.write is self.write for one in self.account.holders.values())
+            if unheld > 0:
+                holders = (*holders, f"{unheld} being connected")
             raise PoolExhausted(
                 f"{self.label}: expected a free connection within {format_duration(waited)}, and all {self.size()} are "
                 f"in use; give them back sooner, or raise pool_size. Held by: {'; '.join(holders) or 'nobody known'}",
@@ -161,9 +171,16 @@ def cut(record: ConnectionPoolEntry) -> None:
         connection.terminate()
 
 
+def _patience(within: float) -> float:
+    """Seconds for a rollback: what the deadline leaves, and a moment where it leaves nothing."""
+    left = remaining()
+    return within if left is None else min(within, max(left, _MOMENT))
+
+
 def bound_rollback(dialect: Any, within: float) -> None:
-    """A server that has not answered a rollback of this engine's after ``within`` seconds loses the connection, which
-    rolls back too. Otherwise who gives one back to a frozen server waits for the time-out of statements.
+    """A server that has not answered a rollback of this engine's after ``within`` seconds, or at the deadline, loses
+    the connection, which rolls back too. Otherwise who gives one back to a frozen server waits for the time-out of
+    statements.
     """
     rollback = dialect.do_rollback
 
@@ -172,7 +189,7 @@ def bound_rollback(dialect: Any, within: float) -> None:
         if driver is None or not driver.is_in_transaction():
             rollback(connection)
             return
-        timer = asyncio.get_running_loop().call_later(within, driver.terminate)
+        timer = asyncio.get_running_loop().call_later(_patience(within), driver.terminate)
         try:
             rollback(connection)
         finally:
@@ -192,13 +209,14 @@ def _is_in_transaction(held: AsyncConnection) -> bool:
 async def release(connection: AsyncConnection, within: float, session: AsyncSession | None = None) -> None:
     """Give a connection back, with the session on it, although the caller may be cancelled meanwhile.
 
-    A server that has not answered the rollback after ``within`` seconds loses the connection, which rolls back too.
+    A server that has not answered the rollback after ``within`` seconds, or at the deadline, loses the connection,
+    which rolls back too.
     """
     if not _is_in_transaction(connection):
         await _close(connection, session)  # nothing to say to the server, so nothing to wait for
         return
     driver: Any = connection.sync_connection.connection.driver_connection  # type: ignore[union-attr]
-    timer = asyncio.get_running_loop().call_later(within, driver.terminate)
+    timer = asyncio.get_running_loop().call_later(_patience(within), driver.terminate)
     try:
         await shielded(_close(connection, session))
     finally:
