@@ -66,6 +66,7 @@ class Node:
         "refused",
         "replayed",
         "seen",
+        "silences",
         "stranger",
         "url",
         "used",
@@ -96,6 +97,10 @@ class Node:
         self.stranger = False
         self.pooled: bool | None = {"auto": None, "none": False, "transaction": True}[options.pooler]
         """Whether a pooler stands in between; None: not known yet."""
+        self.silences = 0
+        """Probes that were not answered in time. Connections made before the last one may be open at this end only (a
+        router that forgot them says nothing), and are asked before they are handed out.
+        """
         self.failures = 0
         self.last_error = ""
         self.used = False

@@ -18,6 +18,7 @@ from sqlalchemy.util import await_only
 
 from tenfold.db import pool_policy
 from tenfold.db.pool import Holder, cut
+from tenfold.db.refusals import NOT_THERE
 from tenfold.resilience import Overloaded
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _TURNS_TO_NOTICE: Final = 5
 _MADE_IN: Final = "tenfold_generation"
+_SURE_SINCE: Final = "tenfold_silences"
 _HELD: Final = "tenfold_holder"
 _PLACE: Final = "tenfold_place"
 # A connection past its first use, in which it loads types and prepares every statement.
@@ -46,6 +48,7 @@ class Taps:
         node.used = True
         # Noted before the connection is made: what changes meanwhile makes it one of the old.
         record.info[_MADE_IN] = node.generation
+        record.info[_SURE_SINCE] = node.silences
         timeout = float(node.options.connect_timeout)
         node.pooled = pool_policy.obey(cparams, lambda: node.pooled, lambda: pool_policy.asked(node.url, timeout))
 
@@ -60,6 +63,9 @@ class Taps:
             raise DisconnectionError("the server is not the one that this connection was made to")
         if _is_dead(connection.driver_connection):
             raise DisconnectionError("the server closed this connection while it lay in the pool")
+        if record.info.get(_SURE_SINCE) != node.silences:
+            _ask(connection.driver_connection, float(node.options.connect_timeout))
+            record.info[_SURE_SINCE] = node.silences
         now = time.monotonic()
         record.info[_HELD] = node.account.take(record, now, self.write)
         if not self.write:
@@ -141,6 +147,15 @@ def _asked_for(context: ExceptionContext) -> bool:
     """Whether the transaction is read-only because its owner said so (``postgresql_readonly``)."""
     connection = context.connection
     return connection is None or bool(getattr(connection.connection.dbapi_connection, "readonly", False))
+
+
+def _ask(connection: Any, within: float) -> None:
+    """Raises `DisconnectionError` if the server does not answer over this idle connection in time."""
+    try:
+        await_only(connection.execute("SELECT 1", timeout=within))
+    except NOT_THERE as error:
+        connection.terminate()
+        raise DisconnectionError("the server does not answer over this connection any more") from error
 
 
 def _is_dead(connection: Any) -> bool:

@@ -269,6 +269,8 @@ class Watch:
     def _silent(self, node: Node, state: _Watched, error: BaseException) -> None:
         state.tries += 1
         state.silent += 1
+        if isinstance(error, TimeoutError):
+            node.silences += 1
         # A refused connection says that nobody is there. A probe that took too long may be the fault of a busy
         # machine, ours included, and one of them is not enough to stop the writes.
         slow = isinstance(error, TimeoutError) and state.silent < _SILENT_PROBES

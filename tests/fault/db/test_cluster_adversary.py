@@ -341,6 +341,64 @@ async def test_giving_back_ends_with_the_deadline(ready: Any) -> None:
             await ready.primary.resume()
 
 
+@asynccontextmanager
+async def forgetful(port: int, forgets: asyncio.Event) -> AsyncIterator[int]:
+    """A relay like a router that forgets its connections: once told to, those it has carry nothing any more and say
+    nothing; new ones are carried.
+    """
+
+    async def forward(source: asyncio.StreamReader, sink: asyncio.StreamWriter, young: bool) -> None:
+        while data := await source.read(65536):
+            if not young and forgets.is_set():
+                await asyncio.Event().wait()
+            sink.write(data)
+            await sink.drain()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, to_server = await asyncio.open_connection("127.0.0.1", port)
+        young = forgets.is_set()
+        both = [
+            asyncio.create_task(forward(reader, to_server, young)),
+            asyncio.create_task(forward(there, writer, young)),
+        ]
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in both:
+                one.cancel()
+            to_server.close()
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+
+
+async def test_connections_that_a_router_forgot_are_not_handed_out(ready: Any) -> None:
+    """Open at this end only: the watch's own goes silent, it connects anew, and trusts the idle ones no more."""
+    forgets = asyncio.Event()
+    async with (
+        forgetful(ready.primary.port, forgets) as port,
+        create_async_cluster(
+            make_url(ready.primary.url).set(port=port), connect_timeout="300ms", watch_period="50ms"
+        ) as cluster,
+    ):
+        node = await cluster.writer()
+
+        async def use(read_only: bool) -> None:
+            async with cluster.connect(read_only=read_only) as connection:
+                await connection.execute(PORT)
+
+        await asyncio.gather(*[use(number % 2 == 0) for number in range(10)])
+        silences, epoch = node.silences, node.epoch
+        forgets.set()
+        await until(lambda: node.silences > silences and node.epoch > epoch)
+        async with asyncio.timeout(20):  # the statement's time-out is 30 s
+            await asyncio.gather(*[use(number % 2 == 0) for number in range(10)])
+
+
 # -- closing, loops, forks
 
 
