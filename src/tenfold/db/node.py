@@ -32,7 +32,6 @@ from tenfold.db.taps import Taps
 from tenfold.resilience import AdaptiveLimit, Breaker, BreakerOpen, Circuit, State
 from tenfold.resilience.adaptive import AdaptivePlaces
 
-_LEAST_LATENCY: Final = 1e-4
 _EVIDENCE: Final = 32.0  # readers in the last seconds; with fewer, one slow one would decide
 _CLIP: Final = 4.0
 # One failed connection is enough: the next reader has other servers to go to.
@@ -173,11 +172,11 @@ class Node:
 
     def latency(self, now: float) -> float:
         """Expected seconds of a reader, from taking a connection to giving it back: the mean of the last ones, which
-        fades while there are none; the least there is while too few are known, so that they get known.
+        fades while there are none; 0 while too few are known.
         """
         if self.latencies.weight(now) < _EVIDENCE:
-            return _LEAST_LATENCY
-        return max(self.latencies.value(now), _LEAST_LATENCY)
+            return 0.0
+        return self.latencies.value(now)
 
     def observe(self, seconds: float, now: float) -> None:
         """A reader took so long. One that took far longer than usual counts as a bit longer: it says more about
@@ -202,6 +201,16 @@ class Node:
         except BreakerOpen:
             return  # it is known already
         self.circuit.failure(ticket, now, 0.0)
+
+    def serves(self, now: float) -> None:
+        """A reader got a connection: to the breaker, where it was open, a success."""
+        circuit = self.circuit
+        if circuit.current is not State.CLOSED:
+            try:
+                ticket = circuit.ticket or circuit.admit(now)
+            except BreakerOpen:
+                return
+            circuit.success(ticket, now, 0.0)
 
     @contextmanager
     def trial(self) -> Iterator[None]:

@@ -69,6 +69,7 @@ class Taps:
         now = time.monotonic()
         record.info[_HELD] = node.account.take(record, now, self.write)
         if not self.write:
+            node.serves(now)
             try:
                 record.info[_PLACE] = node.adaptive.enter(now)
             except Overloaded:

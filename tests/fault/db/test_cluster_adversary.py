@@ -23,7 +23,7 @@ from tenfold.db.cluster_errors import NoPrimary, RetriesExhausted
 from tenfold.db.tags import QueryTags, query_tags
 from tenfold.db.timeouts import statement_deadline
 from tenfold.db.transaction import RunOptions
-from tenfold.resilience import Deadline, DeadlineExceeded
+from tenfold.resilience import Deadline, DeadlineExceeded, State
 from tenfold.testing import FaultProxy
 
 PORT = text("SELECT inet_server_port()")
@@ -121,6 +121,55 @@ async def test_replicas_that_freeze_send_the_cap_and_no_more(ready: Any) -> None
         assert most <= 5
         assert served + refused == 50
         assert refused > 0
+
+
+async def test_a_replica_that_refuses_is_left_at_once_and_comes_back(ready: Any) -> None:
+    """The breaker opens with the first refused connection and closes with the first that is made again."""
+    async with FaultProxy(f"127.0.0.1:{ready.replicas[0].port}") as line:
+        urls = [make_url(ready.replicas[0].url).set(port=line.port), ready.replicas[1].url]
+        async with create_async_cluster(ready.primary.url, urls) as cluster:
+            await cluster.writer()
+            node, other = cluster.nodes()[1:]
+            await until(lambda: node.seen.lag_state == other.seen.lag_state == "fresh")
+
+            async def read() -> int:
+                async with cluster.session(read_only=True) as session:
+                    return int((await session.execute(PORT)).scalar_one())
+
+            both = {replica.port for replica in ready.replicas}
+            assert {*await asyncio.gather(*[read() for _ in range(12)])} == both
+            line.refuse()
+            line.cut()
+            assert {*await asyncio.gather(*[read() for _ in range(12)])} <= both  # nobody gets an error
+            await until(lambda: not node.usable(asyncio.get_running_loop().time()))
+            assert {*await asyncio.gather(*[read() for _ in range(12)])} == {ready.replicas[1].port}
+            line.accept()
+            async with asyncio.timeout(60):
+                while {*await asyncio.gather(*[read() for _ in range(12)])} != both:  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+            assert node.circuit.current is State.CLOSED
+
+
+async def test_a_slow_replica_gets_fewer_readers(ready: Any) -> None:
+    async with FaultProxy(f"127.0.0.1:{ready.replicas[0].port}") as line:
+        urls = [make_url(ready.replicas[0].url).set(port=line.port), ready.replicas[1].url]
+        async with create_async_cluster(ready.primary.url, urls) as cluster:
+            await cluster.writer()
+            slow, quick = cluster.nodes()[1:]
+            await until(lambda: slow.seen.lag_state == quick.seen.lag_state == "fresh")
+            served = dict.fromkeys([replica.port for replica in ready.replicas], 0)
+
+            async def read(count: int) -> None:
+                for _ in range(count):
+                    async with cluster.connect(read_only=True) as connection:
+                        served[(await connection.execute(PORT)).scalar_one()] += 1
+
+            await asyncio.gather(*[read(20) for _ in range(8)])  # and both are known
+            line.delay("40ms")
+            await asyncio.gather(*[read(20) for _ in range(8)])
+            served.update(dict.fromkeys(served, 0))
+            await asyncio.gather(*[read(20) for _ in range(8)])
+            assert served[ready.replicas[0].port] * 2 < served[ready.replicas[1].port]
 
 
 # -- lag
