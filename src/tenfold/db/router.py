@@ -220,7 +220,7 @@ class Router:
                 connection = place.engine.connect()
             except NOT_THERE as error:
                 place.failed(error)
-                lost = error
+                lost = not_connected(place, error)
                 self.repeated += 1
                 continue
             try:
@@ -253,6 +253,14 @@ def not_shown(wanted: Position | None) -> ReadsRefused:
     """No server that answers shows what was asked for."""
     reason = f"no replica shows {wanted} yet, and no primary serves readers"
     return ReadsRefused(f"{reason}. Try again, or read outside of the causality scope", (reason,))
+
+
+def not_connected(place: Place, error: BaseException) -> ReadsRefused:
+    """No server takes a connection; ``place`` was the last that was tried."""
+    reason = f"{place.name}: {type(error).__name__}: {error}"
+    refused = ReadsRefused(f"no server takes a reader's connection now, the last tried was {reason}", (reason,))
+    refused.__cause__ = error
+    return refused
 
 
 def _asked(statement: Executable | str, route: Route | None) -> Route | None:

@@ -28,7 +28,7 @@ from tenfold.db.places import Place
 from tenfold.db.position import Position
 from tenfold.db.refusals import NOT_THERE, refusal
 from tenfold.db.route import READ_ONLY, Decision, Route, checked_route, decide
-from tenfold.db.router import Router, not_shown
+from tenfold.db.router import Router, not_connected, not_shown
 
 _STRICTER: Final = frozenset({"REPEATABLE READ", "SERIALIZABLE"})
 
@@ -227,6 +227,8 @@ class RoutedSession(Session):
         place, decision = self._last
         if self._engine(place) not in self._connected:  # no connection came about
             place.failed(error)
+            if place.name in self._failed or not place.replica:
+                raise not_connected(place, error)
             kind = "again"
         else:
             kind = refusal(error) or ""
