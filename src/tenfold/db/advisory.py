@@ -18,20 +18,22 @@ Both wait on the server, with ``lock_timeout`` set in the same statement and set
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from sqlalchemy import BigInteger, TextClause, bindparam, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
-from tenfold._core.errors import TenfoldError
+from tenfold._core.errors import MisuseError, TenfoldError
 from tenfold._core.tasks import shielded
 from tenfold._core.units import Duration, duration, format_duration
 from tenfold.resilience.deadline import remaining
 
 _LOCK_NOT_AVAILABLE: Final = "55P03"
+_QUERY_CANCELED: Final = "57014"
 _GIVE_BACK_WITHIN: Final = "5s"
 
 
@@ -95,14 +97,22 @@ async def advisory_lock(
         async with advisory_lock(engine, "nightly-invoices", wait="0s"):
             ...
 
-    ``wait`` (5 s, or what the deadline leaves, if that is less; 0: not at all) bounds the wait for other holders.
+    ``wait`` (5 s, or what the deadline leaves, if that is less; 0: not at all) bounds the wait for other holders; so
+    does a time-out of statements that is shorter.
     ``shared`` (False) admits others that ask for it shared. The lock is not reentrant: each block has a session of its
     own, so asking for it again inside of the block waits for itself.
 
-    Raises `LockBusy`. The block's connection is in autocommit and holds no transaction open.
+    Raises `LockBusy`, and `MisuseError` where a cluster knows of a pooler. The block's connection is in autocommit and
+    holds no transaction open.
     """
     limit, key = _limit(wait), lock_key(name, space=space)
     async with engine.connect() as connection:
+        nodes: Iterable[Any] = getattr(engine, "nodes", tuple)()
+        if any(node.pooled for node in nodes):
+            raise MisuseError(
+                "advisory_lock: a pooler stands between, which gives the session with the lock to others; expected a "
+                'direct connection (pooler="none" if it pools sessions), or use lock_in_transaction'
+            )
         held = False
         try:
             await connection.execution_options(isolation_level="AUTOCOMMIT")
@@ -137,11 +147,12 @@ async def lock_in_transaction(
         if not (await connection.execute(statement, {"key": key})).scalar_one():
             raise LockBusy(name, 0.0)
         return
+    began = time.monotonic()
     try:
         await connection.execute(_XACT_SHARED if shared else _XACT, {"key": key, "wait": f"{int(limit * 1000)}ms"})
-    except DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
-            raise LockBusy(name, limit) from error
+    except (DBAPIError, TimeoutError) as error:
+        if _ended_waiting(error):
+            raise LockBusy(name, time.monotonic() - began) from error
         raise
 
 
@@ -150,13 +161,20 @@ async def _acquire(connection: AsyncConnection, name: str, key: int, limit: floa
         if (await connection.execute(_TRY_SHARED if shared else _TRY, {"key": key})).scalar_one():
             return True
         raise LockBusy(name, 0.0)
+    began = time.monotonic()
     try:
         await connection.execute(_LOCK_SHARED if shared else _LOCK, {"key": key, "wait": f"{int(limit * 1000)}ms"})
-    except DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
-            raise LockBusy(name, limit) from error
+    except (DBAPIError, TimeoutError) as error:
+        if _ended_waiting(error):
+            raise LockBusy(name, time.monotonic() - began) from error
         raise
     return True
+
+
+def _ended_waiting(error: BaseException) -> bool:
+    """Whether the server or the driver gave up: for ``lock_timeout``, or for a shorter time-out of statements."""
+    state = getattr(error.orig, "sqlstate", None) if isinstance(error, DBAPIError) else None
+    return isinstance(error, TimeoutError) or state in (_LOCK_NOT_AVAILABLE, _QUERY_CANCELED)
 
 
 async def _give_back(connection: AsyncConnection, key: int, shared: bool) -> None:

@@ -10,7 +10,7 @@ The class is asyncpg's own extension point (``connection_class``). It reaches th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 from weakref import WeakKeyDictionary
 
@@ -24,20 +24,10 @@ Addition = Callable[[], str]
 """Called at every BEGIN; one statement such as ``SET LOCAL x = 1`` without a semicolon, or "". Must not raise."""
 
 
-class HasEngines(Protocol):
-    """A `Node`: an engine for transactions, one for reads."""
-
-    @property
-    def engine(self) -> AsyncEngine: ...
-
-    @property
-    def reads(self) -> AsyncEngine: ...
-
-
 class HasNodes(Protocol):
     """An `AsyncCluster`."""
 
-    def nodes(self) -> Iterable[HasEngines]: ...
+    def each_engine(self, install: Callable[[Engine], None]) -> None: ...
 
 
 _ADDITIONS: Final[WeakKeyDictionary[Engine, list[Addition]]] = WeakKeyDictionary()
@@ -56,11 +46,12 @@ class _Additions:
         return found
 
 
-def engines_of(target: AsyncEngine | HasNodes) -> list[Engine]:
-    """The engine, or those of a cluster's nodes in the running loop."""
+def for_each_engine(target: AsyncEngine | HasNodes, install: Callable[[Engine], None]) -> None:
+    """Call ``install`` with the engine, or with all that a cluster has and will have."""
     if isinstance(target, AsyncEngine):
-        return [target.sync_engine]
-    return [engine.sync_engine for node in target.nodes() for engine in (node.engine, node.reads)]
+        install(target.sync_engine)
+    else:
+        target.each_engine(install)
 
 
 def at_begin(engine: Engine, addition: Addition) -> None:

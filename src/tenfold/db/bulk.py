@@ -5,17 +5,22 @@ chunk, on both sides, however long the stream. Within a chunk the rows are reduc
 ON CONFLICT refuses to touch a row twice, and are inserted in the order of the key, so that two loads at the same time
 lock in the same order and do not deadlock over a chunk.
 
+All of it stands in a savepoint, so that a source of rows that breaks in the middle leaves nothing to a caller who
+catches the error and commits. NULLs in the key are distinct, as they are to the index, unless it says otherwise.
+
 Which row was inserted and which updated is told by ``xmax``: 0 on a version that nobody has locked or replaced. An
 update by ON CONFLICT locks the old version first, and the new one inherits that.
 """
 
 from __future__ import annotations
 
+import re
 import secrets
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import asyncpg
 from sqlalchemy import Column, Index, Table, UniqueConstraint, text
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
@@ -25,6 +30,7 @@ from tenfold._core.units import whole_number
 
 CHUNK: Final = 10_000
 _ORDINAL: Final = "tenfold_ordinal"
+_LINE: Final = re.compile(r"line (\d+)")
 Row = Mapping[str, Any]
 
 
@@ -69,12 +75,13 @@ async def upsert(
     they are). ``skip_unchanged`` (False) leaves rows alone that hold these values already: no dead versions, no
     triggers. ``chunk`` (10,000) rows are staged at a time.
 
-    The caller commits; on any error nothing of it is kept. Deferred and partial unique indexes cannot be targets, nor
-    partitioned tables. Raises `MisuseError` for targets, columns and rows that do not fit, before anything is written
-    where the first row shows it, and what SQLAlchemy and asyncpg raise for values that the server refuses.
+    The caller commits; on any error nothing of it is kept. Where COPY finds the fault, a note on the error tells the
+    row. Deferred and partial unique indexes cannot be targets, nor partitioned tables. Raises `MisuseError` for
+    targets, columns and rows that do not fit, before anything is written where the first row shows it, and what
+    SQLAlchemy and asyncpg raise for values that the server refuses.
     """
     whole_number(chunk, "chunk", least=1)
-    keys = _target(table, on)
+    keys, apart = _target(table, on)
     connection = await where.connection() if isinstance(where, AsyncSession) else where
     if isinstance(where, AsyncSession):
         await where.flush()  # what the session knows must be there before the rows that may refer to it
@@ -87,23 +94,42 @@ async def upsert(
     if update is None:
         update = [name for name in names if name not in keys]
     stage = f"tenfold_bulk_{secrets.token_hex(4)}"
-    statements = _write(table, stage, names, keys, list(update), skip_unchanged, connection.dialect)
+    statements = _write(table, stage, names, keys, apart, list(update), skip_unchanged, connection.dialect)
     await connection.exec_driver_sql(statements.create)
     driver = await _driver(connection)
     processors = [_processor(column, connection.dialect) for column in columns]
+    written = [*(column.name for column in columns), _ORDINAL]
     read = staged = inserted = updated = 0
     batch: list[Row] | None = first
-    while batch is not None:
-        records = [_record(row, names, processors, read + at) for at, row in enumerate(batch)]
-        await driver.copy_records_to_table(
-            stage, records=records, columns=[*(column.name for column in columns), _ORDINAL]
-        )
-        kept, new, changed = (await connection.execute(text(statements.merge))).one()
-        read, staged, inserted, updated = read + len(batch), staged + kept, inserted + new, updated + changed
-        await connection.exec_driver_sql(statements.empty)
-        batch = await anext(source, None)
-    await connection.exec_driver_sql(f"DROP TABLE pg_temp.{stage}")
+    async with connection.begin_nested():
+        while batch is not None:
+            records = [_record(row, names, processors, read + at) for at, row in enumerate(batch)]
+            await _copy(driver, stage, records, written, read)
+            kept, new, changed = (await connection.execute(text(statements.merge))).one()
+            read, staged, inserted, updated = read + len(batch), staged + kept, inserted + new, updated + changed
+            await connection.exec_driver_sql(statements.empty)
+            batch = await anext(source, None)
+        await connection.exec_driver_sql(f"DROP TABLE pg_temp.{stage}")
     return Upserted(read, inserted, updated, staged - inserted - updated, read - staged)
+
+
+async def _copy(driver: Any, stage: str, records: list[tuple[Any, ...]], columns: list[str], read: int) -> None:
+    taken = -1
+
+    def counted() -> Iterator[tuple[Any, ...]]:
+        nonlocal taken
+        for taken, record in enumerate(records):  # noqa: B007 - told if it fails
+            yield record
+
+    try:
+        await driver.copy_records_to_table(stage, records=counted(), columns=columns)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, TypeError, ValueError, ArithmeticError) as error:
+        context = getattr(error, "context", None) or ""  # "COPY tenfold_bulk_…, line 8, column name"
+        line = _LINE.search(context)
+        if line is not None:
+            taken = int(line[1]) - 1
+        error.add_note(f"upsert: in row {read + taken} (the first is 0){': ' + context if context else ''}")
+        raise
 
 
 async def _chunks(rows: Iterable[Row] | AsyncIterable[Row], size: int) -> AsyncIterator[list[Row]]:
@@ -161,22 +187,24 @@ def _processor(column: Column[Any], dialect: Dialect) -> Any:
     return column.type.dialect_impl(dialect).bind_processor(dialect)
 
 
-def _target(table: Table, on: Sequence[str] | None) -> list[str]:
-    """The key's columns, if there is a unique index that ON CONFLICT can infer from them."""
-    found = [[column.key for column in table.primary_key]] if list(table.primary_key) else []
-    found += [
-        [column.key for column in constraint.columns]
-        for constraint in table.constraints
-        if isinstance(constraint, UniqueConstraint) and not constraint.deferrable
+def _target(table: Table, on: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """The key's columns, if there is a unique index that ON CONFLICT can infer from them, and those of them whose NULLs
+    are distinct.
+    """
+    unique = [one for one in table.constraints if isinstance(one, UniqueConstraint) and not one.deferrable] + [
+        one for one in sorted(table.indexes, key=lambda one: str(one.name)) if _can_be_inferred(one)
     ]
-    indexes = sorted(table.indexes, key=lambda one: str(one.name))
-    found += [[column.key for column in index.columns] for index in indexes if _can_be_inferred(index)]
-    if on is None and list(table.primary_key):
-        return found[0]
-    for columns in found:
-        if on is not None and set(columns) == set(on) and len(columns) == len(on):
-            return columns
-    options = "; ".join(", ".join(one) for one in found) or "it has none: declare one"
+    found = [([column.key for column in table.primary_key], False)] if list(table.primary_key) else []
+    found += [
+        ([column.key for column in one.columns], not one.dialect_options["postgresql"]["nulls_not_distinct"])
+        for one in unique
+    ]
+    for columns, distinct in found:
+        if (on is None and columns == [column.key for column in table.primary_key]) or (
+            on is not None and set(columns) == set(on) and len(columns) == len(on)
+        ):
+            return columns, [name for name in columns if distinct and table.c[name].nullable]
+    options = "; ".join(", ".join(one) for one, _ in found) or "it has none: declare one"
     raise MisuseError(
         f"upsert: on={on!r} is no primary key, unique constraint or whole unique index of {table.name}. "
         f"Expected: {options}"
@@ -202,12 +230,23 @@ def _columns(table: Table, names: list[str], keys: list[str], update: Sequence[s
 
 
 def _write(
-    table: Table, stage: str, names: list[str], keys: list[str], update: list[str], skip: bool, dialect: Dialect
+    table: Table,
+    stage: str,
+    names: list[str],
+    keys: list[str],
+    apart: list[str],
+    update: list[str],
+    skip: bool,
+    dialect: Dialect,
 ) -> _Statements:
     prepare = dialect.identifier_preparer
 
     def named(one: str) -> str:
         return str(prepare.quote(table.c[one].name))
+
+    def compared(row: str, one: str) -> str:
+        is_json = dialect.type_compiler_instance.process(table.c[one].type) == "JSON"  # which has no equality
+        return f"{row}.{named(one)}{'::text' if is_json else ''}"
 
     target = prepare.format_table(table)
     columns, key = ", ".join(map(named, names)), ", ".join(map(named, keys))
@@ -215,12 +254,16 @@ def _write(
     if update:
         action = "DO UPDATE SET " + ", ".join(f"{named(one)} = excluded.{named(one)}" for one in update)
         if skip:
-            old = ", ".join(f"old_row.{named(one)}" for one in update)
-            new = ", ".join(f"excluded.{named(one)}" for one in update)
+            old = ", ".join(compared("old_row", one) for one in update)
+            new = ", ".join(compared("excluded", one) for one in update)
             action += f" WHERE ({old}) IS DISTINCT FROM ({new})"
+    one_a_key = key
+    if apart:
+        null = " OR ".join(f"{named(one)} IS NULL" for one in apart)
+        one_a_key = f"{key}, CASE WHEN {null} THEN {_ORDINAL} END"
     merge = (
-        f"WITH last AS MATERIALIZED (SELECT DISTINCT ON ({key}) {columns} FROM pg_temp.{stage} "
-        f"ORDER BY {key}, {_ORDINAL} DESC), "
+        f"WITH last AS MATERIALIZED (SELECT DISTINCT ON ({one_a_key}) {columns} FROM pg_temp.{stage} "
+        f"ORDER BY {one_a_key}, {_ORDINAL} DESC), "
         f"done AS (INSERT INTO {target} AS old_row ({columns}) SELECT {columns} FROM last ORDER BY {key} "
         f"ON CONFLICT ({key}) {action} RETURNING old_row.xmax = 0 AS new) "
         "SELECT (SELECT count(*) FROM last), count(*) FILTER (WHERE new), count(*) FILTER (WHERE NOT new) FROM done"

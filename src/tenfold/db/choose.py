@@ -4,7 +4,8 @@ Theory. Readers are spread by the *power of two choices* (Mitzenmacher, "The Pow
 Balancing", 2001): two are drawn at random and the one that costs less comes first, which keeps the longest queue at
 O(log log n) without everybody running to the same idle server. The cost is (in flight + 1) × latency, the expected
 wait of the newcomer where service is first come first served. Latencies within a factor of two count as alike: they
-are averages over different statements, and going by every difference would leave the slower replica's caches cold.
+are averages over different statements, and going by every difference would leave the slower replica's caches cold. A
+latency that is not known counts as alike too: taken for small, it would draw everybody to whoever has just come back.
 
 Before the draw there are classes, best first:
 
@@ -63,7 +64,7 @@ class Candidate(Protocol):
         ...
 
     def latency(self, now: float) -> float:
-        """Expected seconds of a reader."""
+        """Expected seconds of a reader; 0 where that is not known."""
         ...
 
     def usable(self, now: float) -> bool:
@@ -211,7 +212,9 @@ def _reader(want: Want, node: N, now: float, primary: str | None, spill: int | N
     if late is None:
         if node.in_flight >= node.places:
             return Choice(node, "crowded", "{} in flight, at its limit of {}", (node.in_flight, node.places))
-        return Choice(node, "serve", "{} in flight, {} each", (node.in_flight, node.latency(now)))
+        latency = node.latency(now)
+        each: str | float = latency or "an unknown time"
+        return Choice(node, "serve", "{} in flight, {} each", (node.in_flight, each))
     if not late and primary is None:
         return Choice(node, "unknown", "its lag is not known, and no primary is seen")
     return Choice(node, "out", late[0] if late else "its lag is not known", late[1:] if late else ())
@@ -243,6 +246,8 @@ def _drawn(group: list[Choice[N]], now: float, random: Random) -> list[Choice[N]
 
 def _costs_less(one: Candidate, other: Candidate, now: float) -> bool:
     latency, others = one.latency(now), other.latency(now)
+    if not latency or not others:
+        return one.in_flight < other.in_flight  # who is not known gets its share and no rush
     if latency <= _ALIKE * others and others <= _ALIKE * latency:
         return one.in_flight < other.in_flight
     return (one.in_flight + 1) * latency < (other.in_flight + 1) * others

@@ -17,7 +17,7 @@ from dataclasses import replace
 from random import Random
 from typing import Any, Final, TypeVar
 
-from sqlalchemy.engine import URL, CursorResult
+from sqlalchemy.engine import URL, CursorResult, Engine
 from sqlalchemy.exc import MissingGreenlet
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker
 from sqlalchemy.sql.base import Executable
@@ -78,6 +78,7 @@ class AsyncCluster:
         self._random = random or Random()
         self._hub = hub
         self._servers: dict[asyncio.AbstractEventLoop, _Servers] = {}
+        self._installers: list[Callable[[Engine], None]] = []
         self._runner = Runner(self, self._random)
         self.causal = ClusterCausality(self, causal)
         hooks = SessionHooks(self.causal.capture, self.causal.history, lambda: self.system)
@@ -188,6 +189,14 @@ class AsyncCluster:
         """The servers as the running loop sees them, in the order in which they were declared."""
         return self._here().nodes
 
+    def each_engine(self, install: Callable[[Engine], None]) -> None:
+        """Have ``install`` called with each engine of each node: of the running loop now, of others when they first use
+        the cluster, and again after `aclose`.
+        """
+        for node in self.nodes():
+            _install(node, install)
+        self._installers.append(install)
+
     @property
     def watch(self) -> Watch:
         """The running loop's watch over the servers."""
@@ -220,6 +229,15 @@ class AsyncCluster:
         primary = servers.watch.election.winner
         now = time.monotonic()
         return choose(want, servers.nodes, now, self._random, primary=primary, spill=self.options.spill)
+
+    def has_room(self, choice: Choice[Node], want: Want) -> bool:
+        """Whether ``choice`` still holds when its turn comes: meanwhile other readers may have taken the primary's
+        places, who found the same replicas gone at the same time.
+        """
+        spill = self.options.spill
+        if choice.rank != "spill" or want.after is not None or spill is None or len(self.nodes()) == 1:
+            return True
+        return choice.node.in_flight < spill
 
     async def connect_for_writes(
         self, wait: float | None = None, *, isolation: Isolation | None = None
@@ -293,4 +311,12 @@ class AsyncCluster:
         nodes = tuple(
             Node(name, url, self.options, hub=self._hub, random=self._random) for name, url in self._urls.items()
         )
+        for node in nodes:
+            for install in self._installers:
+                _install(node, install)
         return _Servers(nodes, Watch(nodes, self.options, hub=self._hub, random=self._random))
+
+
+def _install(node: Node, install: Callable[[Engine], None]) -> None:
+    for engine in (node.engine, node.reads):
+        install(engine.sync_engine)

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
 from itertools import islice
 from types import TracebackType
 from typing import Any, Final, Generic, TypeVar
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import ARRAY, ColumnElement, Select, any_, literal
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
@@ -229,8 +230,10 @@ def one_by(session: AsyncSession | AsyncConnection, statement: Select[Any], colu
 
         customers = one_by(session, select(Customer), Customer.id)
 
-    For a statement of one entity or column its value, else the row. Of several rows with a key the last counts.
+    For a statement of one entity or column its value, else the row. Of several rows with a key the last counts. The
+    loaders of one session run their queries in turn. Raises `MisuseError` for a statement with LIMIT.
     """
+    _refuse_limit(statement)
 
     async def load(keys: list[Any]) -> dict[Any, Any]:
         return dict(await _rows(session, statement, column, keys))
@@ -241,8 +244,11 @@ def one_by(session: AsyncSession | AsyncConnection, statement: Select[Any], colu
 def many_by(session: AsyncSession | AsyncConnection, statement: Select[Any], column: Any) -> Loader[Any, list[Any]]:
     """A loader of all rows where ``column`` is the key, in the statement's order; [] where there are none::
 
-    lines = many_by(session, select(Line).order_by(Line.id), Line.order_id)
+        lines = many_by(session, select(Line).order_by(Line.id), Line.order_id)
+
+    As `one_by` otherwise.
     """
+    _refuse_limit(statement)
 
     async def load(keys: list[Any]) -> dict[Any, list[Any]]:
         found: dict[Any, list[Any]] = {key: [] for key in keys}
@@ -253,8 +259,25 @@ def many_by(session: AsyncSession | AsyncConnection, statement: Select[Any], col
     return Loader(load)
 
 
+def _refuse_limit(statement: Select[Any]) -> None:
+    if (
+        statement._limit_clause is not None
+        or statement._offset_clause is not None
+        or statement._fetch_clause is not None
+    ):
+        raise MisuseError(
+            "loader: the statement has LIMIT or OFFSET, which would count the rows of all keys together; expected one "
+            "without. For the first rows of each key number them: func.row_number().over(partition_by=…) in a subquery"
+        )
+
+
+# A session is not to be used by two tasks at once, and two loaders of one request have one session.
+_IN_USE: Final[WeakKeyDictionary[Any, asyncio.Lock]] = WeakKeyDictionary()
+
+
 async def _rows(session: Any, statement: Select[Any], column: Any, keys: list[Any]) -> list[tuple[Any, Any]]:
     width = len(statement.column_descriptions)
-    result = await session.execute(statement.add_columns(column.label("tenfold_key")).where(among(column, keys)))
-    rows = result.all()
+    async with _IN_USE.setdefault(session, asyncio.Lock()):
+        result = await session.execute(statement.add_columns(column.label("tenfold_key")).where(among(column, keys)))
+        rows = result.all()
     return [(row[-1], row[0] if width == 1 else tuple(row[:-1])) for row in rows]

@@ -6,6 +6,7 @@ Synchronous, so that no reader or writer ever sees half of it.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
@@ -47,6 +48,7 @@ class Judge:
         elected: Callable[[], None],
     ) -> None:
         self._nodes: Final = {node.name: node for node in nodes}
+        self._declared: Final = nodes[0]
         self._hub, self._monotonic, self._elected = hub, monotonic, elected
         self._limits = options.lag_limits()
         self._known = {node.name: _Known(LagSwitch(self._limits)) for node in nodes}
@@ -107,7 +109,10 @@ class Judge:
 
     def _elect(self) -> bool:
         before = self.election.winner
-        outcome = self.election.decide((name, node.seen) for name, node in self._nodes.items())
+        # The cluster is the system of the one that was declared its primary, so that one is heard first: another that
+        # answered quicker may be of another system, or have started as a copy of it.
+        heard = self._nodes.values() if self._declared.seen.at > -math.inf else ()
+        outcome = self.election.decide((node.name, node.seen) for node in heard)
         refused = dict(outcome.refused)
         for name, node in self._nodes.items():
             reason = refused.get(name, "")

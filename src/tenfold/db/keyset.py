@@ -102,11 +102,11 @@ class Keyset(Generic[T]):
     def _place(self, cursor: str | None) -> Place:
         if cursor is None:
             return Place("after", None)
-        return self._signer.read(cursor, self._digest, [part.expression.type for part in self._parts])
+        return self._signer.read(cursor, self._digest, [part.kind for part in self._parts])
 
     def _select(self, place: Place) -> Select[Any]:
         parts = self._parts if place.way == "after" else [part.reversed() for part in self._parts]
-        keys = [part.expression.label(f"tenfold_key_{number}") for number, part in enumerate(parts)]
+        keys = [part.whole.label(f"tenfold_key_{number}") for number, part in enumerate(parts)]
         chosen = self._statement.add_columns(*keys).order_by(*[part.ordering() for part in parts])
         if place.values is not None:
             chosen = chosen.where(after(parts, place.values))
@@ -160,7 +160,7 @@ def _total(statement: Select[Any], order: list[Part], unique: list[Part]) -> tup
     missing = [
         replace(one, descending=descending, nulls_first=descending, nullable=False)
         for one in unique
-        if not any(one.expression.shares_lineage(part.expression) for part in order)
+        if not any(one.is_column(part) for part in order)
     ]
     return (*order, *missing)
 

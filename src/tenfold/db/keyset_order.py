@@ -16,6 +16,12 @@ gives the index its starting point. Parts next to each other that can be compare
 need no word: a comparison with NULL is not true, so such a part can stand in a row comparison as well.
 
 Backward is the same in the reversed order, and the rows turned round.
+
+What a row is compared with has to be the value itself. SQLAlchemy's types may change it on the way out and back in: a
+``Numeric(asdecimal=False)`` rounds to a float, a ``Float(asdecimal=True)`` to ten digits, and ``price * 1.19`` is typed
+as ``price`` is and would be cast to its two digits. So a part has a ``kind``, a type that keeps all of the value, in
+which it is read and given back. And only a table's own column is believed to be never NULL: that of a subquery may be,
+whatever it says, by a UNION or an outer join inside.
 """
 
 from __future__ import annotations
@@ -24,21 +30,39 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, false, literal, or_, tuple_
+from sqlalchemy import (
+    JSON,
+    Column,
+    ColumnElement,
+    Double,
+    Float,
+    Integer,
+    Numeric,
+    Table,
+    and_,
+    false,
+    literal,
+    or_,
+    tuple_,
+    type_coerce,
+)
 from sqlalchemy.sql import operators
-from sqlalchemy.sql.elements import UnaryExpression
+from sqlalchemy.sql.elements import Label, UnaryExpression
+from sqlalchemy.sql.selectable import Alias
+from sqlalchemy.types import NullType, TypeEngine
 
 from tenfold._core.errors import MisuseError
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part of the sort key. ``nullable``: whether a NULL may be met there."""
+    """One part of the sort key. ``nullable``: whether a NULL may be met there; ``kind``: see the module."""
 
     expression: ColumnElement[Any]
     descending: bool
     nulls_first: bool
     nullable: bool
+    kind: TypeEngine[Any]
 
     def reversed(self) -> Part:
         """The same, read from the end."""
@@ -50,6 +74,16 @@ class Part:
         if not self.nullable or self.nulls_first is self.descending:
             return ordered
         return ordered.nulls_first() if self.nulls_first else ordered.nulls_last()
+
+    @property
+    def whole(self) -> ColumnElement[Any]:
+        """The expression, as it is read and compared."""
+        return self.expression if self.kind is self.expression.type else type_coerce(self.expression, self.kind)
+
+    def is_column(self, other: Part) -> bool:
+        """Whether both are the same column of the same table (another alias of it is another table)."""
+        one, two = self.expression, other.expression
+        return one.shares_lineage(two) and hash(one) == hash(two)  # ORM's annotated columns hash as the plain ones
 
     def in_a_row(self, value: Any) -> bool:
         """Whether a row comparison says the right thing of this part and ``value``."""
@@ -70,9 +104,9 @@ def after(parts: Sequence[Part], values: Sequence[Any]) -> ColumnElement[bool]:
     left: Any
     right: Any
     if run == 1:
-        left, right = parts[0].expression, _literal(parts[0], values[0])
+        left, right = parts[0].whole, _literal(parts[0], values[0])
     else:
-        left = tuple_(*[part.expression for part in parts[:run]])
+        left = tuple_(*[part.whole for part in parts[:run]])
         right = tuple_(*[_literal(part, value) for part, value in zip(parts[:run], values[:run], strict=True)])
     strictly: ColumnElement[bool] = left < right if parts[0].descending else left > right
     if rest is None:
@@ -84,18 +118,18 @@ def after(parts: Sequence[Part], values: Sequence[Any]) -> ColumnElement[bool]:
 
 def _strictly(part: Part, value: Any) -> ColumnElement[bool]:
     if value is None:
-        return part.expression.is_not(None) if part.nulls_first else false()
+        return part.whole.is_not(None) if part.nulls_first else false()
     given = _literal(part, value)
-    beyond: ColumnElement[bool] = part.expression < given if part.descending else part.expression > given
-    return or_(beyond, part.expression.is_(None)) if part.nullable and not part.nulls_first else beyond
+    beyond: ColumnElement[bool] = part.whole < given if part.descending else part.whole > given
+    return or_(beyond, part.whole.is_(None)) if part.nullable and not part.nulls_first else beyond
 
 
 def _equal(part: Part, value: Any) -> ColumnElement[bool]:
-    return part.expression.is_(None) if value is None else part.expression == _literal(part, value)
+    return part.whole.is_(None) if value is None else part.whole == _literal(part, value)
 
 
 def _literal(part: Part, value: Any) -> ColumnElement[Any]:
-    return literal(value, part.expression.type)
+    return literal(value, part.kind)
 
 
 def part_of(given: Any) -> Part:
@@ -113,9 +147,35 @@ def part_of(given: Any) -> Part:
         expression = expression.element
     if not isinstance(expression, ColumnElement):
         raise MisuseError(f"order: expected columns or expressions such as Product.price.desc(), got {given!r}")
+    if isinstance(expression, Label):
+        expression = expression.element
+    if isinstance(expression.type, JSON):
+        raise MisuseError(
+            f"order: expected columns whose values have an order, got JSON in {given}; take a value out of it, such as "
+            'Product.data["rank"].as_integer()'
+        )
+    own = _is_a_table_s(expression)
     return Part(
         expression,
         descending,
         descending if nulls_first is None else nulls_first,
-        bool(getattr(expression, "nullable", True)),
+        bool(getattr(expression, "nullable", True)) if own else True,
+        _kind(expression.type, own),
     )
+
+
+def _is_a_table_s(expression: ColumnElement[Any]) -> bool:
+    table: Any = expression.table if isinstance(expression, Column) else None
+    return isinstance(table.element if isinstance(table, Alias) else table, Table)
+
+
+def _kind(kind: Any, own: bool) -> TypeEngine[Any]:
+    """A type that keeps the whole value. Numbers that are computed (not a table's ``own``) are left to the driver and
+    the server: what SQLAlchemy makes of ``price * 1.19`` need not be what the server does.
+    """
+    if isinstance(kind, Float | Numeric | Integer) and not own:
+        return NullType()
+    if isinstance(kind, Float):
+        return Double() if kind.asdecimal else kind
+    kept: TypeEngine[Any] = Numeric() if isinstance(kind, Numeric) and not kind.asdecimal else kind
+    return kept

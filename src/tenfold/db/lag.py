@@ -7,7 +7,8 @@ itself is the yardstick. It is asked for its position again and again, and the a
 (time, position). A replica that has replayed up to position r shows the state that the primary had when it stood at
 r; that moment is looked up in the record (in between two samples by interpolation, so to within one period), and the
 time since is the lag. It is the method of pt-heartbeat (Percona) with the log's own position in the heartbeat's place,
-so that nothing is written for it.
+so that nothing is written for it
+(but for a transaction without effect in the rare case that `tenfold.db.probe` tells of).
 
 A lag is known only as well as the primary is: when its last sample is older than ``horizon``, nobody knows. Hence
 three values: *fresh*, *stale*, *unknown*. Between fresh and stale there are two thresholds (hysteresis, as in a

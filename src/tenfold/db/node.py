@@ -23,7 +23,7 @@ from tenfold._core.events import EVENTS, Hub
 from tenfold._core.stats import Ewma
 from tenfold.db.cluster_options import ClusterOptions
 from tenfold.db.happenings import GenerationDropped
-from tenfold.db.pool import Account, AccountedPool
+from tenfold.db.pool import Account, AccountedPool, bound_rollback
 from tenfold.db.pool_policy import READ_ONLY
 from tenfold.db.position import Position
 from tenfold.db.refusals import NOT_THERE
@@ -33,7 +33,6 @@ from tenfold.db.taps import Taps
 from tenfold.resilience import AdaptiveLimit, Breaker, BreakerOpen, Circuit, State
 from tenfold.resilience.adaptive import AdaptivePlaces
 
-_LEAST_LATENCY: Final = 1e-4
 _EVIDENCE: Final = 32.0  # readers in the last seconds; with fewer, one slow one would decide
 _CLIP: Final = 4.0
 # One failed connection is enough: the next reader has other servers to go to.
@@ -67,6 +66,7 @@ class Node:
         "refused",
         "replayed",
         "seen",
+        "silences",
         "stranger",
         "url",
         "used",
@@ -97,6 +97,10 @@ class Node:
         self.stranger = False
         self.pooled: bool | None = {"auto": None, "none": False, "transaction": True}[options.pooler]
         """Whether a pooler stands in between; None: not known yet."""
+        self.silences = 0
+        """Probes that were not answered in time. Connections made before the last one may be open at this end only (a
+        router that forgot them says nothing), and are asked before they are handed out.
+        """
         self.failures = 0
         self.last_error = ""
         self.used = False
@@ -133,7 +137,10 @@ class Node:
             self.hub.emit(GenerationDropped(self.name, self.generation, reason))
 
     async def close(self) -> None:
-        """Close all connections, within the time for a release; after that they are cut."""
+        """Close all connections, within the time for a release; after that they are cut. Those in use are closed when
+        they come back.
+        """
+        self.generation += 1
         for engine in (self._writes, self._reads):
             if engine is not None:
                 pool = engine.sync_engine.pool  # `dispose` puts another in its place
@@ -155,8 +162,8 @@ class Node:
 
     @property
     def in_flight(self) -> int:
-        """Readers that it serves now."""
-        return self.account.readers
+        """Readers that it serves now, or that are on their way to a connection."""
+        return self.account.readers + self.account.coming
 
     @property
     def shown(self) -> Position | None:
@@ -170,11 +177,11 @@ class Node:
 
     def latency(self, now: float) -> float:
         """Expected seconds of a reader, from taking a connection to giving it back: the mean of the last ones, which
-        fades while there are none; the least there is while too few are known, so that they get known.
+        fades while there are none; 0 while too few are known.
         """
         if self.latencies.weight(now) < _EVIDENCE:
-            return _LEAST_LATENCY
-        return max(self.latencies.value(now), _LEAST_LATENCY)
+            return 0.0
+        return self.latencies.value(now)
 
     def observe(self, seconds: float, now: float) -> None:
         """A reader took so long. One that took far longer than usual counts as a bit longer: it says more about
@@ -199,6 +206,16 @@ class Node:
         except BreakerOpen:
             return  # it is known already
         self.circuit.failure(ticket, now, 0.0)
+
+    def serves(self, now: float) -> None:
+        """A reader got a connection: to the breaker, where it was open, a success."""
+        circuit = self.circuit
+        if circuit.current is not State.CLOSED:
+            try:
+                ticket = circuit.ticket or circuit.admit(now)
+            except BreakerOpen:
+                return
+            circuit.success(ticket, now, 0.0)
 
     @contextmanager
     def trial(self) -> Iterator[None]:
@@ -238,5 +255,7 @@ class Node:
         for name in ("do_connect", "connect", "checkout", "checkin", "detach", "handle_error"):
             event.listen(engine.sync_engine, name, getattr(taps, name))
         if write:  # any listener of statements makes all of them dearer, and reads are many
-            event.listen(engine.sync_engine, "before_cursor_execute", taps.before_cursor_execute)
+            for name in ("before_cursor_execute", "commit", "rollback"):
+                event.listen(engine.sync_engine, name, getattr(taps, name))
+        bound_rollback(engine.dialect, float(self.options.release_timeout))
         return engine

@@ -13,6 +13,7 @@ from sqlalchemy.util import await_only
 
 from tenfold.db.causal_cluster import ClusterCausality
 from tenfold.db.choose import Choice, Want
+from tenfold.db.cluster_errors import ReadsRefused
 from tenfold.db.node import Node
 from tenfold.db.position import Position
 from tenfold.db.read_connection import refused
@@ -75,6 +76,8 @@ class _Cluster(Protocol):
     @property
     def causal(self) -> ClusterCausality: ...
 
+    def has_room(self, choice: Choice[Node], want: Want) -> bool: ...
+
     def best_reader(self, pinned: str | None) -> Node | None: ...
 
     def node_for_writes(self) -> Node: ...
@@ -94,17 +97,23 @@ class ClusterPlaces:
         self._made: dict[tuple[Node, bool], Place] = {}
 
     def readers(self, after: Position | None, pinned: str | None) -> Iterator[Place]:
-        """See `Places.readers`. The first place is found without an order of all, which is made if it does not do."""
+        """See `Places.readers`. The first place is found without an order of all, which is made if it does not do; if
+        nobody else may serve then, `ReadsRefused` is raised.
+        """
         self._settle()
         first = self._cluster.best_reader(pinned) if after is None else None
         if first is not None:
             yield self._reader(first, True)
-        choices = self._cluster.choices(Want(after=after, pinned=pinned))
-        found = first is not None
+        want = Want(after=after, pinned=pinned)
+        choices = self._cluster.choices(want)
+        found = False
         for choice in choices:
             if choice.ok and choice.node is not first:
-                found = True
-                yield self._reader(choice.node, choice.rank != "spill")
+                found = self._cluster.has_room(choice, want)
+                if found:
+                    yield self._reader(choice.node, choice.rank != "spill")
+                else:
+                    choices = self._cluster.choices(want)  # with the reason
         if not found:
             raise refused(choices)
 
@@ -113,7 +122,15 @@ class ClusterPlaces:
         self._settle()
         node = self._cluster.watch.winner
         if node is None:
-            return list(self.readers(None, None))[-1]
+            last: Place | None = None
+            try:
+                for last in self.readers(None, None):  # noqa: B007 - all but the last are skipped
+                    pass
+            except ReadsRefused:
+                if last is None:
+                    raise
+            assert last is not None
+            return last
         return self._reader(node, False)
 
     def writer(self) -> Place:

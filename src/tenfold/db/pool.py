@@ -16,7 +16,8 @@ from typing import Any, Final
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
-from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
+from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, PoolProxiedConnection
+from sqlalchemy.pool.base import _ConnectionRecord
 
 from tenfold._core.tasks import shielded
 from tenfold._core.units import format_duration
@@ -25,12 +26,13 @@ from tenfold.resilience import remaining
 
 _TOLD: Final = 10
 _STATEMENT: Final = 80
+_MOMENT: Final = 0.25
 
 
 class Holder:
     """One check-out."""
 
-    __slots__ = ("since", "statement", "task", "write")
+    __slots__ = ("error", "since", "statement", "task", "write")
 
     def __init__(self, since: float, write: bool) -> None:
         self.since = since
@@ -40,6 +42,8 @@ class Holder:
         except RuntimeError:
             task = None
         self.task = "no task" if task is None else task.get_name()
+        self.error: BaseException | None = None
+        """A writer's first one in this transaction."""
         self.statement = ""
         """A writer's last one, as it was sent; its values are not in it. Readers' are not noted."""
 
@@ -55,12 +59,14 @@ class Holder:
 class Account:
     """Who holds connections of one node. Plain numbers, and as many holders as there are connections."""
 
-    __slots__ = ("checkouts", "holders", "lost", "readers", "timeouts")
+    __slots__ = ("checkouts", "coming", "holders", "lost", "readers", "timeouts")
 
     def __init__(self) -> None:
         self.holders: dict[int, Holder] = {}
         self.readers = 0
         """Connections for reads that are checked out."""
+        self.coming = 0
+        """Readers who wait for a connection, or for one to be made."""
         self.checkouts = 0
         self.lost = 0
         """Connections that were never given back and that the garbage collector found."""
@@ -110,11 +116,26 @@ class AccountedPool(AsyncAdaptedQueuePool):
     def _timeout(self, seconds: float) -> None:
         self._longest = seconds
 
+    def connect(self) -> PoolProxiedConnection:
+        if self.write:
+            return super().connect()
+        account = self.account
+        account.coming += 1
+        try:
+            return super().connect()
+        finally:
+            account.coming -= 1
+
     def recreate(self) -> AccountedPool:
         fresh = super().recreate()
         assert isinstance(fresh, AccountedPool)
         fresh.account, fresh.label, fresh.write, fresh._longest = self.account, self.label, self.write, self._longest
         return fresh
+
+    def _create_connection(self) -> ConnectionPoolEntry:
+        # A place, which connects when it is checked out. If that fails it goes back to the queue, and whoever waits
+        # has it; SQLAlchemy would make the connection here, and let them wait for one that nobody makes.
+        return _ConnectionRecord(self, connect=False)
 
     def _do_get(self) -> ConnectionPoolEntry:
         waited = self._timeout
@@ -123,6 +144,9 @@ class AccountedPool(AsyncAdaptedQueuePool):
         except PoolTimeoutError as error:
             self.account.timeouts += 1
             holders = self.account.report(time.monotonic(), write=self.write)
+            unheld = self.size() - sum(one.write is self.write for one in self.account.holders.values())
+            if unheld > 0:
+                holders = (*holders, f"{unheld} being connected")
             raise PoolExhausted(
                 f"{self.label}: expected a free connection within {format_duration(waited)}, and all {self.size()} are "
                 f"in use; give them back sooner, or raise pool_size. Held by: {'; '.join(holders) or 'nobody known'}",
@@ -150,6 +174,33 @@ def cut(record: ConnectionPoolEntry) -> None:
         connection.terminate()
 
 
+def _patience(within: float) -> float:
+    """Seconds for a rollback: what the deadline leaves, and a moment where it leaves nothing."""
+    left = remaining()
+    return within if left is None else min(within, max(left, _MOMENT))
+
+
+def bound_rollback(dialect: Any, within: float) -> None:
+    """A server that has not answered a rollback of this engine's after ``within`` seconds, or at the deadline, loses
+    the connection, which rolls back too. Otherwise who gives one back to a frozen server waits for the time-out of
+    statements.
+    """
+    rollback = dialect.do_rollback
+
+    def do_rollback(connection: Any) -> None:
+        driver = connection.driver_connection
+        if driver is None or not driver.is_in_transaction():
+            rollback(connection)
+            return
+        timer = asyncio.get_running_loop().call_later(_patience(within), driver.terminate)
+        try:
+            rollback(connection)
+        finally:
+            timer.cancel()
+
+    dialect.do_rollback = do_rollback
+
+
 def _is_in_transaction(held: AsyncConnection) -> bool:
     if held.closed or held.invalidated:
         return False
@@ -161,13 +212,14 @@ def _is_in_transaction(held: AsyncConnection) -> bool:
 async def release(connection: AsyncConnection, within: float, session: AsyncSession | None = None) -> None:
     """Give a connection back, with the session on it, although the caller may be cancelled meanwhile.
 
-    A server that has not answered the rollback after ``within`` seconds loses the connection, which rolls back too.
+    A server that has not answered the rollback after ``within`` seconds, or at the deadline, loses the connection,
+    which rolls back too.
     """
     if not _is_in_transaction(connection):
         await _close(connection, session)  # nothing to say to the server, so nothing to wait for
         return
     driver: Any = connection.sync_connection.connection.driver_connection  # type: ignore[union-attr]
-    timer = asyncio.get_running_loop().call_later(within, driver.terminate)
+    timer = asyncio.get_running_loop().call_later(_patience(within), driver.terminate)
     try:
         await shielded(_close(connection, session))
     finally:

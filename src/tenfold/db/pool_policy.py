@@ -8,9 +8,10 @@ handshake and ``pg_backend_pid()`` are the same exactly where nobody stands betw
 
 The policy behind a pooler: statements are prepared without a name, nothing is cached on the connection, and reads run
 in transactions (READ ONLY) rather than in autocommit, because an unnamed statement that is parsed and bound in two
-round trips needs the transaction to hold its server. No setting is sent with the handshake: PgBouncer refuses those it
-does not know. And the connection no longer stands for one start of one server: what was learnt of the server over it
-(`POOLED` in its ``info``) is asked anew each time, because a server that has restarted behind the pooler may show less.
+round trips needs the transaction to hold its server. Settings do not go into the handshake, where poolers refuse them:
+transactions bring their own. And the connection no longer stands for one start of one server: what was learnt of the
+server over it (`POOLED` in its ``info``) is asked anew each time, because a server that has restarted behind the pooler
+may show less.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from sqlalchemy.util import await_only
 READ_ONLY: Final = "default_transaction_read_only"
 POOLED: Final = "tenfold.db.pooled"
 """In the ``info`` of a connection to a pooler."""
+# PgBouncer ends a connection whose first message has a setting that it does not keep ("unsupported startup parameter").
+_TOLERATED: Final = frozenset({"application_name", "client_encoding", "datestyle", "timezone"})
 
 
 async def is_pooled(connection: asyncpg.Connection[Any]) -> bool:
@@ -53,14 +56,18 @@ def _unnamed() -> str:
     return ""
 
 
+def is_adapted(cparams: dict[str, Any]) -> bool:
+    """Whether `obey` found a pooler."""
+    return cparams.get("prepared_statement_name_func") is _unnamed
+
+
 def obey(cparams: dict[str, Any], pooled: Callable[[], bool | None], ask: Callable[[], Any]) -> bool:
     """From within SQLAlchemy's ``do_connect``: find out where it is not known, and adapt the arguments."""
     found = pooled()
     if found is None:
         found = bool(await_only(ask()))
     if found:
-        cparams["server_settings"] = {
-            name: value for name, value in cparams.get("server_settings", {}).items() if name != READ_ONLY
-        }
+        settings = cparams.get("server_settings") or {}
+        cparams["server_settings"] = {name: settings[name] for name in settings if name in _TOLERATED}
         cparams.update(statement_cache_size=0, prepared_statement_cache_size=0, prepared_statement_name_func=_unnamed)
     return found

@@ -3,6 +3,13 @@
 The timeline of a primary is read from the name of the file that it writes, because after a promotion
 ``pg_control_checkpoint()`` still tells the old one until the next checkpoint. That of a replica is the highest of what
 it receives, what it replayed up to its last restart point, and what it must reach to be consistent.
+
+What a primary has written may end in the middle of a record. Nobody waits for the end of a record without a commit (a
+page's image, that a mere SELECT in a transaction which is rolled back may write), so the log writer stops at the last
+full page and the rest lies in memory until the next commit or the next snapshot for standbys, 15 s later. A replica
+cannot replay half a record and seems to fall behind all the time, although it lacks nothing that it could show. Such a
+position (`Found.half`) that stays is ended by `push`: a transaction without effect, whose commit the log writer takes
+along.
 """
 
 from __future__ import annotations
@@ -19,6 +26,10 @@ APPLICATION: Final = "tenfold watch"
 # The inner select asks once whether it is a replica: asked twice, a promotion in between would mix two answers.
 STATEMENT: Final = """
 SELECT replica, system,
+       CASE WHEN replica THEN false
+            ELSE (pg_current_wal_lsn() - '0/0') % current_setting('wal_block_size')::int = 0
+             AND pg_current_wal_insert_lsn() - pg_current_wal_lsn() > 40  -- the header of a page, which is no record
+       END AS half,
        CASE WHEN replica THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END AS lsn,
        CASE WHEN replica THEN greatest(
                 (SELECT received_tli FROM pg_stat_wal_receiver),
@@ -34,6 +45,8 @@ class Found(NamedTuple):
 
     role: Role
     position: Position | None
+    half: bool = False
+    """Whether the position of a primary lies in the middle of a record."""
 
 
 async def probe(connection: asyncpg.Connection[Any]) -> Found:
@@ -44,4 +57,9 @@ async def probe(connection: asyncpg.Connection[Any]) -> Found:
     role: Role = "replica" if row["replica"] else "primary"
     if row["lsn"] is None or row["timeline"] is None:
         return Found(role, None)  # a replica that has replayed nothing yet
-    return Found(role, Position(row["system"] % 2**64, row["timeline"], row["lsn"]))
+    return Found(role, Position(row["system"] % 2**64, row["timeline"], row["lsn"]), row["half"])
+
+
+async def push(connection: asyncpg.Connection[Any]) -> None:
+    """Have the log written up to the end of a record. Costs a transaction id. Raises what asyncpg raises."""
+    await connection.execute("SELECT pg_current_xact_id()")

@@ -30,6 +30,8 @@ class Host(Protocol):
 
     def choices(self, want: Want) -> list[Choice[Node]]: ...
 
+    def has_room(self, choice: Choice[Node], want: Want) -> bool: ...
+
 
 @asynccontextmanager
 async def reader(host: Host, within: float) -> AsyncIterator[AsyncConnection]:
@@ -55,10 +57,11 @@ async def reader(host: Host, within: float) -> AsyncIterator[AsyncConnection]:
 
 
 async def _connect(host: Host, wanted: Position | None) -> tuple[AsyncConnection, Choice[Node]]:
-    choices = host.choices(Want(after=wanted))
+    want = Want(after=wanted)
+    choices = host.choices(want)
     patient = True
     for choice in choices:
-        if choice.ok:
+        if choice.ok and host.has_room(choice, want):
             node = choice.node
             try:
                 with node.trial():
@@ -76,7 +79,7 @@ async def _connect(host: Host, wanted: Position | None) -> tuple[AsyncConnection
             if there:
                 return connection, choice
             patient = False
-    raise refused(choices)
+    raise refused(host.choices(want))
 
 
 def refused(choices: Sequence[Choice[Node]]) -> ReadsRefused:

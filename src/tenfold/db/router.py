@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 
 from sqlalchemy.engine import Connection, CursorResult, Engine
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.sql.base import Executable
 from sqlalchemy.util import greenlet_spawn
 
@@ -148,7 +149,7 @@ class Router:
         self._due = now + self._refresh_every  # nobody else loads meanwhile
         try:
             self._load()
-        except NOT_THERE as error:
+        except (ReadsRefused, PoolTimeoutError, *NOT_THERE) as error:
             self.catalogue_error = f"{type(error).__name__}: {error}"
             self._due = now + _TRY_AGAIN
 
@@ -181,18 +182,25 @@ class Router:
 
     def _load(self) -> None:
         first = self.places.primary_reader()  # the primary has what replicas may not have yet
-        order = (first, *[place for place in self.places.readers(None, None) if place.name != first.name])
-        for place in order:
-            try:
-                with place.engine.connect() as connection:
-                    self.classifier.catalogue = Catalogue.load_from(connection)
-                break
-            except NOT_THERE as error:
-                place.failed(error)
-                if place is order[-1]:
-                    raise
+        try:
+            self._load_from(first)
+        except NOT_THERE as error:
+            first.failed(error)
+            for place in self.places.readers(None, None):
+                if place.name != first.name:
+                    try:
+                        self._load_from(place)
+                        break
+                    except NOT_THERE as other:
+                        place.failed(other)
+            else:
+                raise
         self.catalogue_error = ""
         self._due = self._monotonic() + self._refresh_every
+
+    def _load_from(self, place: Place) -> None:
+        with place.engine.connect() as connection:
+            self.classifier.catalogue = Catalogue.load_from(connection)
 
     def _places(self, decision: Decision, *, read_only: bool, pinned: str | None) -> Iterable[Place]:
         if decision.to == "replica":
@@ -219,7 +227,14 @@ class Router:
         wanted = self.wanted()
         lost: BaseException | None = None
         patient = True
-        for place in self.places.readers(wanted, None):
+        places = self.places.readers(wanted, None)
+        while True:
+            try:
+                place = next(places, None)
+            except ReadsRefused as refused:
+                raise unanswered(refused, lost)  # noqa: B904 - it has the cause that counts
+            if place is None:
+                raise unanswered(not_shown(wanted), lost)
             try:
                 connection = place.engine.connect()
             except NOT_THERE as error:
@@ -256,7 +271,6 @@ class Router:
             else:
                 self.reads_on_primary += 1
             return result
-        raise unanswered(not_shown(wanted), lost)
 
 
 def _buffered(connection: Connection, statement: Executable, parameters: Any) -> CursorResult[Any]:

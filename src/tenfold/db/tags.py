@@ -28,7 +28,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tenfold._core.errors import MisuseError
 from tenfold._core.units import share, whole_number
-from tenfold.db.begin import HasNodes, at_begin, before_first_use, engines_of
+from tenfold.db.begin import HasNodes, at_begin, before_first_use, for_each_engine
 
 _NAME_BYTES: Final = 63
 """NAMEDATALEN - 1: what PostgreSQL keeps of an application_name."""
@@ -106,8 +106,7 @@ class QueryTags:
         """Executions without a comment because there were too many combinations."""
         self.sampled = 0
         """Executions whose text got all tags."""
-        for engine in engines_of(target):
-            self._install(engine)
+        for_each_engine(target, self._install)
 
     def _install(self, engine: Engine) -> None:
         before_first_use(engine)

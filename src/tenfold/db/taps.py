@@ -1,6 +1,7 @@
 """What SQLAlchemy's engines tell of a node's connections: made, taken, given back, lost, used, failed.
 
-Here generations are kept apart, check-outs are noted, and latencies are measured.
+Here generations are kept apart, check-outs are noted, latencies are measured, and a transaction that failed is not
+taken for committed.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
-from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.engine import Connection, ExceptionContext
+from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.util import await_only
 
 from tenfold.db import pool_policy
 from tenfold.db.pool import Holder, cut
-from tenfold.db.refusals import of_the_driver
+from tenfold.db.refusals import NOT_THERE, of_the_driver
 from tenfold.resilience import Overloaded
 
 if TYPE_CHECKING:
@@ -25,11 +26,13 @@ if TYPE_CHECKING:
 
 _TURNS_TO_NOTICE: Final = 5
 _MADE_IN: Final = "tenfold_generation"
+_SURE_SINCE: Final = "tenfold_silences"
 _HELD: Final = "tenfold_holder"
 _PLACE: Final = "tenfold_place"
 # A connection past its first use, in which it loads types and prepares every statement.
 _WARM: Final = "tenfold_warm"
 _READ_ONLY: Final = "25006"
+_ABORTED: Final = "25P02"
 
 
 class Taps:
@@ -45,6 +48,7 @@ class Taps:
         node.used = True
         # Noted before the connection is made: what changes meanwhile makes it one of the old.
         record.info[_MADE_IN] = node.generation
+        record.info[_SURE_SINCE] = node.silences
         timeout = float(node.options.connect_timeout)
         node.pooled = pool_policy.obey(cparams, lambda: node.pooled, lambda: pool_policy.asked(node.url, timeout))
 
@@ -62,9 +66,13 @@ class Taps:
             raise DisconnectionError("the server is not the one that this connection was made to")
         if _is_dead(connection.driver_connection):
             raise DisconnectionError("the server closed this connection while it lay in the pool")
+        if record.info.get(_SURE_SINCE) != node.silences:
+            _ask(connection.driver_connection, float(node.options.connect_timeout))
+            record.info[_SURE_SINCE] = node.silences
         now = time.monotonic()
         record.info[_HELD] = node.account.take(record, now, self.write)
         if not self.write:
+            node.serves(now)
             try:
                 record.info[_PLACE] = node.adaptive.enter(now)
             except Overloaded:
@@ -97,8 +105,20 @@ class Taps:
         if held is not None:
             held.statement = statement
 
+    def commit(self, connection: Connection) -> None:
+        refuse_aborted(connection)
+
+    def rollback(self, connection: Connection) -> None:
+        held = None if connection.invalidated else connection.info.get(_HELD)
+        if held is not None:
+            held.error = None
+
     def handle_error(self, context: ExceptionContext) -> None:
         node, error = self.node, context.original_exception
+        if self.write and context.connection is not None and not context.connection.invalidated:
+            held = context.connection.info.get(_HELD)
+            if held is not None and held.error is None:
+                held.error = context.sqlalchemy_exception or error
         if isinstance(of_the_driver(error), asyncpg.InternalClientError):
             context.is_disconnect = True  # see `OF_THE_DRIVER`: SQLAlchemy would keep this connection
         if context.is_disconnect and not isinstance(error, asyncio.CancelledError):
@@ -108,10 +128,38 @@ class Taps:
             node.doubt(node, "it refused to write")
 
 
+def refuse_aborted(connection: Connection) -> None:
+    """Raise the error that ended this transaction, if somebody swallowed it and goes on.
+
+    PostgreSQL answers a COMMIT of a failed transaction with ROLLBACK, which is no error to the driver: nothing would be
+    kept and nobody told. After an error the server is asked, for a savepoint may have healed it; without one nothing is
+    sent.
+    """
+    held = None if connection.invalidated else connection.info.get(_HELD)
+    if held is None or held.error is None:
+        return
+    error, held.error = held.error, None
+    try:
+        connection.exec_driver_sql("SELECT 1")
+    except DBAPIError as aborted:
+        if getattr(aborted.orig, "sqlstate", None) == _ABORTED:
+            raise error from aborted
+        raise
+
+
 def _asked_for(context: ExceptionContext) -> bool:
     """Whether the transaction is read-only because its owner said so (``postgresql_readonly``)."""
     connection = context.connection
     return connection is None or bool(getattr(connection.connection.dbapi_connection, "readonly", False))
+
+
+def _ask(connection: Any, within: float) -> None:
+    """Raises `DisconnectionError` if the server does not answer over this idle connection in time."""
+    try:
+        await_only(connection.execute("SELECT 1", timeout=within))
+    except NOT_THERE as error:
+        connection.terminate()
+        raise DisconnectionError("the server does not answer over this connection any more") from error
 
 
 def _is_dead(connection: Any) -> bool:

@@ -20,7 +20,8 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 from tenfold._core.units import Duration, duration
-from tenfold.db.begin import HasNodes, at_begin, before_first_use, engines_of
+from tenfold.db.begin import HasNodes, at_begin, before_first_use, for_each_engine
+from tenfold.db.pool_policy import is_adapted
 from tenfold.resilience.deadline import remaining
 from tenfold.resilience.errors import DeadlineExceeded, DeadlineTooShort
 
@@ -39,26 +40,32 @@ def statement_deadline(target: AsyncEngine | HasNodes, *, longest: Duration | No
     that error itself. Raises `MisuseError` as `tenfold.db.begin.at_begin`.
     """
     cap = None if longest is None else max(1, int(duration(longest, "longest") * 1000))
-    for engine in engines_of(target):
-        _install(engine, cap)
+    for_each_engine(target, lambda engine: _install(engine, cap))
 
 
 def _install(engine: Engine, cap: int | None) -> None:
     before_first_use(engine)
-    at_begin(engine, lambda: setting(remaining(), cap))
+    pooled = False
+    at_begin(engine, lambda: setting(remaining(), cap, always=pooled))
     event.listen(engine, "begin", _refuse_late)
     event.listen(engine, "handle_error", _translate)
     if cap is not None:
 
         @event.listens_for(engine, "do_connect")
         def with_cap(dialect: Any, record: Any, args: Any, options: dict[str, Any]) -> None:
+            nonlocal pooled
+            pooled = is_adapted(options)
+            if pooled:
+                return  # the pooler would refuse it; there all is in transactions, and they bring it
             options["server_settings"] = {**options.get("server_settings", {}), "statement_timeout": str(cap)}
 
 
-def setting(left: float | None, cap: int | None) -> str:
-    """The statement that says it, "" where there is nothing to say. ``left`` in seconds, ``cap`` in milliseconds."""
+def setting(left: float | None, cap: int | None, *, always: bool = False) -> str:
+    """The statement that says it, "" where there is nothing to say. ``left`` in seconds, ``cap`` in milliseconds;
+    ``always`` says the cap too.
+    """
     if left is None or left * 1000 >= (_LONGEST_MS if cap is None else cap):
-        return ""
+        return f"SET LOCAL statement_timeout = {cap}" if always and cap is not None else ""
     return f"SET LOCAL statement_timeout = {max(1, int(left * 1000))}"  # 0 would mean for ever
 
 

@@ -36,6 +36,7 @@ from tenfold.db.cluster_options import ClusterOptions
 from tenfold.db.node import Node
 from tenfold.db.pool import release
 from tenfold.db.refusals import NOT_THERE, OF_THE_DRIVER, is_stale, of_the_driver
+from tenfold.db.taps import refuse_aborted
 from tenfold.resilience import Budget, Deadline, DeadlineExceeded
 from tenfold.resilience.backoff import pause
 from tenfold.resilience.budget import Purse
@@ -216,6 +217,7 @@ class Runner:
                 attempt.branch = None if position is None else (position.system, position.timeline)
             result.append(await fn(session))
             await session.flush()
+            await connection.run_sync(refuse_aborted)
             if how.track and session.in_transaction():
                 found = await session.scalar(_ASK)
                 attempt.xid, attempt.asked = (None if found is None else int(found)), True
@@ -306,6 +308,8 @@ def _is_ambiguous(error: BaseException) -> bool:
 
 def _is_retryable(error: BaseException) -> bool:
     """Before COMMIT, or as the server's definite answer to it."""
+    if isinstance(error, BaseExceptionGroup):  # of a task group
+        return all(map(_is_retryable, error.exceptions))
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return True
     state = _sqlstate(error)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Final
 
-import asyncpg
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from tenfold._core.errors import MisuseError
 
 _DRIVERS: Final = ("postgresql", "postgres", "postgresql+asyncpg")
-_TAKEN: Final = frozenset(inspect.signature(asyncpg.connect).parameters)
+# Of what asyncpg takes, that which can be said in a URL and is nobody else's to say.
+_TAKEN: Final = frozenset(
+    {"host", "port", "user", "password", "database", "passfile", "service", "servicefile", "ssl", "krbsrvname"}
+    | {"gsslib", "prepared_statement_cache_size"}
+)
 _INSTEAD: Final = {
     "application_name": "set it for the role (ALTER ROLE … SET application_name), or tag queries (tenfold.db.tags)",
     "connect_timeout": "say create_async_cluster(…, connect_timeout=…)",
@@ -42,8 +44,13 @@ def asyncpg_url(url: str | URL, name: str) -> URL:
     query = dict(parsed.query)
     if "sslmode" in query:
         query.setdefault("ssl", query.pop("sslmode"))
-    for parameter in query:
-        if parameter not in _TAKEN and not parameter.startswith("prepared_statement_"):
+    for parameter, value in query.items():
+        if parameter not in _TAKEN:
             instead = _INSTEAD.get(parameter, "leave it out")
-            raise MisuseError(f"{name}: expected parameters that asyncpg takes, got ?{parameter}=…; {instead}")
+            raise MisuseError(
+                f"{name}: expected parameters among {', '.join(sorted(_TAKEN))} and sslmode, "
+                f"got ?{parameter}=…; {instead}"
+            )
+        if not isinstance(value, str):
+            raise MisuseError(f"{name}: expected {parameter} once, got {len(value)}; each server has a URL of its own")
     return parsed.set(drivername="postgresql+asyncpg", query=query)

@@ -32,7 +32,8 @@ from tenfold.db.judge import Judge
 from tenfold.db.lag import Trail
 from tenfold.db.node import Node
 from tenfold.db.pool_policy import POOLED, driver_arguments, is_pooled
-from tenfold.db.probe import APPLICATION, Found, probe
+from tenfold.db.position import Position
+from tenfold.db.probe import APPLICATION, Found, probe, push
 from tenfold.db.refusals import NOT_THERE
 from tenfold.db.wal import identify
 from tenfold.resilience.backoff import pause
@@ -49,12 +50,13 @@ _SILENT_PROBES: Final = 2
 class _Watched:
     """What the watch remembers of one node."""
 
-    __slots__ = ("afresh", "info", "silent", "tries", "wake")
+    __slots__ = ("afresh", "half", "info", "silent", "tries", "wake")
 
     def __init__(self) -> None:
         self.wake = asyncio.Event()
         self.info: dict[Any, Any] = {}  # what lives as long as the connection
         self.afresh = False  # connect anew before the next probe
+        self.half: Position | None = None  # where a primary's last probe found half a record
         self.silent = 0  # probes in a row that were not answered in time
         self.tries = 0  # failed ones since the last good one
 
@@ -199,6 +201,9 @@ class Watch:
                             state.info = {POOLED: True} if node.pooled else {}
                         began = self._monotonic()
                         found = await probe(connection)
+                        if found.half and found.position == state.half:
+                            await push(connection)  # it has stood there since the last probe
+                        state.half = found.position if found.half else None
                         if found.role == "replica" and found.position is not None:
                             # `began` lies before the question: what was seen holds for connections older than that.
                             node.replayed.note(await identify(connection, state.info), found.position, began)
@@ -208,7 +213,8 @@ class Watch:
                         connection = None
                     self._silent(node, state, error)
                 except Exception as error:  # noqa: BLE001 - the watch goes on, and the log has it
-                    _log.exception("the probe of %s failed in an unexpected way", node.name)
+                    if not state.tries:  # once, and not with every further try
+                        _log.exception("the probe of %s failed in an unexpected way", node.name)
                     self._silent(node, state, error)
                 else:
                     state.silent = state.tries = 0
@@ -268,6 +274,8 @@ class Watch:
     def _silent(self, node: Node, state: _Watched, error: BaseException) -> None:
         state.tries += 1
         state.silent += 1
+        if isinstance(error, TimeoutError):
+            node.silences += 1
         # A refused connection says that nobody is there. A probe that took too long may be the fault of a busy
         # machine, ours included, and one of them is not enough to stop the writes.
         slow = isinstance(error, TimeoutError) and state.silent < _SILENT_PROBES
@@ -275,6 +283,7 @@ class Watch:
             reason = f"{type(error).__name__}: {error}"
             if node.seen.role != "unknown":
                 node.fail(error, self._monotonic())
+            node.last_error = reason
             self._judge.judge(node, Found("unknown", None), reason)
 
 

@@ -170,6 +170,14 @@ def test_equal_replicas_share_the_load_and_latency_counts() -> None:
         )
 
 
+def test_who_is_not_known_gets_a_share_and_no_rush() -> None:
+    known, unknown = Fake("known", in_flight=3, seconds=0.05), Fake("unknown", in_flight=4, seconds=0.0)
+    for seed in range(20):
+        assert chosen(Want(), known, unknown, seed=seed)[0].node is known
+        assert chosen(Want(), replace(known, in_flight=5), unknown, seed=seed)[0].node is unknown
+    assert chosen(Want(), unknown)[0].why == "4 in flight, an unknown time each"
+
+
 def test_sizes_by_littles_law() -> None:
     assert connections_for("500/s", "4ms") == 5  # two in use on average, and 2√2 more
     assert connections_for(10_000, "5ms") == 65
