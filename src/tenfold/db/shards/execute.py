@@ -14,7 +14,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from sqlalchemy.engine import Result
+from sqlalchemy.engine import Connection, Result
 from sqlalchemy.engine.result import IteratorResult, SimpleResultMetaData
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncResult
 
@@ -25,7 +25,7 @@ from tenfold.db.shards.merge import combine, kmerge
 from tenfold.db.shards.order import Row
 from tenfold.db.shards.parallel import together
 from tenfold.db.shards.shape import Plan
-from tenfold.db.shards.store import check_epoch, epoch_of
+from tenfold.db.shards.store import check_epoch, epoch_of, read_epoch
 
 Members = Mapping[str, Member]
 T = TypeVar("T")
@@ -46,14 +46,22 @@ async def fetch(
     assert plan.merge is not None
 
     async def part(shard: str) -> tuple[Sequence[str], Sequence[Row]]:
-        async def ask(connection: AsyncConnection) -> tuple[Sequence[str], Sequence[Row]]:
-            found = await connection.execute(plan.statement, parameters)
-            keys, rows = tuple(found.keys()), found.all()
-            check_epoch(shard, epoch, rows[0][-1] if rows else await epoch_of(connection))
-            return keys, rows
+        member = members[shard]
 
-        async with AsyncExitStack() as stack:
-            return await _answer(members[shard], plan, stack, ask, primary=primary)
+        def ask(connection: Connection) -> tuple[Sequence[str], Sequence[Row]]:
+            found = connection.execute(plan.statement, parameters)
+            rows = found.all()
+            check_epoch(shard, epoch, rows[0][-1] if rows else read_epoch(connection))
+            return tuple(found.keys()), rows
+
+        async def of_replica() -> tuple[Sequence[str], Sequence[Row]]:
+            async with member.reader() as connection:
+                return await connection.run_sync(ask)
+
+        async def of_primary(writes: bool) -> tuple[Sequence[str], Sequence[Row]]:
+            return await member.ask(ask, writes=writes)
+
+        return await _answer(member, plan, of_replica, of_primary, primary=primary)
 
     parts = await together([partial(part, shard) for shard in plan.shards], concurrency)
     rows = combine(plan.merge, [rows for _, rows in parts], max_groups=max_groups)
@@ -63,30 +71,25 @@ async def fetch(
 async def _answer(
     member: Member,
     plan: Plan,
-    stack: AsyncExitStack,
-    ask: Callable[[AsyncConnection], Awaitable[T]],
+    of_replica: Callable[[], Awaitable[T]],
+    of_primary: Callable[[bool], Awaitable[T]],
     *,
     primary: bool = False,
 ) -> T:
-    """What ``ask`` finds on a connection that ``stack`` closes. On the primary where a replica refuses, is lost, or has
-    not heard of the map yet.
+    """A replica's answer, or the primary's (told whether it may write) where a replica refuses, is lost, or has not
+    heard of the map yet.
     """
     reads, served = await member.serves(plan)
     if served and not primary:
-        async with AsyncExitStack() as tried:
-            try:
-                found = await ask(await tried.enter_async_context(member.reader()))
-            except StaleMap as stale:
-                if stale.found > stale.expected:
-                    raise
-            except NOT_THERE as error:
-                if refusal(error) is None:
-                    raise
-            else:
-                await stack.enter_async_context(tried.pop_all())
-                return found
-    opened: AbstractAsyncContextManager[AsyncConnection] = member.alone(writes=not reads)
-    return await ask(await stack.enter_async_context(opened))
+        try:
+            return await of_replica()
+        except StaleMap as stale:
+            if stale.found > stale.expected:
+                raise
+        except NOT_THERE as error:
+            if refusal(error) is None:
+                raise
+    return await of_primary(not reads)
 
 
 @asynccontextmanager
@@ -110,9 +113,17 @@ async def stream(
                     raise
                 return feed
 
-            feed = await _answer(members[shard], plan, own, open_on)
-            own.push_async_callback(feed.close)
-            return feed
+            async def open_in(place: AbstractAsyncContextManager[AsyncConnection]) -> _Feed:
+                async with AsyncExitStack() as tried:
+                    feed = await open_on(await tried.enter_async_context(place))
+                    tried.push_async_callback(feed.close)
+                    await own.enter_async_context(tried.pop_all())
+                return feed
+
+            member = members[shard]
+            return await _answer(
+                member, plan, lambda: open_in(member.reader()), lambda writes: open_in(member.alone(writes=writes))
+            )
 
         feeds = await together([partial(opened, shard) for shard in plan.shards], len(plan.shards))
         made = _row_maker(plan, feeds[0].keys)

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 
 from sqlalchemy import event
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.util import greenlet_spawn
@@ -114,6 +114,12 @@ class Member:
                 self.committed()
             await self.give_back(connection)
 
+    async def ask(self, question: Callable[[Connection], T], *, writes: bool) -> T:
+        """What ``question`` finds on the primary in autocommit. It runs in SQLAlchemy's greenlet, which is entered
+        once for it and for the connection.
+        """
+        return await greenlet_spawn(_asked, self._engine.sync_engine, question)
+
     async def serves(self, plan: Plan) -> tuple[bool, bool]:
         """Whether ``plan`` only reads, and whether `reader` may serve it."""
         return False, False
@@ -171,6 +177,10 @@ class ReplicatedMember(Member):
 
     async def give_back(self, connection: AsyncConnection) -> None:
         await release(connection, float(self._cluster.options.release_timeout))
+
+    async def ask(self, question: Callable[[Connection], T], *, writes: bool) -> T:
+        async with self.alone(writes=writes) as connection:
+            return await connection.run_sync(question)
 
     async def serves(self, plan: Plan) -> tuple[bool, bool]:
         statement = plan.statement if plan.original is None else plan.original
@@ -238,6 +248,11 @@ class Engines(Mapping[str, AsyncEngine]):
 
     def __len__(self) -> int:
         return len(self._members)
+
+
+def _asked(engine: Engine, question: Callable[[Connection], T]) -> T:
+    with engine.connect() as connection:
+        return question(connection.execution_options(isolation_level="AUTOCOMMIT"))
 
 
 def _must_be_open(dbapi: Any, record: Any, proxy: Any) -> None:
