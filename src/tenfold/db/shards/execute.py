@@ -1,9 +1,13 @@
 """Sending a plan to its shards and putting the answer together: in parallel, bounded, and with nothing left behind.
 
 Each shard's part is one autocommit statement on one connection, to a replica where one may serve and shows the map of
-this epoch, else to the primary. Short answers and groups are fetched whole; `stream`
-opens a cursor on each shard and reads one batch ahead, so two batches a shard are the most that is held. There is no
-snapshot common to the shards: each part is consistent in itself.
+this epoch, else to the primary. The epoch comes with the rows, so that is one round trip, and a second where there are
+none. Groups and short answers are fetched whole: of a LIMIT with its OFFSET up to 10,000, all that the shards send; of
+more, and by `stream`, a cursor on each shard reads one batch ahead, so two batches a shard are the most that is held
+beside the answer.
+
+There is no snapshot common to the shards: each part is consistent in itself. That is why each is asked for all of
+``offset + limit`` rows and not for its likely share: the rest, asked for later, would be of another snapshot.
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ from tenfold.db.shards.store import check_epoch, epoch_of, read_epoch
 Members = Mapping[str, Member]
 T = TypeVar("T")
 _STREAMS: Final = "READ COMMITTED"  # a cursor needs a transaction
+_MOST_WHOLE: Final = 10_000
 
 
 async def fetch(
@@ -39,11 +44,16 @@ async def fetch(
     epoch: int,
     *,
     concurrency: int,
+    batch: int,
     max_groups: int,
     primary: bool = False,
 ) -> Result[Any]:
     """The whole answer of a scatter plan. Raises `StaleMap` when a shard is under another map."""
-    assert plan.merge is not None
+    merge = plan.merge
+    assert merge is not None
+    if merge.groups is None and merge.limit is not None and merge.offset + merge.limit > _MOST_WHOLE:
+        async with _merged(plan, parameters, members, epoch, batch, max_groups, primary) as (sorted_rows, made):
+            return made(iter([values async for values in sorted_rows]))
 
     async def part(shard: str) -> tuple[Sequence[str], Sequence[Row]]:
         member = members[shard]
@@ -64,7 +74,7 @@ async def fetch(
         return await _answer(member, plan, of_replica, of_primary, primary=primary)
 
     parts = await together([partial(part, shard) for shard in plan.shards], concurrency)
-    rows = combine(plan.merge, [rows for _, rows in parts], max_groups=max_groups)
+    rows = combine(merge, [rows for _, rows in parts], max_groups=max_groups)
     return _row_maker(plan, parts[0][0])(iter(rows))
 
 
@@ -97,6 +107,15 @@ async def stream(
     plan: Plan, parameters: Any, members: Members, epoch: int, *, batch: int, max_groups: int
 ) -> AsyncIterator[AsyncIterator[Any]]:
     """The rows of a scatter plan as they come. All cursors and connections are closed at the end of the block."""
+    async with _merged(plan, parameters, members, epoch, batch, max_groups, primary=False) as (rows, made):
+        yield _made(rows, made)
+
+
+@asynccontextmanager
+async def _merged(
+    plan: Plan, parameters: Any, members: Members, epoch: int, batch: int, max_groups: int, primary: bool
+) -> AsyncIterator[tuple[AsyncIterator[tuple[Any, ...]], Callable[[Iterator[Any]], Result[Any]]]]:
+    """The rows' values as they come, and what makes rows of them."""
     assert plan.merge is not None
     async with AsyncExitStack() as stack:
 
@@ -122,13 +141,16 @@ async def stream(
 
             member = members[shard]
             return await _answer(
-                member, plan, lambda: open_in(member.reader()), lambda writes: open_in(member.alone(writes=writes))
+                member,
+                plan,
+                lambda: open_in(member.reader()),
+                lambda writes: open_in(member.alone(writes=writes)),
+                primary=primary,
             )
 
         feeds = await together([partial(opened, shard) for shard in plan.shards], len(plan.shards))
-        made = _row_maker(plan, feeds[0].keys)
         merged = kmerge(plan.merge, [feed.rows() for feed in feeds], max_groups=max_groups)
-        yield _made(merged, made)
+        yield merged, _row_maker(plan, feeds[0].keys)
 
 
 async def _made(
