@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from itertools import product
 from typing import Any
 
@@ -26,6 +27,13 @@ NOTE = sa.Table(
     sa.Column("weight", sa.Double),
     info={"shard_key": "customer"},
 )
+OTHER = sa.Table(
+    "ordered_others",
+    META,
+    sa.Column("customer", sa.Integer, primary_key=True),
+    sa.Column("value", sa.Integer),
+    info={"shard_key": "customer"},
+)
 C = NOTE.c
 TITLES = ["a", "B", "b", "é", "E", "", None, "\U0001f600", "\ufffd"]
 WEIGHTS = [0.5, -0.5, float("nan"), None, float("inf"), 0.0, -0.0]
@@ -33,6 +41,14 @@ ROWS = [
     {"id": n, "customer": n % 23, "rank": n * 7 % 5 or None, "title": TITLES[n % 9], "weight": WEIGHTS[n % 7]}
     for n in range(300)
 ]
+
+
+class Doubled(sa.TypeDecorator[int]):
+    impl = sa.Integer
+    cache_ok = True
+
+    def process_result_value(self, value: int | None, dialect: Any) -> int | None:
+        return None if value is None else 2 * value
 
 
 @pytest.fixture(scope="module")
@@ -109,31 +125,104 @@ async def test_a_deep_page_is_read_by_cursors_and_is_the_same(cluster: ShardedCl
             assert _held(other) == 0
 
 
-async def test_a_scattered_read_is_one_statement_a_shard_and_no_transaction(cluster: ShardedCluster) -> None:
+@pytest.mark.parametrize("heard", [False, True])
+async def test_a_scattered_read_is_one_statement_a_shard_and_no_transaction(
+    cluster: ShardedCluster, heard: bool
+) -> None:
     """The driver logs what it sends as a simple query: that would be BEGIN, COMMIT or ROLLBACK."""
     statement = select(C.id, C.title).order_by(C.title.desc(), C.id).limit(20)
-    sent, simple = _statements(cluster), []
+    sent, simple, checkouts = _statements(cluster) if heard else [], [], []
 
     def log(record: Any) -> None:
         simple.append(record.query)
 
     def listen(dbapi: Any, *_: Any) -> None:
+        checkouts.append(1)
         dbapi.driver_connection.add_query_logger(log)
 
     for name in cluster.shards:
         sa.event.listen(cluster.engine(name), "checkout", listen)
     for _ in range(5):
         assert len((await cluster.execute(statement)).all()) == 20
-    assert (len(sent), simple) == (20, [])
+    assert (len(checkouts), len(sent), simple) == (20, 20 * heard, [])
     async with cluster.async_engine("s0").begin() as connection:
         await connection.execute(sa.text("SELECT 1"))
     assert [query.rstrip(";").split()[0] for query in simple] == ["BEGIN", "COMMIT"]  # so it does hear them
 
 
-async def test_listeners_of_the_engines_hear_scattered_reads(cluster: ShardedCluster) -> None:
-    heard = _statements(cluster)
-    await cluster.execute(select(C.id).order_by(C.id).limit(1))
-    assert len(heard) == 4
+async def test_the_short_way_is_taken_only_where_nobody_would_notice(cluster: ShardedCluster) -> None:
+    """Both ways give the same; the short one says None where SQLAlchemy has something to do."""
+    shard = cluster.member("s0")
+
+    async def short(statement: Any, parameters: Any = None) -> bool:
+        found = await shard.part(statement, parameters)
+        if found is not None:
+            async with shard.alone() as connection:
+                usual = await connection.execute(statement, parameters)
+                assert found[0] == tuple(usual.keys())
+                assert [tuple(map(repr, row)) for row in found[1]] == [tuple(map(repr, row)) for row in usual.all()]
+        return found is not None
+
+    plain = select(C.id, C.title, C.weight, (C.rank + 1).label("more"), C.id).order_by(C.id)
+    assert await short(plain)
+    assert await short(plain.where(C.title == sa.bindparam("title")), {"title": "B"})
+    for least in (0, 100):
+        assert await short(select(C.id).where(C.id >= least, C.weight < 0.7).limit(5))
+    assert not await short(plain.where(C.id.in_([1, 2])))
+    assert not await short(plain.execution_options(route="primary"))
+    assert not await short(select(sa.type_coerce(C.id, Doubled)))
+    assert (await cluster.execute(select(sa.type_coerce(C.id, Doubled)).where(C.id.in_([4])))).scalar_one() == 8
+    with _listening(sa.Engine, "before_cursor_execute"):
+        assert not await short(plain)
+    with _listening(cluster.engine("s0"), "begin"):
+        assert not await short(plain)
+    assert await short(plain)
+
+
+async def test_the_short_way_survives_a_changed_table_and_a_lost_connection(
+    cluster: ShardedCluster, servers: Topology
+) -> None:
+    """Prepared statements that have outlived their table, and connections of before a restart."""
+    statement = select(sa.func.max(OTHER.c.value), sa.func.count())
+    name = cluster.shards[1]
+    for type_ in ("int", "numeric", "int"):
+        for shard in cluster.shards:
+            async with cluster.async_engine(shard).begin() as connection:
+                await connection.execute(sa.text(f"ALTER TABLE ordered_others ALTER value TYPE {type_}"))
+        try:
+            await cluster.execute(statement)
+        except sa.exc.NotSupportedError as told:
+            assert "cached statement plan is invalid" in str(told)  # noqa: PT017 - SQLAlchemy says so once
+        assert (await cluster.execute(statement)).one() == (None, 0)
+    async with cluster.async_engine(name).connect() as killer:
+        await cluster.execute(statement)
+        kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+        await killer.execute(sa.text(f"{kill} AND backend_type = 'client backend'"))
+    async with Deadline("10s"):
+        assert (await cluster.execute(statement)).one() == (None, 0)
+
+
+async def test_a_statement_that_is_stopped_is_not_sent_again(cluster: ShardedCluster) -> None:
+    statement = select(C.id).order_by(C.id).limit(3)
+    for name in cluster.shards:
+        async with cluster.async_engine(name).begin() as connection:
+            await connection.execute(sa.text("ALTER ROLE CURRENT_USER SET lock_timeout = '50ms'"))
+    try:
+        async with (
+            ShardedCluster([cluster.engine(name).url for name in cluster.shards], models=[META]) as other,
+            cluster.async_engine("s2").begin() as connection,
+        ):
+            await connection.execute(sa.text("LOCK TABLE ordered_notes"))
+            waits: list[str] = []
+            sa.event.listen(other.engine("s2"), "checkout", lambda *_: waits.append("s2"))
+            with pytest.raises(sa.exc.DBAPIError, match="lock timeout") as caught:
+                await other.execute(statement)
+            assert "ordered_notes" in str(caught.value.statement)
+            assert waits == ["s2"]
+    finally:
+        for name in cluster.shards:
+            async with cluster.async_engine(name).begin() as connection:
+                await connection.execute(sa.text("ALTER ROLE CURRENT_USER RESET lock_timeout"))
 
 
 async def test_a_failing_shard_is_told_and_the_others_are_let_go(cluster: ShardedCluster) -> None:
@@ -176,6 +265,18 @@ async def test_a_caller_that_goes_leaves_no_task_and_no_connection(cluster: Shar
 
 def _held(cluster: ShardedCluster) -> int:
     return sum(cluster.engine(name).pool.checkedout() for name in cluster.shards)  # type: ignore[attr-defined]
+
+
+@contextmanager
+def _listening(target: Any, name: str) -> Iterator[None]:
+    def hear(*_: Any) -> None:
+        pass
+
+    sa.event.listen(target, name, hear)
+    try:
+        yield
+    finally:
+        sa.event.remove(target, name, hear)
 
 
 def _statements(cluster: ShardedCluster) -> list[str]:

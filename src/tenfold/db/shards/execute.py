@@ -69,6 +69,10 @@ async def fetch(
                 return await connection.run_sync(ask)
 
         async def of_primary(writes: bool) -> tuple[Sequence[str], Sequence[Row]]:
+            if plan.kind == "scatter" and (found := await member.part(plan.statement, parameters)) is not None:
+                rows = found[1]
+                check_epoch(shard, epoch, rows[0][-1] if rows else await member.ask(read_epoch, writes=False))
+                return found
             return await member.ask(ask, writes=writes)
 
         return await _answer(member, plan, of_replica, of_primary, primary=primary)
