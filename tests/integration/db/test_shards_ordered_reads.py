@@ -15,6 +15,7 @@ from sqlalchemy import select
 from tenfold.db.shards import ShardedCluster
 from tenfold.resilience.deadline import Deadline
 from tenfold.servers import Topology
+from tenfold.testing import FaultProxy
 
 META = sa.MetaData()
 NOTE = sa.Table(
@@ -246,6 +247,27 @@ async def test_a_shard_that_hangs_ends_with_the_deadline(cluster: ShardedCluster
                 await cluster.execute(statement)
         assert (len(asyncio.all_tasks()), _held(cluster)) == (tasks, 1)  # the one that has the lock
     assert (await cluster.execute(statement)).all() == expected
+
+
+async def test_a_shard_that_says_nothing_more_ends_with_the_deadline(servers: Topology) -> None:
+    """Its host is gone without a word: the connection cannot be closed in peace, and is cut."""
+    urls = [shard.url for shard in servers.shards[:4]]
+    statement = select(C.id).order_by(C.id).limit(100)
+    async with FaultProxy(f"127.0.0.1:{servers.shards[1].port}") as proxy:
+        urls[1] = urls[1].replace(f":{servers.shards[1].port}/", f":{proxy.port}/")
+        async with ShardedCluster(urls, models=[META]) as cluster:
+            expected = (await cluster.execute(statement)).all()
+            tasks = len(asyncio.all_tasks())
+            proxy.freeze()
+            with pytest.raises(TimeoutError):
+                async with Deadline("200ms"):
+                    await cluster.execute(statement)
+            assert _held(cluster) == 0
+            proxy.thaw()
+            assert (await cluster.execute(statement)).all() == expected
+            async with asyncio.timeout(10):
+                while len(asyncio.all_tasks()) > tasks:  # noqa: ASYNC110 - the proxy's, of the connection that was cut
+                    await asyncio.sleep(0.005)
 
 
 async def test_a_caller_that_goes_leaves_no_task_and_no_connection(cluster: ShardedCluster) -> None:
