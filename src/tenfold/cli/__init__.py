@@ -57,6 +57,9 @@ def main() -> None:
         missing = _missing(error)
         if missing is None:
             raise
+        if "pip install" in str(error):  # it says it better
+            print(f"tenfold: {error}", file=sys.stderr)
+            sys.exit(2)
         print(
             f"tenfold: this command needs {missing}, which is not installed: pip install 'tenfold[{_EXTRAS[missing]}]'",
             file=sys.stderr,

@@ -36,8 +36,8 @@ _HEADER: Final = HEADER.lower().encode()
 
 @dataclass(slots=True)
 class TokenCounters:
-    """``read`` tokens taken in, ``bad`` ones ignored, ``sent`` ones handed out, ``unknown`` of these, because the
-    primary did not say its position in time.
+    """``read`` tokens taken in, ``bad`` ones ignored, ``sent`` ones handed out, ``unknown`` of these: in part or
+    whole, because a primary did not say its position in time.
     """
 
     read: int = 0
@@ -81,7 +81,8 @@ class CausalityMiddleware:
     """``CausalityMiddleware(app, keys=TokenKeys([secret]))``: a scope of `causality` around each request.
 
     ``cookie`` are `CookieOptions`; None sets and reads none. ``within`` (1 s) bounds the reading of the position when
-    an answer begins; if that fails the client is handed *unknown*, which sends its next reads to the primary.
+    an answer begins; where that fails the client is handed *unknown* for that system (for all, where it is not known
+    which), which sends its next reads there to the primary.
     """
 
     def __init__(
@@ -139,15 +140,15 @@ class CausalityMiddleware:
                         yield text.strip('"')
 
     async def _written(self, causal: Causality) -> list[tuple[bytes, bytes]]:
-        token: Token | None = UNKNOWN
         try:
             async with asyncio.timeout(self._within):
-                token = await causal.outgoing()
+                await causal.settle()
         except Exception as error:  # noqa: BLE001 - the answer is the application's; unknown is always right
             _log.warning("the position of a commit could not be read: %s: %s", type(error).__name__, error)
-        text = self._keys.sign(token or UNKNOWN)
+        token = causal.so_far() or UNKNOWN
+        text = self._keys.sign(token)
         self.counters.sent += 1
-        self.counters.unknown += (token or UNKNOWN) == UNKNOWN
+        self.counters.unknown += token.others_unknown or bool(token.unknown)
         headers = [(_HEADER, text.encode())]
         if self._cookie is not None:
             headers.append((b"set-cookie", self._cookie.header(text)))

@@ -19,7 +19,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.util import await_only
 
 from tenfold._core.units import Duration, format_duration
-from tenfold.db.causal_hooks import NOWHERE
 from tenfold.db.causal_read import CausalCounters, CausalOptions, undivided, wait_for
 from tenfold.db.causality import CAUSALITY, after_commit
 from tenfold.db.lineage import History
@@ -27,6 +26,7 @@ from tenfold.db.node import Node
 from tenfold.db.position import Position
 from tenfold.db.refusals import NOT_THERE
 from tenfold.db.replayed import Reach
+from tenfold.db.token import NOWHERE
 from tenfold.db.wal import Info, driver_of, insert_position, known_identity, read_history, replayed_position
 from tenfold.resilience import remaining
 
@@ -35,6 +35,9 @@ T = TypeVar("T")
 
 class Host(Protocol):
     """What is needed of the cluster."""
+
+    @property
+    def system(self) -> int | None: ...
 
     async def writer(self, wait: float | None = None) -> Node: ...
 
@@ -78,7 +81,8 @@ class ClusterCausality:
 
     def committed(self) -> None:
         """A transaction that may have written is over: the present scope, if there is one, counts it."""
-        after_commit(self.capture, self.history)
+        if CAUSALITY.get() is not None:
+            after_commit(self.capture, self.history, self._host.system)
 
     # -- reading
 
@@ -87,13 +91,13 @@ class ClusterCausality:
         scope = CAUSALITY.get()
         if scope is None:
             return None
-        try:
-            token = await scope.settle()
-        except NOT_THERE:
-            token = scope.wanted()  # unknown: the primary answers, or says itself why not
-        if token is None:
-            return None
-        return NOWHERE if token.position is None else token.position
+        system = self._host.system
+        if scope.unsettled:
+            try:
+                await scope.settle(system)
+            except NOT_THERE:
+                return NOWHERE  # unknown: the primary answers, or says itself why not
+        return scope.wanted_on(system)
 
     def shows(self, connection: Connection, node: Node, wanted: Position, patient: bool) -> bool:
         """As `reach`, from within SQLAlchemy's greenlet, and without leaving it where memory covers ``wanted``."""
@@ -164,9 +168,7 @@ class ClusterCausality:
             if seen is None:  # it was promoted meanwhile
                 self.committed()
                 return
-            token = scope.wanted()
-            at = None if token is None else token.position
-            history = None
+            at, history = scope.wanted_on(seen.system), None
             if at is not None and at.timeline < seen.timeline:
                 history = await read_history(driver, info, seen.timeline)
         scope.saw(seen, history)

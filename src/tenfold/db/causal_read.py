@@ -24,7 +24,7 @@ from tenfold.db.lineage import History
 from tenfold.db.position import Position
 from tenfold.db.refusals import NOT_THERE
 from tenfold.db.replayed import Reach, Replayed, reach
-from tenfold.db.token import Token
+from tenfold.db.token import NOWHERE
 from tenfold.db.wal import driver_of, insert_position, read_history, replayed_position
 from tenfold.resilience import remaining
 
@@ -131,6 +131,7 @@ class CausalReads:
         self.replayed = {server.name: Replayed() for server in replicas}
         self.writer, self._primary, self._replicas = writer, primary, tuple(replicas)
         self._order, self._failed, self._clock = order, failed, clock
+        self._system: int | None = None
 
     # -- writing
 
@@ -139,7 +140,9 @@ class CausalReads:
         async with self.writer.engine.connect() as connection:
             driver, info = driver_of(connection)
             async with undivided(connection):
-                return await insert_position(driver, info)
+                position = await insert_position(driver, info)
+        self._system = position.system
+        return position
 
     async def history(self, timeline: int) -> History | None:
         """The ancestry of ``timeline``, from the primary."""
@@ -158,7 +161,7 @@ class CausalReads:
                 committing = True
         finally:
             if committing:
-                after_commit(self.capture, self.history)
+                after_commit(self.capture, self.history, self._system)
 
     # -- reading
 
@@ -166,8 +169,8 @@ class CausalReads:
     async def connect(self) -> AsyncIterator[AsyncConnection]:
         """A connection that shows what the present scope wants."""
         scope = CAUSALITY.get()
-        token = None if scope is None else await self._settled(scope)
-        connection, server = await self._find(token)
+        wanted = None if scope is None else await self._wanted(scope)
+        connection, server = await self._find(wanted)
         try:
             yield connection
             if scope is not None and self.options.monotonic:
@@ -175,15 +178,15 @@ class CausalReads:
         finally:
             await connection.close()
 
-    async def _settled(self, scope: Causality) -> Token | None:
+    async def _wanted(self, scope: Causality) -> Position | None:
         try:
-            return await scope.settle()
+            await scope.settle(self._system)
         except NOT_THERE:
-            return scope.wanted()  # unknown: the primary answers, or says itself why not
+            return NOWHERE  # unknown: the primary answers, or says itself why not
+        return scope.wanted_on(self._system)
 
-    async def _find(self, token: Token | None) -> tuple[AsyncConnection, Server]:
-        wanted = None if token is None else token.position
-        if token is None or wanted is not None:
+    async def _find(self, wanted: Position | None) -> tuple[AsyncConnection, Server]:
+        if wanted is not NOWHERE:
             for number, server in enumerate(self._in_order(wanted)):
                 connection = await self._try(server, wanted, float(self.options.wait) if number == 0 else 0.0)
                 if connection is not None:
@@ -262,9 +265,8 @@ class CausalReads:
             seen = await (insert_position(driver, info) if on_primary else replayed_position(driver, info))
             if seen is None:
                 return  # promoted meanwhile: there is no going back from that
-            token = scope.wanted()
-            history = None
-            if token is not None and token.position is not None and token.position.timeline < seen.timeline:
+            at, history = scope.wanted_on(seen.system), None
+            if at is not None and at.timeline < seen.timeline:
                 history = await read_history(driver, info, seen.timeline)
         scope.saw(seen, history)
 

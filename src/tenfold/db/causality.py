@@ -1,18 +1,23 @@
 """Read your writes: what this request, job or user must be able to see, from commit to later reads.
 
 `causality` opens a scope in a context variable. A commit inside is only *counted*: its position is read when somebody
-first needs it (a later read in the scope, or the answer that carries the token), because any position read from the
-primary after the commit is at or behind it. So a transaction whose token nobody asks for costs nothing, and ten commits
-of one request cost one round trip. Reads ask `wanted`, and may say what they `saw`, which makes them monotonic.
+first needs it (a later read of that database, or the answer that carries the token), because any position read from
+the primary after the commit is at or behind it. So a transaction whose token nobody asks for costs nothing, and ten
+commits of one request cost one round trip. Reads ask `Causality.wanted_on` their system, and may say what they `saw`,
+which makes them monotonic.
+
+A scope may write to several systems, such as shards: each has its position in the token, and a commit on one holds up
+nobody's reads of another.
 
 Session guarantees after Terry et al., "Session Guarantees for Weakly Consistent Replicated Data" (1994): the token
 holds read-your-writes alone, or monotonic reads too. It only ever grows (`Token.merge`). Where the position of a
-commit cannot be read, or cannot be compared with what was there, the scope is *unknown*, and unknown reads from the
+commit cannot be read, or cannot be compared with what was there, that system is *unknown*, and unknown reads from the
 primary.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -20,7 +25,7 @@ from typing import Final
 
 from tenfold.db.lineage import History
 from tenfold.db.position import Position
-from tenfold.db.token import UNKNOWN, Token
+from tenfold.db.token import NOWHERE, UNKNOWN, Token
 
 Capture = Callable[[], Awaitable[Position]]
 """Reads the primary's position, on any connection to it."""
@@ -28,38 +33,63 @@ ReadHistory = Callable[[int], Awaitable[History | None]]
 """Reads the ancestry of a timeline from the primary."""
 
 
-class Causality:
-    """One scope. Shared by all tasks that are started inside it. Counters: ``commits``, ``captures``, ``superseded``
-    (how often a token of a timeline that could not be shown to continue was replaced by a later commit's).
+class _Unread:
+    """Commits on one database whose position has not been read: ``count`` of them so far. ``system``: its identifier;
+    None: not known.
     """
 
-    __slots__ = (
-        "_capture", "_captured", "_history", "_outgoing", "_parts", "_token", "captures", "commits", "superseded",
-    )  # fmt: skip
+    __slots__ = ("capture", "count", "history", "system")
+
+    def __init__(self, capture: Capture) -> None:
+        self.capture = capture
+        self.history: ReadHistory | None = None
+        self.system: int | None = None
+        self.count = 0
+
+    def may_be_on(self, system: int | None) -> bool:
+        return self.system is None or system is None or self.system == system
+
+
+class Causality:
+    """One scope. Shared by all tasks that are started inside it. Counters: ``commits`` (whose position has to be asked
+    for), ``captures``, ``superseded`` (how often what was wanted of a system, and could not be shown to be part
+    of its present timeline, was replaced by a later commit's position, for whoever comes next).
+    """
+
+    __slots__ = ("_last", "_token", "_unread", "captures", "commits", "superseded", "wrote")
 
     def __init__(self, token: Token | None = None) -> None:
         self._token = token
-        self._outgoing: Token | None = None
-        self._capture: Capture | None = None
-        self._history: ReadHistory | None = None
-        self._captured = 0
-        self._parts: dict[object, Causality] = {}
+        self._unread: dict[Capture, _Unread] = {}
+        self._last: dict[int, Position] = {}
+        """Of each system the position of this scope's last commit, unless that was on a primary of the past."""
         self.commits = self.captures = self.superseded = 0
-
-    @property
-    def wrote(self) -> bool:
+        self.wrote = False
         """Whether anything was committed in this scope."""
-        return self.commits > 0 or self._parts_wrote
 
     @property
     def unsettled(self) -> bool:
         """Whether there was a commit whose position has not been read."""
-        return self._captured < self.commits
+        return bool(self._unread)
 
-    def committed(self, capture: Capture, history: ReadHistory | None = None) -> None:
-        """A transaction that may have written has been committed; ``capture`` will find its position when asked."""
+    def committed(self, capture: Capture, history: ReadHistory | None = None, system: int | None = None) -> None:
+        """A transaction that may have written has been committed; ``capture`` will find its position when asked.
+        ``system``: the identifier of the system that it was committed on; None: not known, it may be any.
+        """
         self.commits += 1
-        self._capture, self._history = capture, history
+        self.wrote = True
+        unread = self._unread.get(capture)
+        if unread is None:
+            unread = self._unread[capture] = _Unread(capture)
+        elif unread.system != system:
+            system = None
+        unread.count += 1
+        unread.history, unread.system = history, system
+
+    def committed_at(self, position: Position) -> None:
+        """A transaction has been committed whose ``position`` is known."""
+        self.wrote = True
+        self._take(position, None)
 
     def saw(self, position: Position, history: History | None = None) -> None:
         """A read has shown what was written up to ``position``: later ones must not show less."""
@@ -67,63 +97,84 @@ class Causality:
         self._token = seen if self._token is None else self._token.merge(seen, history)
 
     def wanted(self) -> Token | None:
-        """What a read must see, without a round trip: None for nothing, `UNKNOWN` (the primary) also for a commit whose
-        position has not been read yet. `settle` finds out.
+        """What reads must see, without a round trip: None for nothing, `UNKNOWN` (the primaries) also for a commit
+        whose position has not been read yet. `settle` finds out.
         """
-        return UNKNOWN if self.unsettled else self._token
+        return UNKNOWN if self._unread else self._token
 
-    async def settle(self) -> Token | None:
-        """What a read must see. Costs a round trip if there was a commit since the last time, else nothing.
+    def wanted_on(self, system: int | None) -> Position | None:
+        """What a read of ``system`` must see, without a round trip: None for nothing, `NOWHERE` for the primary.
 
-        Raises what ``capture`` raises; the scope stays unknown then, and the next call tries again.
+        None for the system: it is not known; what cannot be said of all is wanted of it then.
         """
-        commits, capture = self.commits, self._capture
-        if self._captured < commits and capture is not None:
-            fresh = await capture()
-            self.captures += 1
-            await self._take(fresh)
-            self._captured = max(self._captured, commits)
+        if self._unread and any(unread.may_be_on(system) for unread in self._unread.values()):
+            return NOWHERE
+        token = self._token
+        if token is None:
+            return None
+        if system is not None:
+            return token.on(system)
+        if token.unknown or token.others_unknown or len(token.positions) > 1:
+            return NOWHERE
+        return token.positions[0] if token.positions else None
+
+    async def settle(self, system: int | None = None) -> Token | None:
+        """What reads must see. Costs a round trip for each database that has had a commit since the last time, all at
+        once, else nothing. ``system``: leave out commits that are known to be on others.
+
+        Raises what ``capture`` raises; that system stays unknown then, and the next call tries again.
+        """
+        unread = [one for one in self._unread.values() if one.may_be_on(system)]
+        if len(unread) == 1:
+            await self._read(unread[0])
+        elif unread:
+            for outcome in await asyncio.gather(*map(self._read, unread), return_exceptions=True):
+                if isinstance(outcome, BaseException):
+                    raise outcome
         return self.wanted()
 
-    def part(self, who: object, system: int | None) -> Causality:
-        """The scope within this one for ``who``, a database of its own, whose system identifier is ``system`` (None:
-        not known). It begins with this scope's token, unless that is a position of another system.
-        """
-        found = self._parts.get(who)
-        if found is None:
-            token = self._token
-            at = None if token is None else token.position
-            foreign = at is not None and system is not None and at.system != system
-            found = self._parts[who] = Causality(None if foreign else token)
-        return found
-
-    @property
-    def _parts_wrote(self) -> bool:
-        return any(part.wrote for part in self._parts.values())
-
     async def outgoing(self) -> Token | None:
-        """The token to hand on: `settle`'s; in a scope that went unknown through a promotion the position of its own
-        last commit, so that whoever comes back with it is not sent to the primary for ever. Where a `part` has written,
-        unknown: one token holds one position.
-        """
-        if self._parts_wrote:
-            return UNKNOWN
-        token = await self.settle()
-        return self._outgoing if token == UNKNOWN and self._outgoing is not None else token
+        """The token to hand on, after `settle`: see `so_far`."""
+        await self.settle()
+        return self.so_far()
 
-    async def _take(self, fresh: Position) -> None:
-        at, history = None if self._token is None else self._token.position, None
-        if at is not None and at.system == fresh.system and at.timeline < fresh.timeline and self._history is not None:
-            history = await self._history(fresh.timeline)
-        old, new = self._token, Token(fresh)
-        self._outgoing = new
-        if old is None:
-            self._token = new
-            return
-        self._token = old.merge(new, history)
-        if self._token == UNKNOWN:
-            if at is not None and at.system == fresh.system and at.timeline > fresh.timeline:
-                self._outgoing = None  # the commit went to a primary that had been replaced
+    def so_far(self) -> Token | None:
+        """The token to hand on, without a round trip. None for nothing.
+
+        A system that went unknown, as through a promotion, has the position of this scope's own last commit there, so
+        that whoever comes back with it is not sent to the primary for ever. Commits whose position has not been read
+        make their system unknown; where that is not known, all.
+        """
+        token = self._token
+        if token is not None:
+            for system, position in self._last.items():
+                if token.on(system) is NOWHERE:
+                    token = token.replaced(position)
+        for unread in self._unread.values():
+            lost = UNKNOWN if unread.system is None else Token(unknown=[unread.system])
+            token = lost if token is None else token.merge(lost)
+        return token
+
+    async def _read(self, unread: _Unread) -> None:
+        count = unread.count
+        fresh = await unread.capture()
+        self.captures += 1
+        at, history = None if self._token is None else self._token.on(fresh.system), None
+        if at is not None and at.timeline < fresh.timeline and unread.history is not None:
+            history = await unread.history(fresh.timeline)
+        self._take(fresh, history)
+        if unread.count == count and self._unread.get(unread.capture) is unread:
+            del self._unread[unread.capture]
+
+    def _take(self, fresh: Position, history: History | None) -> None:
+        """The position of a commit, at or behind all that was committed on its system before."""
+        new = Token(fresh)
+        at = None if self._token is None else self._token.on(fresh.system)
+        self._token = new if self._token is None else self._token.merge(new, history)
+        self._last[fresh.system] = fresh
+        if self._token.on(fresh.system) is NOWHERE:
+            if at is not None and at is not NOWHERE and at.timeline > fresh.timeline:
+                del self._last[fresh.system]  # the commit went to a primary that had been replaced
             else:
                 self.superseded += 1
 
@@ -147,11 +198,11 @@ def causality(token: Token | None = None) -> Iterator[Causality]:
         CAUSALITY.reset(reset)
 
 
-def after_commit(capture: Capture, history: ReadHistory | None = None) -> None:
+def after_commit(capture: Capture, history: ReadHistory | None = None, system: int | None = None) -> None:
     """To be called after each COMMIT on the primary: counts it in the present scope, if there is one."""
     scope = CAUSALITY.get()
     if scope is not None:
-        scope.committed(capture, history)
+        scope.committed(capture, history, system)
 
 
 def wanted() -> Token | None:

@@ -39,6 +39,10 @@ class History:
             left[int(parts[0])] = parse_lsn(parts[1])
         return cls(system, timeline, left)
 
+    def continues(self, timeline: int) -> bool:
+        """Whether it is this timeline or an ancestor."""
+        return timeline == self.timeline or timeline in self.left
+
     def holds(self, position: Position) -> bool:
         """Whether this timeline contains what was written up to ``position``, as far as it reaches by now."""
         if position.system != self.system:

@@ -36,21 +36,25 @@ async def reader(host: Host, within: float) -> AsyncIterator[AsyncConnection]:
     """A connection in autocommit that refuses to write, given back within ``within`` seconds. Where reads are monotonic
     later ones show what this one has shown, unless it ended with an exception.
     """
+    watch = host.watch
+    if not watch.settled:
+        await watch.settle()
     connection, choice = await _connect(host, await host.causal.wanted())
     try:
         yield connection
         if choice.rank == "spill":
             host.causal.saw_primary()
         elif not connection.closed:
-            await host.causal.note(connection)
+            try:
+                await host.causal.note(connection)
+            except NOT_THERE as error:
+                reason = f"{choice.node.name} did not say what it had shown"
+                raise ReadsRefused(f"{reason}, so nobody may rely on it. Read again", (reason,)) from error
     finally:
         await release(connection, within)
 
 
 async def _connect(host: Host, wanted: Position | None) -> tuple[AsyncConnection, Choice[Node]]:
-    watch = host.watch
-    if not watch.settled:
-        await watch.settle()
     choices = host.choices(Want(after=wanted))
     patient = True
     for choice in choices:
@@ -72,13 +76,17 @@ async def _connect(host: Host, wanted: Position | None) -> tuple[AsyncConnection
             if there:
                 return connection, choice
             patient = False
-    raise _refused(choices)
+    raise refused(choices)
 
 
-def _refused(choices: Sequence[Choice[Node]]) -> ReadsRefused:
-    reasons = tuple(str(choice) for choice in choices)
-    return ReadsRefused(
-        f"no server may serve this reader now: {'; '.join(reasons)}. Try again, accept more lag (max_lag), or raise "
-        "spill, the number of readers that the primary takes over",
-        reasons,
+def refused(choices: Sequence[Choice[Node]]) -> ReadsRefused:
+    """Why nobody serves a reader: the reason of each server, with the error where it does not answer."""
+    silent = [choice for choice in choices if choice.node.seen.role == "unknown" and choice.node.last_error]
+    reasons = tuple(
+        f"{choice}, {choice.node.last_error.strip(': ')}" if choice in silent else str(choice) for choice in choices
     )
+    if len(silent) == len(choices):
+        advice = "None answers: look at the servers and at their URLs"
+    else:
+        advice = "Try again, accept more lag (max_lag), or raise spill: how many readers the primary takes over"
+    return ReadsRefused(f"no server may serve this reader now: {'; '.join(reasons)}. {advice}", reasons)

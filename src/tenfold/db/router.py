@@ -23,8 +23,9 @@ from tenfold.db.classify import Catalogue, Classifier, Verdict
 from tenfold.db.cluster_errors import ReadsRefused
 from tenfold.db.places import ClusterPlaces, Place, Places
 from tenfold.db.position import Position
-from tenfold.db.refusals import NOT_THERE, ReplicaRefused, refusal, sqlstate
+from tenfold.db.refusals import NOT_THERE, ReplicaRefused, is_gone, refusal, sqlstate
 from tenfold.db.route import Decision, Route, checked_route, decide
+from tenfold.db.token import NOWHERE
 
 _TRY_AGAIN: Final = 5.0
 
@@ -43,16 +44,21 @@ class Causality(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RouteExplanation:
-    """Where a statement would go now, and why."""
+    """Where a statement would go now, and why. ``to`` is what was decided; the first of ``places`` is where it would
+    run: the primary, for a read that no replica may serve.
+    """
 
     to: Route
     why: str
     verdict: Verdict
     places: tuple[str, ...]
     """The servers that may run it, best first, each with the reason."""
+    out: tuple[str, ...] = ()
+    """Those that may not."""
 
     def __str__(self) -> str:
-        return f"{self.to}: {self.why}. Verdict: {self.verdict}. Servers: {', '.join(self.places)}"
+        out = f"; not {'; '.join(self.out)}" if self.out else ""
+        return f"{self.to}: {self.why}. Verdict: {self.verdict}. Servers: {', '.join(self.places)}{out}"
 
 
 class Router:
@@ -238,13 +244,28 @@ class Router:
             else:
                 self.reads_on_primary += 1
             return result
-        raise lost if lost is not None else not_shown(wanted)
+        raise unanswered(not_shown(wanted), lost)
 
 
 def not_shown(wanted: Position | None) -> ReadsRefused:
     """No server that answers shows what was asked for."""
-    reason = f"no replica shows {wanted} yet, and no primary serves readers"
+    if wanted is None:
+        return ReadsRefused("no server answered this read. Try again", ("those that may serve it were tried",))
+    what = "what this scope wants" if wanted is NOWHERE else str(wanted)
+    reason = f"no replica shows {what} yet, and no primary serves readers"
     return ReadsRefused(f"{reason}. Try again, or read outside of the causality scope", (reason,))
+
+
+def unanswered(refused: ReadsRefused, lost: BaseException | None) -> BaseException:
+    """What to raise when no server is left for a read: ``refused``, because of ``lost``, the last server's error, if
+    there was one. ``lost`` itself where that says something else than that the server is not there.
+    """
+    if lost is None:
+        return refused
+    if is_gone(lost) or refusal(lost) == "again" or isinstance(lost, TimeoutError):
+        refused.__cause__ = lost
+        return refused
+    return lost
 
 
 def _asked(statement: Executable | str, route: Route | None) -> Route | None:

@@ -3,7 +3,8 @@
 A session reads from one replica, in autocommit, until a statement needs the primary: then the transaction goes on there
 and so does the session afterwards (see `route`). A replica that refuses a statement (25006, 0A000), loses the
 connection or cancels it for its recovery has changed nothing, for each read ran alone: it runs again on the primary, or
-on another replica.
+on another replica; and where the primary loses a read, on any other server that may serve it. Each is tried once. When
+none is left `ReadsRefused` is raised, with the last server's error as its cause.
 
 What this does not do: compare what was read with what is written. A session that loads an object from a replica,
 changes it and flushes writes over whatever another has written since, as under READ COMMITTED on one server, only that
@@ -14,7 +15,7 @@ the time between is longer by the replica's lag. A transaction that writes what 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
@@ -24,12 +25,14 @@ from sqlalchemy.sql.base import Executable
 from sqlalchemy.util import EMPTY_DICT
 
 from tenfold._core.errors import MisuseError
+from tenfold.db.cluster_errors import ReadsRefused
 from tenfold.db.places import Place
 from tenfold.db.position import Position
 from tenfold.db.refusals import NOT_THERE, refusal
 from tenfold.db.route import READ_ONLY, Decision, Route, checked_route, decide
-from tenfold.db.router import Router, not_shown
+from tenfold.db.router import Router, not_shown, unanswered
 
+T = TypeVar("T")
 _STRICTER: Final = frozenset({"REPEATABLE READ", "SERIALIZABLE"})
 
 
@@ -62,6 +65,7 @@ class RoutedSession(Session):
         self._streaming = False
         self._failed: set[str] = set()
         self._behind: set[str] = set()
+        self._tried: set[str] = set()
         self._wanted: Position | None = None
         self._writer: Engine | None = None
         self._primary: Place | None = None
@@ -84,11 +88,7 @@ class RoutedSession(Session):
     def connection(self, *arguments: Any, **options: Any) -> Connection:
         """As `Session.connection`: the primary's, or in a read-only session a replica's."""
         self._behind.clear()
-        while True:
-            try:
-                return super().connection(*arguments, **options)
-            except _Behind as behind:
-                self._stand_aside(behind.place)
+        return self._tried_on_each(lambda: super(RoutedSession, self).connection(*arguments, **options), None)
 
     def get_bind(self, mapper: Any = None, *, clause: Any = None, bind: Any = None, **options: Any) -> Any:
         """The engine for ``clause``: SQLAlchemy's hook for this purpose."""
@@ -151,7 +151,10 @@ class RoutedSession(Session):
     def _reader(self, decision: Decision) -> Place:
         router = self._router
         if decision.to == "primary":
-            return router.places.primary_reader()
+            primary = router.places.primary_reader()
+            if primary.name in self._tried:
+                raise not_shown(None)
+            return primary
         pinned, wanted = self._pinned, router.wanted()
         if pinned is not None:
             held = self._connected.get(self._engine(pinned))
@@ -163,7 +166,7 @@ class RoutedSession(Session):
         for candidate in router.readers(
             wanted, been_there=self._been_there, pinned=None if pinned is None else pinned.name
         ):
-            if candidate.name not in self._behind:
+            if candidate.name not in self._behind and candidate.name not in self._tried:
                 place = candidate
                 if place.name not in self._failed:
                     break
@@ -189,22 +192,39 @@ class RoutedSession(Session):
         self._streaming = _streams(given) or (
             isinstance(statement, Executable) and _streams(statement.get_execution_options())
         )
+
+        def once() -> Any:
+            result = call(statement, params, **options)
+            self._note_what_was_seen()
+            return result
+
+        try:
+            result = self._tried_on_each(once, statement)
+            self._count()
+            return result
+        finally:
+            self._call_route, self._streaming = before
+
+    def _tried_on_each(self, once: Callable[[], T], statement: Any) -> T:
+        """What ``once()`` returns, on another server where one does not show what is wanted, refuses or is lost."""
+        before, self._tried = self._tried, set()
+        held = dict(self._connected)
+        lost: BaseException | None = None
         try:
             while True:
                 self._last = None
                 try:
-                    result = call(statement, params, **options)
-                    self._note_what_was_seen()
+                    return once()
                 except _Behind as behind:
                     self._stand_aside(behind.place)
+                except ReadsRefused as refused:
+                    raise unanswered(refused, lost)  # noqa: B904 - it has the cause that counts
                 except NOT_THERE as error:
-                    if not self._recovers(statement, error):
+                    if not self._recovers(statement, error, held):
                         raise
-                else:
-                    self._count()
-                    return result
+                    lost = error
         finally:
-            self._call_route, self._streaming = before
+            self._tried = before
 
     def _note_what_was_seen(self) -> None:
         if self._last is not None:
@@ -220,8 +240,11 @@ class RoutedSession(Session):
             else:
                 self._router.reads_on_primary += 1
 
-    def _recovers(self, statement: Any, error: BaseException) -> bool:
-        """Whether to run it again, after setting the way for it."""
+    def _recovers(self, statement: Any, error: BaseException, held: Mapping[Engine, Connection]) -> bool:
+        """Whether to run it again, after setting the way for it. ``held``: the connections that were read from before.
+
+        Raises `ReadsRefused` where reads that were answered share a snapshot with this one, which is lost.
+        """
         if self._last is None:
             return False
         place, decision = self._last
@@ -235,9 +258,14 @@ class RoutedSession(Session):
             self._let_go()
             self._on_primary = True
             return True
-        if kind != "again" or place.name in self._failed or not place.replica:
+        if kind != "again":
             return False
+        was = held.get(self._engine(place))
+        if was is not None and was.get_execution_options().get("isolation_level") in _STRICTER:
+            reason = f"{place.name} was lost, and with it the snapshot that this transaction's reads share"
+            raise ReadsRefused(f"{reason}. Run the whole transaction again", (reason,)) from error
         self._router.repeated += 1
+        self._tried.add(place.name)
         self._failed.add(place.name)
         self._let_go(every=True)
         self._pinned = None

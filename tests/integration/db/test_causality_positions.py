@@ -218,13 +218,13 @@ async def test_a_frozen_replica_is_passed_over_under_the_deadline(items: Topolog
         assert reads.counters.failed >= 1
 
 
-async def test_unknown_and_foreign_tokens_read_from_the_primary(items: Topology) -> None:
+async def test_unknown_tokens_read_from_the_primary_and_foreign_ones_want_nothing(items: Topology) -> None:
     await prepare(items)
     async with causal_reads(items.primary, items.replicas, seed=2) as reads:
         here = await reads.capture()
         tokens = (
             UNKNOWN,
-            Token(Position(here.system ^ 1, 1, 0)),
+            Token(unknown=[here.system]),
             Token(Position(here.system, 5, 0)),
         )
         for number, token in enumerate(tokens, 1):
@@ -233,4 +233,9 @@ async def test_unknown_and_foreign_tokens_read_from_the_primary(items: Topology)
                     port = (await connection.exec_driver_sql("SELECT inet_server_port()")).scalar_one()
             assert port == items.primary.port
             assert reads.counters.primary == number
-        assert (reads.counters.foreign, reads.counters.unknown) == (2, 2)
+        assert (reads.counters.foreign, reads.counters.unknown) == (0, 2)
+        with causality(Token(Position(here.system ^ 1, 1, 2**60))):
+            async with reads.connect() as connection:
+                port = (await connection.exec_driver_sql("SELECT inet_server_port()")).scalar_one()
+        assert port != items.primary.port
+        assert (reads.counters.free, reads.counters.foreign) == (1, 0)

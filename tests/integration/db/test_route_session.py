@@ -16,6 +16,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship,
 from tenfold._core.errors import MisuseError
 from tenfold._core.events import Hub
 from tenfold.db import AsyncCluster, create_async_cluster
+from tenfold.db.cluster_errors import ReadsRefused
 from tenfold.db.refusals import ReplicaRefused
 from tenfold.db.router import Router, routed
 from tenfold.db.seen import Position
@@ -294,6 +295,24 @@ async def test_a_replica_that_dies_in_the_midst_of_a_session(session_of: Any, ro
     for _ in range(6):
         assert (await router.execute(PORT)).scalar_one() == second
     await dead.start()
+
+
+async def test_reads_that_share_a_snapshot_are_not_continued_on_another_server(items: Any, session_of: Any) -> None:
+    snapshot = {"isolation_level": "REPEATABLE READ"}
+    async with session_of(read_only=True) as session:
+        await session.connection(execution_options=snapshot)
+        first = await port(session)
+        dead = next(server for server in items.replicas if server.port == first)
+        await dead.kill()
+        try:
+            with pytest.raises(ReadsRefused, match="snapshot") as caught:
+                await port(session)
+            assert caught.value.__cause__ is not None
+            await session.rollback()
+            await session.connection(execution_options=snapshot)
+            assert await port(session) in ports(items) - {first}
+        finally:
+            await dead.start()
 
 
 async def test_an_error_of_the_statement_is_the_caller_s(session_of: Any, router: Router) -> None:

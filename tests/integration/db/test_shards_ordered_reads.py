@@ -175,8 +175,9 @@ async def test_the_short_way_is_taken_only_where_nobody_would_notice(cluster: Sh
     assert (await cluster.execute(select(sa.type_coerce(C.id, Doubled)).where(C.id.in_([4])))).scalar_one() == 8
     with _listening(sa.Engine, "before_cursor_execute"):
         assert not await short(plain)
-    with _listening(cluster.engine("s0"), "begin"):
-        assert not await short(plain)
+    for name in ("begin", "engine_connect", "do_execute", "handle_error"):
+        with _listening(cluster.engine("s0"), name):
+            assert not await short(plain)
     assert await short(plain)
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from sqlalchemy.util import greenlet_spawn
 
-from tenfold.db.causal_hooks import NOWHERE, SessionHooks
+from tenfold.db.causal_hooks import SessionHooks
 from tenfold.db.causality import causality
 from tenfold.db.position import Position
-from tenfold.db.token import UNKNOWN, Token
+from tenfold.db.token import NOWHERE, UNKNOWN, Token
 
 HERE = Position(7, 1, 100)
 NO_CONNECTION: Any = None

@@ -119,6 +119,26 @@ async def test_a_primary_that_does_not_say_its_position_yields_unknown_in_time()
         assert middleware.counters.unknown == 1
 
 
+async def test_of_several_systems_the_one_that_does_not_answer_is_unknown() -> None:
+    async def hangs() -> Position:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        after_commit(hangs, None, 8)
+        after_commit(capture, None, 7)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    middleware = CausalityMiddleware(app, keys=KEYS, within="50ms")
+    answer, set_cookie = await ask(middleware, header(Token(Position(9, 1, 1))))
+    token = Token(Position(7, 1, 100), Position(9, 1, 1), unknown=[8])
+    assert KEYS.read(answer[1].decode()) == token
+    assert middleware.counters.unknown == 1
+    reader = App()
+    await ask(CausalityMiddleware(reader, keys=KEYS), ("cookie", set_cookie[1].decode().split(";")[0]))
+    assert reader.wanted == token
+
+
 async def test_without_cookies_none_is_read_or_set() -> None:
     app = App(capture)
     answered = await ask(CausalityMiddleware(app, keys=KEYS, cookie=None), cookie(MINE))

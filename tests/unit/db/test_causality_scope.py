@@ -10,24 +10,27 @@ from tenfold._core.errors import MisuseError
 from tenfold.db.causality import CAUSALITY, Causality, after_commit, causality, wanted
 from tenfold.db.lineage import History
 from tenfold.db.position import Position, parse_lsn
-from tenfold.db.token import UNKNOWN, BadToken, Token, TokenKeys
+from tenfold.db.token import NOWHERE, UNKNOWN, BadToken, Token, TokenKeys
+
+LOST = Token(unknown=[7])
 
 
 class Primary:
     """What a primary would answer."""
 
-    def __init__(self, lsn: int = 100, timeline: int = 1, left: int | None = None) -> None:
-        self.lsn, self.timeline, self.left, self.asked, self.dead = lsn, timeline, left, 0, False
+    def __init__(self, lsn: int = 100, timeline: int = 1, left: int | None = None, *, system: int = 7) -> None:
+        self.lsn, self.timeline, self.left, self.system = lsn, timeline, left, system
+        self.asked, self.dead = 0, False
 
     async def capture(self) -> Position:
         self.asked += 1
         if self.dead:
             raise OSError("gone")
         await asyncio.sleep(0)
-        return Position(7, self.timeline, self.lsn)
+        return Position(self.system, self.timeline, self.lsn)
 
     async def history(self, timeline: int) -> History | None:
-        return None if self.left is None else History(7, timeline, {1: self.left})
+        return None if self.left is None else History(self.system, timeline, {1: self.left})
 
 
 async def test_ten_commits_cost_one_question_and_only_when_asked() -> None:
@@ -81,8 +84,8 @@ async def test_a_primary_that_does_not_answer_leaves_the_scope_unknown_until_it_
     [
         (Primary(300, 2, left=120), Token(Position(7, 2, 300)), Token(Position(7, 2, 300)), 0),
         # The token's write was lost, or that cannot be told: this scope reads from the primary, the next need not.
-        (Primary(300, 2, left=80), UNKNOWN, Token(Position(7, 2, 300)), 1),
-        (Primary(300, 2, left=None), UNKNOWN, Token(Position(7, 2, 300)), 1),
+        (Primary(300, 2, left=80), LOST, Token(Position(7, 2, 300)), 1),
+        (Primary(300, 2, left=None), LOST, Token(Position(7, 2, 300)), 1),
     ],
 )
 async def test_across_a_promotion(primary: Primary, reads: Token, goes_out: Token, superseded: int) -> None:
@@ -97,8 +100,85 @@ async def test_a_commit_on_a_primary_that_was_replaced_stays_unknown() -> None:
     old = Primary(300, 1)
     scope = Causality(Token(Position(7, 2, 100)))
     scope.committed(old.capture, old.history)
-    assert await scope.settle() == UNKNOWN
-    assert await scope.outgoing() == UNKNOWN
+    assert await scope.settle() == LOST
+    assert await scope.outgoing() == LOST
+
+
+async def test_each_system_has_its_position_and_waits_for_its_own_commits_alone() -> None:
+    one, two = Primary(100), Primary(500, system=8)
+    scope = Causality(Token(Position(9, 1, 5)))
+    scope.committed(one.capture, one.history, 7)
+    assert scope.wanted_on(7) is NOWHERE
+    assert (scope.wanted_on(8), scope.wanted_on(9)) == (None, Position(9, 1, 5))
+    scope.committed(two.capture, two.history, 8)
+    await scope.settle(8)
+    assert (one.asked, two.asked) == (0, 1)
+    assert scope.wanted_on(7) is NOWHERE
+    assert scope.wanted_on(8) == Position(8, 1, 500)
+    assert scope.wanted_on(None) is NOWHERE  # whose system is not known must have it all
+    assert await scope.outgoing() == Token(Position(7, 1, 100), Position(8, 1, 500), Position(9, 1, 5))
+    assert (one.asked, two.asked) == (1, 1)
+    scope.committed(two.capture)  # where it was committed is not known: it may be anywhere
+    assert scope.wanted_on(7) is scope.wanted_on(8) is NOWHERE
+
+
+async def test_a_primary_that_does_not_answer_makes_its_own_system_unknown() -> None:
+    one, two, three = Primary(100), Primary(500, system=8), Primary(system=9)
+    one.dead = three.dead = True
+    scope = Causality()
+    scope.committed(one.capture, one.history, 7)
+    scope.committed(two.capture, two.history, 8)
+    with pytest.raises(OSError, match="gone"):
+        await scope.outgoing()
+    assert scope.so_far() == Token(Position(8, 1, 500), unknown=[7])
+    scope.committed(three.capture)
+    assert scope.so_far() == UNKNOWN
+
+
+async def test_a_later_commit_makes_up_for_what_is_unknown_on_its_own_system_alone() -> None:
+    """Whoever comes back with a token that names nothing for B has lost what was written on B."""
+    primary = Primary(100)
+    for token, goes_out in (
+        (UNKNOWN, Token(Position(7, 1, 100), others_unknown=True)),
+        (Token(unknown=[7, 8]), Token(Position(7, 1, 100), unknown=[8])),
+    ):
+        scope = Causality(token)
+        scope.committed(primary.capture, primary.history, 7)
+        assert await scope.settle() == token
+        assert await scope.outgoing() == goes_out
+        assert goes_out.on(7) == Position(7, 1, 100)
+        assert goes_out.on(8) is NOWHERE
+
+
+async def test_a_promotion_of_one_system_leaves_the_others_as_they_are() -> None:
+    other = Position(8, 1, 4)
+    for left, reads in ((120, Token(Position(7, 2, 300), other)), (80, Token(other, unknown=[7]))):
+        primary = Primary(300, 2, left=left)
+        scope = Causality(Token(Position(7, 1, 100), other))
+        scope.committed(primary.capture, primary.history, 7)
+        assert await scope.settle() == reads
+        assert await scope.outgoing() == Token(Position(7, 2, 300), other)
+
+
+async def test_systems_that_are_copies_of_one_another_want_the_greatest_position_of_all() -> None:
+    """They cannot be told apart: more than what must be shown, and after a promotion of one the primary."""
+    one, copy = Primary(500), Primary(100)
+    scope = Causality()
+    scope.committed(one.capture, one.history, 7)
+    scope.committed(copy.capture, copy.history, 7)
+    assert await scope.outgoing() == Token(Position(7, 1, 500))
+    one.timeline, one.left, one.lsn = 2, 550, 600
+    scope.committed(one.capture, one.history, 7)
+    assert await scope.outgoing() == Token(Position(7, 2, 600))
+    scope.committed(copy.capture, copy.history, 7)
+    assert await scope.settle() == LOST
+
+
+def test_a_commit_whose_position_is_known_asks_nobody() -> None:
+    scope = Causality(Token(Position(7, 1, 5)))
+    scope.committed_at(Position(8, 1, 3))
+    assert (scope.wrote, scope.unsettled) == (True, False)
+    assert scope.so_far() == Token(Position(7, 1, 5), Position(8, 1, 3))
 
 
 def test_what_was_seen_raises_what_is_wanted_and_never_lowers_it() -> None:

@@ -6,7 +6,9 @@ import asyncpg
 import pytest
 from sqlalchemy.exc import DBAPIError
 
+from tenfold.db.cluster_errors import ReadsRefused
 from tenfold.db.refusals import Refusal, refusal
+from tenfold.db.router import unanswered
 
 
 class Original(Exception):
@@ -37,3 +39,23 @@ def told(sqlstate: str, *, lost: bool = False) -> DBAPIError:
 )
 def test_what_a_replica_s_error_means(error: BaseException, expected: Refusal | None) -> None:
     assert refusal(error) == expected
+
+
+@pytest.mark.parametrize(
+    ("lost", "ours"),
+    [
+        (None, True),
+        (ConnectionRefusedError(), True),
+        (TimeoutError(), True),
+        (told("57P01", lost=True), True),
+        (told("40001"), True),
+        (asyncpg.CannotConnectNowError("the database system is starting up"), True),
+        (asyncpg.InvalidPasswordError("no"), False),
+    ],
+)
+def test_what_is_raised_when_no_server_is_left(lost: BaseException | None, ours: bool) -> None:
+    """The library's error because of the server's, unless that says something else than that it is not there."""
+    refused = ReadsRefused("nobody", ())
+    raised = unanswered(refused, lost)
+    assert raised is (refused if ours else lost)
+    assert refused.__cause__ is (lost if ours else None)

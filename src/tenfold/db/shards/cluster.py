@@ -20,6 +20,7 @@ from tenfold.db.shards.batch import Batch
 from tenfold.db.shards.current import CurrentMap
 from tenfold.db.shards.errors import CannotAnswer, StaleMap
 from tenfold.db.shards.map import ShardMap
+from tenfold.db.shards.mark import MapMark
 from tenfold.db.shards.member import DIALECT, Member, ReplicatedMember
 from tenfold.db.shards.plan import plan
 from tenfold.db.shards.scheme import Scheme
@@ -90,6 +91,7 @@ class ShardedCluster:
         }
         self._members: dict[str, Member] = {}
         self._current = CurrentMap(first, self._members, self.home, random or Random())
+        self._mark = MapMark(lambda: self.map.epoch)
         self._ready = False
         # Statements are immutable and compared by identity, so one that is kept by its module is planned once.
         self._plans: dict[Any, tuple[int, Plan]] = {}
@@ -99,13 +101,15 @@ class ShardedCluster:
     async def __aenter__(self) -> ShardedCluster:
         for name, given in self._given.items():
             if isinstance(given, AsyncCluster):
-                self._members[name] = ReplicatedMember(name, given)
+                self._members[name] = ReplicatedMember(name, given, self._mark)
                 continue
             engine = create_async_engine(given, pool_timeout=self._deadline.seconds, **self._options)
-            self._members[name] = Member(name, engine)
+            self._members[name] = Member(name, engine, self._mark)
         try:
             async with self._deadline:
                 await self._current.prepare()
+                if any(isinstance(member, ReplicatedMember) for member in self._members.values()):
+                    await self._mark.identify_home(self._members[self.home].engine)
         except BaseException:
             await self.aclose()
             raise
@@ -189,16 +193,20 @@ class ShardedCluster:
         self, statement: Any, parameters: Any = None, *, primary: bool = False, planned: Plan | None = None
     ) -> Result[Any]:
         """A SELECT in autocommit, on one shard or several. ``primary``: not of a replica. ``planned``: its `plan`."""
+        epoch = self.map.epoch
 
         async def once() -> Result[Any]:
             nonlocal planned
-            made, planned = planned or self.plan(statement, parameters), None
+            only_primaries = primary or await self._mark.only_primaries(self.refresh)
+            if planned is None or self.map.epoch != epoch:
+                planned = self.plan(statement, parameters)
+            made, planned = planned, None
             if made.merge is None:  # the map has changed meanwhile
                 return await self.execute(statement, parameters)
             self.scattered += made.kind == "scatter"
             return await execute.fetch(
                 made, parameters, self._members, self.map.epoch,
-                concurrency=self._concurrency, batch=self._batch, max_groups=self._max_groups, primary=primary,
+                concurrency=self._concurrency, batch=self._batch, max_groups=self._max_groups, primary=only_primaries,
             )  # fmt: skip
 
         return await self.fenced(once)
@@ -214,12 +222,14 @@ class ShardedCluster:
         async with self._deadline, AsyncExitStack() as stack:
 
             async def once() -> AsyncIterator[Any]:
+                only_primaries = await self._mark.only_primaries(self.refresh)
                 made = self.plan(statement, parameters)
                 if made.merge is None or made.merge.groups is not None:
                     return _each(await self.execute(statement, parameters))
                 opened = execute.stream(
-                    made, parameters, self._members, self.map.epoch, batch=self._batch, max_groups=self._max_groups
-                )
+                    made, parameters, self._members, self.map.epoch,
+                    batch=self._batch, max_groups=self._max_groups, primary=only_primaries,
+                )  # fmt: skip
                 rows = await stack.enter_async_context(opened)
                 self.scattered += 1
                 return rows

@@ -36,6 +36,7 @@ _EVENTS: Final = (
     "rollback",
     "set_connection_execution_options",
 )
+_OF_THE_DIALECT: Final = ("do_execute", "do_execute_no_params", "do_setinputsizes", "handle_error")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +135,9 @@ def _is_heard(engine: Any) -> bool:
     """Whether somebody beside the fence would hear of a statement."""
     dispatch = engine.dispatch
     return bool(
-        engine.dialect._has_events
-        or Connection._has_events
+        Connection._has_events
         or engine._should_log_info()
         or any(listener is not fence for listener in dispatch.begin)
         or any(getattr(dispatch, name) for name in _EVENTS)
+        or any(getattr(engine.dialect.dispatch, name) for name in _OF_THE_DIALECT)
     )

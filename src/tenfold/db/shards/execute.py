@@ -29,12 +29,14 @@ from tenfold.db.shards.merge import combine, kmerge
 from tenfold.db.shards.order import Row
 from tenfold.db.shards.parallel import together
 from tenfold.db.shards.shape import Plan
-from tenfold.db.shards.store import check_epoch, epoch_of, read_epoch
+from tenfold.db.shards.store import check_epoch, read_epoch
+from tenfold.db.wal import driver_of
 
 Members = Mapping[str, Member]
 T = TypeVar("T")
 _STREAMS: Final = "READ COMMITTED"  # a cursor needs a transaction
 _MOST_WHOLE: Final = 10_000
+_SHOWN: Final = "tenfold.db.shards.epoch"
 
 
 async def fetch(
@@ -59,10 +61,11 @@ async def fetch(
         member = members[shard]
 
         def ask(connection: Connection) -> tuple[Sequence[str], Sequence[Row]]:
-            found = connection.execute(plan.statement, parameters)
-            rows = found.all()
-            check_epoch(shard, epoch, rows[0][-1] if rows else read_epoch(connection))
-            return tuple(found.keys()), rows
+            while True:
+                found = connection.execute(plan.statement, parameters)
+                keys, rows = tuple(found.keys()), found.all()
+                if _is_of(epoch, shard, rows, connection):
+                    return keys, rows
 
         async def of_replica() -> tuple[Sequence[str], Sequence[Row]]:
             async with member.reader() as connection:
@@ -70,7 +73,7 @@ async def fetch(
 
         async def of_primary(writes: bool) -> tuple[Sequence[str], Sequence[Row]]:
             if plan.kind == "scatter" and (found := await member.part(plan.statement, parameters)) is not None:
-                rows = found[1]
+                rows = found[1]  # for none the epoch may be asked later: every primary has it before a map is published
                 check_epoch(shard, epoch, rows[0][-1] if rows else await member.ask(read_epoch, writes=False))
                 return found
             return await member.ask(ask, writes=writes)
@@ -108,10 +111,17 @@ async def _answer(
 
 @asynccontextmanager
 async def stream(
-    plan: Plan, parameters: Any, members: Members, epoch: int, *, batch: int, max_groups: int
+    plan: Plan,
+    parameters: Any,
+    members: Members,
+    epoch: int,
+    *,
+    batch: int,
+    max_groups: int,
+    primary: bool = False,
 ) -> AsyncIterator[AsyncIterator[Any]]:
     """The rows of a scatter plan as they come. All cursors and connections are closed at the end of the block."""
-    async with _merged(plan, parameters, members, epoch, batch, max_groups, primary=False) as (rows, made):
+    async with _merged(plan, parameters, members, epoch, batch, max_groups, primary) as (rows, made):
         yield _made(rows, made)
 
 
@@ -177,10 +187,13 @@ class _Feed:
     async def open(self, statement: Any, parameters: Any, batch: int, epoch: int) -> None:
         self._batch = batch
         statement = statement.execution_options(yield_per=batch)
-        self._result = await self.connection.stream(statement, parameters)
-        self.keys = tuple(self._result.keys())
-        first = await self._result.fetchmany(batch)
-        check_epoch(self.shard, epoch, first[0][-1] if first else await epoch_of(self.connection))
+        while True:
+            self._result = await self.connection.stream(statement, parameters)
+            self.keys = tuple(self._result.keys())
+            first = await self._result.fetchmany(batch)
+            if await self.connection.run_sync(partial(_is_of, epoch, self.shard, first)):
+                break
+            await self._result.close()
         self._next = asyncio.create_task(self._ready(first))
 
     async def _ready(self, rows: Sequence[Row]) -> Sequence[Row]:
@@ -204,6 +217,19 @@ class _Feed:
             self._next = None
         if self._result is not None:
             await self._result.close()
+
+
+def _is_of(epoch: int, shard: str, rows: Sequence[Row], connection: Connection) -> bool:
+    """Whether these are the rows under ``epoch``; False: they may be of before, so ask again. Raises `StaleMap`.
+
+    Rows carry their epoch. Where there are none it is asked for, later: on a replica that has replayed the change of
+    the map between the two statements, nothing was found under the old epoch. So an answer without rows counts once
+    this connection has shown the epoch before; epochs only grow, and a connection lives as long as its server.
+    """
+    check_epoch(shard, epoch, rows[0][-1] if rows else read_epoch(connection))
+    info = driver_of(connection)[1]
+    before, info[_SHOWN] = info.get(_SHOWN), epoch
+    return bool(rows) or before == epoch
 
 
 def _row_maker(plan: Plan, keys: Sequence[str]) -> Callable[[Iterator[Any]], Result[Any]]:

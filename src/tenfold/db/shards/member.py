@@ -4,14 +4,14 @@ Both give the same few things: a transaction under the fence, a connection in au
 replicas may answer. What waits for a failover does so only while nothing has happened yet: up to and including the
 fence, which is the first statement of a transaction.
 
-A causality scope holds one position for one system, and shards are several systems. So each shard has a scope of its
-own within the present one (`Causality.part`): a commit on one shard holds up nobody's reads of another.
+Each shard that has replicas is a system of its own in the present causality scope; a commit on any shard counts there
+with the epoch of the map that it was made under (`mark`).
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import event
@@ -21,13 +21,14 @@ from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.util import greenlet_spawn
 
-from tenfold.db.causality import CAUSALITY
+from tenfold.db import pool_policy
 from tenfold.db.classify.verdict import READ
 from tenfold.db.cluster import AsyncCluster
 from tenfold.db.pool import release
 from tenfold.db.refusals import NOT_THERE, is_gone
 from tenfold.db.route import checked_route, decide
 from tenfold.db.shards import direct
+from tenfold.db.shards.mark import MapMark
 from tenfold.db.shards.order import Row
 from tenfold.db.shards.shape import Plan
 from tenfold.db.shards.store import EXPECTED, SHARD, fence
@@ -41,11 +42,17 @@ _RELEASE: Final = 2.0
 class Member:
     """A shard that is one server, behind ``engine``."""
 
-    def __init__(self, name: str, engine: AsyncEngine) -> None:
-        self.name = name
+    def __init__(self, name: str, engine: AsyncEngine, mark: MapMark) -> None:
+        self.name, self._mark = name, mark
         self._engine = engine
+        self._pooled: bool | None = None
+        event.listen(engine.sync_engine, "do_connect", self._do_connect)
         event.listen(engine.sync_engine, "begin", fence)
         event.listen(engine.sync_engine, "checkout", _must_be_open)
+
+    def _do_connect(self, dialect: object, record: object, cargs: object, cparams: dict[str, Any]) -> None:
+        url, timeout = self._engine.url, float(cparams.get("timeout", _RELEASE))
+        self._pooled = pool_policy.obey(cparams, lambda: self._pooled, lambda: pool_policy.asked(url, timeout))
 
     @property
     def engine(self) -> AsyncEngine:
@@ -114,13 +121,19 @@ class Member:
         finally:
             if writes:
                 self.committed()
+            else:
+                self.saw_primary()
             await self.give_back(connection)
 
     async def ask(self, question: Callable[[Connection], T], *, writes: bool) -> T:
         """What ``question`` finds on the primary in autocommit. It runs in SQLAlchemy's greenlet, which is entered
         once for it and for the connection.
         """
-        return await greenlet_spawn(_asked, self._engine.sync_engine, question)
+        try:
+            return await greenlet_spawn(_asked, self._engine.sync_engine, question)
+        finally:
+            if writes:
+                self.committed()
 
     async def part(self, statement: Any, parameters: Any) -> tuple[Sequence[str], Sequence[Row]] | None:
         """Names and rows of a row-wise SELECT on the primary, by the shortest way (`direct`); None: ask as usual."""
@@ -138,6 +151,10 @@ class Member:
 
     def committed(self) -> None:
         """Something may have been committed on the primary: the present causality scope counts it."""
+        self._mark.committed()
+
+    def saw_primary(self) -> None:
+        """The primary was read: where reads are monotonic, later ones of the present scope must not show less."""
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -157,8 +174,8 @@ class Member:
 class ReplicatedMember(Member):
     """A shard that is an `AsyncCluster`: its connections, its watch, its choice of readers."""
 
-    def __init__(self, name: str, cluster: AsyncCluster) -> None:
-        self.name = name
+    def __init__(self, name: str, cluster: AsyncCluster, mark: MapMark) -> None:
+        self.name, self._mark = name, mark
         self._cluster = cluster
 
     @property
@@ -202,34 +219,24 @@ class ReplicatedMember(Member):
 
     @asynccontextmanager
     async def reader(self) -> AsyncIterator[AsyncConnection]:
-        async with AsyncExitStack() as stack:
-            with self._scoped():
-                connection = await stack.enter_async_context(self._cluster.connect(read_only=True))
+        async with self._cluster.connect(read_only=True) as connection:
             yield connection
+            if self._cluster.causal.options.monotonic:
+                self._mark.saw()
 
     def committed(self) -> None:
-        with self._scoped():
-            self._cluster.causal.committed()
+        super().committed()
+        self._cluster.causal.committed()
+
+    def saw_primary(self) -> None:
+        if self._cluster.causal.options.monotonic:
+            self._cluster.causal.saw_primary()
+            self._mark.saw()
 
     async def aclose(self) -> None:
         await self._cluster.aclose()
 
     # -- inside
-
-    @contextmanager
-    def _scoped(self) -> Iterator[None]:
-        """This shard's part of the present causality scope in its place."""
-        scope = CAUSALITY.get()
-        if scope is None:
-            yield
-            return
-        node = self._cluster.watch.winner
-        position = None if node is None else node.seen.position
-        reset = CAUSALITY.set(scope.part(self._cluster.causal, None if position is None else position.system))
-        try:
-            yield
-        finally:
-            CAUSALITY.reset(reset)
 
     def _patience(self) -> float:
         return self._cluster.patience()
