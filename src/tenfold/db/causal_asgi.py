@@ -36,8 +36,8 @@ _HEADER: Final = HEADER.lower().encode()
 
 @dataclass(slots=True)
 class TokenCounters:
-    """``read`` tokens taken in, ``bad`` ones ignored, ``sent`` ones handed out, ``unknown`` of these: in part or
-    whole, because a primary did not say its position in time.
+    """``read`` tokens taken in, ``bad`` ones ignored, ``sent`` ones handed out, ``unknown`` of these, in part or whole:
+    a primary did not say its position in time, or a transaction was still open.
     """
 
     read: int = 0
@@ -82,7 +82,8 @@ class CausalityMiddleware:
 
     ``cookie`` are `CookieOptions`; None sets and reads none. ``within`` (1 s) bounds the reading of the position when
     an answer begins; where that fails the client is handed *unknown* for that system (for all, where it is not known
-    which), which sends its next reads there to the primary.
+    which), which sends its next reads there to the primary. So it is where the answer begins before a transaction that
+    may have written is over, as in a dependency of FastAPI's that commits after its ``yield``.
     """
 
     def __init__(
@@ -110,7 +111,7 @@ class CausalityMiddleware:
         with causality(self._read(scope["headers"])) as causal:
 
             async def answer(message: Message) -> None:
-                if message["type"] == "http.response.start" and causal.wrote:
+                if message["type"] == "http.response.start" and causal.writes:
                     message = {**message, "headers": [*message.get("headers", ()), *await self._written(causal)]}
                 await send(message)
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Protocol, TypeVar
 
 import asyncpg
@@ -84,6 +84,22 @@ class ClusterCausality:
         if CAUSALITY.get() is not None:
             after_commit(self.capture, self.history, self._host.system)
 
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Around a connection to the primary: the present scope counts what was written over it when it is given back,
+        and until then nobody is told where.
+        """
+        scope, system = CAUSALITY.get(), self._host.system
+        if scope is None:
+            yield
+            return
+        scope.begun(system)
+        try:
+            yield
+        finally:
+            self.committed()
+            scope.ended(system)
+
     # -- reading
 
     async def wanted(self) -> Position | None:
@@ -97,7 +113,10 @@ class ClusterCausality:
                 await scope.settle(system)
             except NOT_THERE:
                 return NOWHERE  # unknown: the primary answers, or says itself why not
-        return scope.wanted_on(system)
+        wanted = scope.wanted_on(system)
+        if wanted is NOWHERE:
+            scope.relearn(self.capture, self.history, system)
+        return wanted
 
     def shows(self, connection: Connection, node: Node, wanted: Position, patient: bool) -> bool:
         """As `reach`, from within SQLAlchemy's greenlet, and without leaving it where memory covers ``wanted``."""

@@ -35,6 +35,15 @@ class SessionHooks:
         if CAUSALITY.get() is not None:
             after_commit(self._capture, self._history, self._system())
 
+    def begun(self) -> Callable[[], None] | None:
+        """A transaction on the primary may write from now on; what is returned is to be called when it is over."""
+        scope = CAUSALITY.get()
+        if scope is None:
+            return None
+        system = self._system()
+        scope.begun(system)
+        return lambda: scope.ended(system)
+
     def wanted(self) -> Position | None:
         """What a read must see: None for anything, `NOWHERE` for the primary. In a greenlet a commit's position is read
         now, if it has not been; elsewhere it stays unknown.
@@ -50,6 +59,8 @@ class SessionHooks:
             except Exception:  # noqa: BLE001 - whatever it was, the primary will say it to the read itself
                 self.failed += 1
             wanted = scope.wanted_on(system)
+        if wanted is NOWHERE:
+            scope.relearn(self._capture, self._history, system)
         return wanted
 
     def __repr__(self) -> str:

@@ -12,7 +12,9 @@ nobody's reads of another.
 Session guarantees after Terry et al., "Session Guarantees for Weakly Consistent Replicated Data" (1994): the token
 holds read-your-writes alone, or monotonic reads too. It only ever grows (`Token.merge`). Where the position of a
 commit cannot be read, or cannot be compared with what was there, that system is *unknown*, and unknown reads from the
-primary.
+primary. So is a system on which a transaction that may have written is still open when the token is handed on, for
+whoever gets it would not see that commit. A scope that came with "unknown" asks for the position when it first reads
+that primary: whatever was committed before is at or behind it, and the next scope is not sent there again.
 """
 
 from __future__ import annotations
@@ -56,11 +58,13 @@ class Causality:
     of its present timeline, was replaced by a later commit's position, for whoever comes next).
     """
 
-    __slots__ = ("_last", "_token", "_unread", "captures", "commits", "superseded", "wrote")
+    __slots__ = ("_last", "_open", "_token", "_unread", "captures", "commits", "superseded", "wrote")
 
     def __init__(self, token: Token | None = None) -> None:
         self._token = token
         self._unread: dict[Capture, _Unread] = {}
+        self._open: list[int | None] = []
+        """The systems of transactions that may have written and are not over; None: not known."""
         self._last: dict[int, Position] = {}
         """Of each system the position of this scope's last commit, unless that was on a primary of the past."""
         self.commits = self.captures = self.superseded = 0
@@ -71,6 +75,26 @@ class Causality:
     def unsettled(self) -> bool:
         """Whether there was a commit whose position has not been read."""
         return bool(self._unread)
+
+    @property
+    def writes(self) -> bool:
+        """Whether something was committed in this scope, or a transaction that may write is open."""
+        return self.wrote or bool(self._open)
+
+    def begun(self, system: int | None = None) -> None:
+        """A transaction on ``system`` (None: not known) may write from now on; `ended` when it is over."""
+        self._open.append(system)
+
+    def ended(self, system: int | None = None) -> None:
+        """One that was `begun` so is over. If it has committed, `committed` comes first."""
+        self._open.remove(system)
+
+    def relearn(self, capture: Capture, history: ReadHistory | None, system: int | None) -> None:
+        """The primary of ``system`` is read because only that will do: its position is found out, once, for whoever
+        comes next.
+        """
+        if system is not None and system not in self._last and capture not in self._unread:
+            self.committed(capture, history, system)
 
     def committed(self, capture: Capture, history: ReadHistory | None = None, system: int | None = None) -> None:
         """A transaction that may have written has been committed; ``capture`` will find its position when asked.
@@ -142,16 +166,16 @@ class Causality:
         """The token to hand on, without a round trip. None for nothing.
 
         A system that went unknown, as through a promotion, has the position of this scope's own last commit there, so
-        that whoever comes back with it is not sent to the primary for ever. Commits whose position has not been read
-        make their system unknown; where that is not known, all.
+        that whoever comes back with it is not sent to the primary for ever. Commits whose position has not been read,
+        and transactions that are still open, make their system unknown; where that is not known, all.
         """
         token = self._token
         if token is not None:
             for system, position in self._last.items():
                 if token.on(system) is NOWHERE:
                     token = token.replaced(position)
-        for unread in self._unread.values():
-            lost = UNKNOWN if unread.system is None else Token(unknown=[unread.system])
+        for unsaid in [*(unread.system for unread in self._unread.values()), *self._open]:
+            lost = UNKNOWN if unsaid is None else Token(unknown=[unsaid])
             token = lost if token is None else token.merge(lost)
         return token
 

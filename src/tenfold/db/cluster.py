@@ -137,9 +137,9 @@ class AsyncCluster:
             return
         connection = await self.connect_for_writes()
         try:
-            yield connection
+            with self.causal.writing():
+                yield connection
         finally:
-            self.causal.committed()
             await release(connection, within)
 
     @asynccontextmanager

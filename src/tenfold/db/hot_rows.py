@@ -10,8 +10,25 @@ has enough. So nobody is refused on that evidence; two further looks decide:
 
 1. the committed sum, without a lock. Amounts that others have taken and not committed are still in it, amounts that
    they have put and not committed are not; so a sum below n is proof that n cannot be had now.
-2. all buckets of the key, locked in the order of their numbers (hence without deadlock among those who do so), waiting
-   for those in use. What is in them then is the truth, and is gathered from as many as it needs.
+2. all buckets of the key, locked in the order of their numbers, waiting for those in use. What is in them then is the
+   truth, and is gathered from as many as it needs.
+
+*A look that found nothing leaves no lock.* Where a row has changed since the statement's snapshot, PostgreSQL locks its
+newest version first and only then asks whether it still has n (EvalPlanQual); if not, another row is taken and *that
+one stays locked* until the end of the transaction, or of a subtransaction. Two buyers with such locks out of turn, both
+waiting for all buckets, would wait for each other. Hence a SAVEPOINT before the first look, and a ROLLBACK TO it if
+that found nothing. It is sent before anything is locked, so that no lock is held for longer, and it is not released,
+which would cost a round trip and change nothing.
+
+*So there is no deadlock* among those who take of each key once and in one order of the keys (`take_many`): whoever
+waits for a bucket holds only buckets before it, in the order of (key, number), so no circle closes. `put` asks nothing
+of the amount, so what it locks it changes, and it does not wait after a take of that key, since the bucket taken from
+is free to it. Whoever keeps no order may wait in a circle, as with any locks; then the server chooses one, which gets
+`HotRowBusy`, and the others go on.
+
+One window is the server's own: when a lock that it was about to skip is given up in that instant, and the row's next
+version is locked already, it waits for that one (``heap_lock_updated_tuple`` knows no SKIP). Should that ever close a
+circle, a first look chosen to end it counts as one that found nothing, and one who waits for all gets `HotRowBusy`.
 
 Below zero is impossible three times over: by the condition, under the lock, and by a CHECK.
 """
@@ -44,12 +61,25 @@ from tenfold._core.units import Duration, duration, format_duration, whole_numbe
 from tenfold.resilience.deadline import remaining
 
 BUCKETS: Final = 16
+_DEADLOCK: Final = "40P01"
+_LOCK_NOT_AVAILABLE: Final = "55P03"
+_NO_TRANSACTION: Final = "25P01"
+_SAVEPOINT: Final = text("SAVEPOINT tenfold_hot_rows")
+_ROLLBACK: Final = text("ROLLBACK TO SAVEPOINT tenfold_hot_rows")
+_SET_LOCK_TIMEOUT: Final = text(
+    "WITH was AS MATERIALIZED (SELECT current_setting('lock_timeout') AS old) "
+    "SELECT was.old, set_config('lock_timeout', :new, true) FROM was"
+)
+_RESET_LOCK_TIMEOUT: Final = text("SELECT set_config('lock_timeout', :old, true)")
 _DIALECT: Final[Any] = postgresql.dialect()  # type: ignore[no-untyped-call]
 Connection = AsyncConnection | AsyncSession
 
 
 class HotRowBusy(TenfoldError, TimeoutError):
-    """Others held the buckets for longer than ``wait``: neither taken nor refused. Roll back; it may be tried again."""
+    """Others held a bucket for all of ``wait``, or waited for this transaction: neither taken nor refused.
+
+    Nothing of the call is left in the transaction. Roll back; it may be tried again.
+    """
 
 
 class UnknownHotRow(TenfoldError, LookupError):
@@ -81,14 +111,14 @@ class HotRows:
                 raise SoldOut
 
     ``buckets`` (16): as many as transactions change one key at a time; more cost reads. ``wait`` (2 s, or what the
-    deadline leaves, if that is less) bounds the wait for buckets in use. ``random`` spreads the takers.
+    deadline leaves, if that is less) bounds the wait for each bucket in use. ``random`` spreads the takers.
+
+    Take of a key once in a transaction, and of several keys by `take_many`, which goes in the order of the keys: then
+    there is no deadlock (a `put` of a key of which nothing was taken counts as a take). Otherwise two transactions may
+    want what the other has taken, and one gets `HotRowBusy`.
 
     Use READ COMMITTED, the default: at higher levels a bucket that changed meanwhile is a serialization failure
-    (40001). A transaction that takes several keys does so by `take_many`, which goes in the order of the keys.
-
-    Where a key is nearly sold out, PostgreSQL may find a deadlock (40P01) and end one of the transactions: a bucket
-    that was emptied while the statement looked at it stays locked although another one is taken, and the next takers
-    wait for all. `AsyncCluster.run` runs such a transaction again; without it, do so yourself.
+    (40001).
     """
 
     __slots__ = ("_add", "_all", "_keep", "_open", "_random", "_sum", "_take", "buckets", "name", "wait")
@@ -147,22 +177,25 @@ class HotRows:
     async def take(self, connection: Connection, key: Any, n: int = 1) -> bool:
         """Take ``n``; False when there are fewer, which is certain then.
 
-        One statement as long as some free bucket has ``n``. Raises `UnknownHotRow`, and `HotRowBusy` after ``wait``.
+        A savepoint and one statement as long as some free bucket has ``n``. Raises `UnknownHotRow`, and `HotRowBusy`
+        after ``wait``.
         """
         whole_number(n, "n", least=1)
-        start = self._random.randrange(self.buckets)
-        if (await connection.execute(self._take, {"key": key, "n": n, "start": start})).first() is not None:
+        await self._savepoint(connection)
+        if await self._taken(connection, key, n):
             return True
+        await connection.execute(_ROLLBACK)
         if await self.total(connection, key) < n:
             return False
         held = await self._lock(connection, key)
         if sum(amount for _, amount in held) < n:
+            await connection.execute(_ROLLBACK)
             return False
         await self._write(connection, key, _gathered(held, n))
         return True
 
     async def take_many(self, connection: Connection, wanted: Mapping[Any, int]) -> list[Any]:
-        """Take of several keys, in sorted order so that two such transactions cannot deadlock.
+        """Take of several keys, in sorted order, so that two such transactions cannot deadlock.
 
         The keys of which there was too little; if it is not empty, others may have been taken: roll back.
         """
@@ -173,9 +206,8 @@ class HotRows:
         whole_number(n, "n", least=1)
         if (await connection.execute(self._add, {"key": key, "n": n})).first() is not None:
             return
+        await self._savepoint(connection)
         held = await self._lock(connection, key)
-        if not held:
-            raise UnknownHotRow(f"{self.name}: no buckets for {key!r}; open() it first")
         bucket, amount = min(held, key=lambda one: one[1])
         await self._write(connection, key, [(bucket, amount + n)])
 
@@ -183,7 +215,7 @@ class HotRows:
         """The committed sum (and what this transaction has changed), without a lock. Raises `UnknownHotRow`."""
         found = (await connection.execute(self._sum, {"key": key})).scalar_one()
         if found is None:
-            raise UnknownHotRow(f"{self.name}: no buckets for {key!r}; open() it first")
+            raise self._unknown(key)
         return int(found)
 
     async def rebalance(self, connection: Connection, key: Any) -> int:
@@ -191,36 +223,56 @@ class HotRows:
 
         Worth it when amounts per take differ much, so that some buckets have too little for a take. Raises as `take`.
         """
+        await self._savepoint(connection)
         held = await self._lock(connection, key)
-        if not held:
-            raise UnknownHotRow(f"{self.name}: no buckets for {key!r}; open() it first")
         total = sum(amount for _, amount in held)
         await self._write(connection, key, spread(held, total))
         return total
 
+    async def _savepoint(self, connection: Connection) -> None:
+        try:
+            await connection.execute(_SAVEPOINT)
+        except DBAPIError as error:
+            if _state(error) == _NO_TRANSACTION:
+                raise MisuseError(
+                    "hot rows: expected a transaction, got a connection in autocommit; use `async with engine.begin()`"
+                ) from error
+            raise
+
+    async def _taken(self, connection: Connection, key: Any, n: int) -> bool:
+        """The first look. If it found nothing, locks may be left of it: roll it back."""
+        start = self._random.randrange(self.buckets)
+        try:
+            found = await connection.execute(self._take, {"key": key, "n": n, "start": start})
+        except DBAPIError as error:
+            if _state(error) != _DEADLOCK:
+                raise
+            return False
+        return found.first() is not None
+
     async def _lock(self, connection: Connection, key: Any) -> list[tuple[int, int]]:
+        """All buckets and what is in them. Waits; to be run behind the savepoint, with nothing locked since."""
         left = remaining()
         wait = self.wait if left is None else min(self.wait, left)
-        old = (
-            await connection.execute(
-                text(
-                    "WITH was AS MATERIALIZED (SELECT current_setting('lock_timeout') AS old) "
-                    "SELECT was.old, set_config('lock_timeout', :new, true) FROM was"
-                ),
-                {"new": f"{max(1, int(wait * 1000))}ms"},
-            )
-        ).scalar_one()
+        old = (await connection.execute(_SET_LOCK_TIMEOUT, {"new": f"{max(1, int(wait * 1000))}ms"})).scalar_one()
         try:
             rows = (await connection.execute(self._all, {"key": key})).all()
         except DBAPIError as error:
-            if getattr(error.orig, "sqlstate", None) == "55P03":
-                raise HotRowBusy(
-                    f"{self.name}: the buckets of {key!r} were in use for {format_duration(wait)}; "
-                    "roll back and try again"
-                ) from error
-            raise
-        await connection.execute(text("SELECT set_config('lock_timeout', :old, true)"), {"old": old})
+            why = {
+                _LOCK_NOT_AVAILABLE: f"were in use for {format_duration(wait)}",
+                _DEADLOCK: "were in use by a transaction that waited for this one",
+            }.get(_state(error))
+            if why is None:
+                raise
+            await connection.execute(_ROLLBACK)
+            raise HotRowBusy(f"{self.name}: the buckets of {key!r} {why}; roll back and try again") from error
+        await connection.execute(_RESET_LOCK_TIMEOUT, {"old": old})
+        if not rows:
+            raise self._unknown(key)
         return [(bucket, amount) for bucket, amount in rows]
+
+    def _unknown(self, key: Any) -> UnknownHotRow:
+        return UnknownHotRow(f"{self.name}: no buckets for {key!r}; open() it first")
 
     async def _write(self, connection: Connection, key: Any, amounts: Sequence[tuple[int, int]]) -> None:
         numbers, new = [number for number, _ in amounts], [amount for _, amount in amounts]
@@ -228,6 +280,10 @@ class HotRows:
 
     def __repr__(self) -> str:
         return f"<HotRows {self.name} buckets={self.buckets} wait={format_duration(self.wait)}>"
+
+
+def _state(error: DBAPIError) -> Any:
+    return getattr(error.orig, "sqlstate", None)
 
 
 def _gathered(held: Sequence[tuple[int, int]], n: int) -> list[tuple[int, int]]:

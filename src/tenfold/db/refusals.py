@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 import asyncpg
+from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 from sqlalchemy.exc import DBAPIError
 
 from tenfold._core.events import Event
@@ -18,12 +19,14 @@ NOT_THERE: Final = (TimeoutError, DBAPIError, asyncpg.PostgresError, *OF_THE_DRI
 # Connection exceptions, and a server that shuts down, crashed or starts up.
 _GONE: Final = ("08", "57P01", "57P02", "57P03")
 
-# "read-only transaction" and "not supported" (SERIALIZABLE, unlogged tables): it belongs on the primary.
-_REFUSED: Final = frozenset({"25006", "0A000"})
+# "read-only transaction", "not supported" (SERIALIZABLE, unlogged tables) and "recovery is in progress": it belongs on
+# the primary.
+_REFUSED: Final = frozenset({"25006", "0A000", "55000"})
 # "conflict with recovery": the standby needed what the statement looked at; any server may run it again.
 _CONFLICT: Final = "40001"
 
-Refusal = Literal["refused", "again"]
+Refusal = Literal["refused", "again", "stale"]
+_Stale: Final = AsyncAdapt_asyncpg_dbapi.InvalidCachedStatementError
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,25 +43,54 @@ def is_gone(error: BaseException) -> bool:
     if isinstance(error, DBAPIError):
         if error.connection_invalidated:
             return True
-        error = error.driver_exception
+        found = of_the_driver(error)
+        if found is None:
+            return False
+        error = found
     if isinstance(error, OF_THE_DRIVER):
         return True
     return str(getattr(error, "sqlstate", None) or "").startswith(_GONE)
 
 
+def of_the_driver(error: BaseException) -> BaseException | None:
+    """What the driver raised, or None where SQLAlchemy has lost it, as it has for a stale statement: it has no driver's
+    error in it, and asking for one raises `ValueError`.
+    """
+    try:
+        found: BaseException | None = getattr(error, "driver_exception", None)
+    except ValueError:
+        return None
+    return found
+
+
+def is_stale(error: BaseException) -> bool:
+    """Whether the connection had prepared the statement before DDL changed what it returns.
+
+    That is "cached plan must not change result type", also 0A000. SQLAlchemy and the driver forget such statements by
+    the error, so the next try prepares it anew.
+    """
+    original = error.orig if isinstance(error, DBAPIError) else error
+    return isinstance(original, (_Stale, asyncpg.InvalidCachedStatementError))
+
+
 def sqlstate(error: BaseException) -> str:
-    """The SQLSTATE of a driver's error as SQLAlchemy passes it on; empty if it has none."""
-    if not isinstance(error, DBAPIError):
-        return ""
-    state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
+    """The SQLSTATE of a driver's error; empty if it has none.
+
+    SQLAlchemy passes on wrapped what a statement raises, and bare what the first rows of a server-side cursor raise.
+    """
+    original = error.orig if isinstance(error, DBAPIError) else error
+    state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
     return state if isinstance(state, str) else ""
 
 
 def refusal(error: BaseException) -> Refusal | None:
-    """``"refused"``: run it on the primary; ``"again"``: run it on another server; None: it is the caller's error.
+    """``"refused"``: run it on the primary; ``"again"``: run it on another server; ``"stale"``: run it again where it
+    ran; None: it is the caller's error.
 
     Only for a statement that ran alone in autocommit on a read-only connection: it can have changed nothing.
     """
+    if is_stale(error):
+        return "stale"
     state = sqlstate(error)
     if state in _REFUSED:
         return "refused"

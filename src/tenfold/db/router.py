@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from sqlalchemy.engine import Connection, CursorResult, Engine
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.base import Executable
 from sqlalchemy.util import greenlet_spawn
 
@@ -23,18 +24,23 @@ from tenfold.db.classify import Catalogue, Classifier, Verdict
 from tenfold.db.cluster_errors import ReadsRefused
 from tenfold.db.places import ClusterPlaces, Place, Places
 from tenfold.db.position import Position
-from tenfold.db.refusals import NOT_THERE, ReplicaRefused, is_gone, refusal, sqlstate
+from tenfold.db.refusals import NOT_THERE, ReplicaRefused, is_gone, is_stale, refusal, sqlstate
 from tenfold.db.route import Decision, Route, checked_route, decide
 from tenfold.db.token import NOWHERE
 
 _TRY_AGAIN: Final = 5.0
+_ALL_AT_ONCE: Final[Any] = {"stream_results": False, "yield_per": None}
 
 
 class Causality(Protocol):
-    """The causal token's two hooks."""
+    """The causal token's hooks."""
 
     def after_commit(self, connection: Connection) -> None:
         """A transaction on the primary has committed over ``connection``."""
+        ...
+
+    def begun(self) -> Callable[[], None] | None:
+        """A transaction on the primary may write from now on; what is returned, if anything, is called at its end."""
         ...
 
     def wanted(self) -> Position | None:
@@ -203,7 +209,7 @@ class Router:
         self.sent_to_primary += 1
         with self.places.at_writer(Engine.connect) as connection:
             with connection.begin():
-                result = connection.execute(statement, parameters)
+                result = _buffered(connection, statement, parameters)
             if self.causality is not None:
                 self.causality.after_commit(connection)
         return result
@@ -225,7 +231,13 @@ class Router:
                 if wanted is not None and place.replica and not place.shows(connection, wanted, patient):
                     patient = False
                     continue
-                result = connection.execute(statement, parameters)
+                try:
+                    result = _buffered(connection, statement, parameters)
+                except DBAPIError as error:
+                    if not is_stale(error):
+                        raise
+                    self.repeated += 1
+                    result = _buffered(connection, statement, parameters)
                 place.saw(connection)
             except NOT_THERE as error:
                 kind = refusal(error)
@@ -245,6 +257,14 @@ class Router:
                 self.reads_on_primary += 1
             return result
         raise unanswered(not_shown(wanted), lost)
+
+
+def _buffered(connection: Connection, statement: Executable, parameters: Any) -> CursorResult[Any]:
+    """All rows at once, whatever the statement's options say: there is no transaction for a cursor to live in."""
+    options = statement.get_execution_options()
+    if options.get("stream_results") or options.get("yield_per"):
+        return connection.execute(statement, parameters, execution_options=_ALL_AT_ONCE)
+    return connection.execute(statement, parameters)
 
 
 def not_shown(wanted: Position | None) -> ReadsRefused:

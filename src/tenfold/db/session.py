@@ -22,14 +22,16 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.sql.base import Executable
+from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.util import EMPTY_DICT
 
 from tenfold._core.errors import MisuseError
+from tenfold.db.classify import LEARNED, Verdict
 from tenfold.db.cluster_errors import ReadsRefused
 from tenfold.db.places import Place
 from tenfold.db.position import Position
 from tenfold.db.refusals import NOT_THERE, refusal
-from tenfold.db.route import READ_ONLY, Decision, Route, checked_route, decide
+from tenfold.db.route import Decision, Route, checked_route, decide
 from tenfold.db.router import Router, not_shown, unanswered
 
 T = TypeVar("T")
@@ -39,9 +41,9 @@ _STRICTER: Final = frozenset({"REPEATABLE READ", "SERIALIZABLE"})
 def routed_sessionmaker(router: Router, **options: Any) -> async_sessionmaker[AsyncSession]:
     """An `async_sessionmaker` whose sessions are routed; ``options`` are SQLAlchemy's.
 
-    Its sessions also take ``read_only=True`` (reads only, all from one replica) and ``route``: ``"primary"`` for a
-    session that stays there, ``"replica"`` for one that trusts no verdict. A statement takes the same as
-    ``execution_options(route=…)``.
+    Its sessions also take ``read_only=True`` (reads only, all from one replica; anything else raises `MisuseError` or
+    is refused by the server) and ``route``: ``"primary"`` for a session that stays there, ``"replica"`` for one that
+    trusts no verdict. A statement takes the same as ``execution_options(route=…)``.
     """
     for taken in ("bind", "binds", "sync_session_class"):
         if taken in options:
@@ -63,6 +65,7 @@ class RoutedSession(Session):
         self._connected: dict[Engine, Connection] = {}
         self._cursors: set[Engine] = set()
         self._streaming = False
+        self._again = False
         self._failed: set[str] = set()
         self._behind: set[str] = set()
         self._tried: set[str] = set()
@@ -70,6 +73,8 @@ class RoutedSession(Session):
         self._writer: Engine | None = None
         self._primary: Place | None = None
         self._writing: Connection | None = None
+        self._may_write: Callable[[], None] | None = None
+        """To be called when the transaction is over that may have written."""
         self._on_primary = False
         self._been_there = False
 
@@ -102,6 +107,7 @@ class RoutedSession(Session):
                 self._let_go()
             self._on_primary = self._been_there = True
             self._router.sent_to_primary += 1
+            self._note_that_it_may_write(clause)
             self._primary = self._router.places.writer()
             self._writer = self._primary.engine
             return self._writer
@@ -124,12 +130,11 @@ class RoutedSession(Session):
         self._pinned = self._last = self._writing = None
         self._failed.clear()
         self._been_there = False
+        self._ended()
 
     # -- inside
 
     def _decide(self, clause: Any) -> Decision:
-        if self._read_only and self._own_route is None and self._call_route is None:
-            return READ_ONLY
         statement = clause if isinstance(clause, Executable) and not self._flushing else None
         route = self._call_route
         options: Mapping[str, Any] = EMPTY_DICT
@@ -139,9 +144,12 @@ class RoutedSession(Session):
                 route = checked_route(options["route"])
         if self._on_primary and not self._read_only:
             return decide(None, on_primary=True)
+        verdict = None if statement is None else self._router.classifier(statement)
+        if verdict is not None and self._read_only and (route or self._own_route) != "primary":
+            _check_read(verdict)
         level = options.get("isolation_level") or self.execution_options.get("isolation_level")
         return decide(
-            None if statement is None else self._router.classifier(statement),
+            verdict,
             None if statement is None and not self._read_only else route or self._own_route,
             read_only=self._read_only,
             one_connection=self.twophase or self.in_nested_transaction() or level in _STRICTER,
@@ -186,11 +194,16 @@ class RoutedSession(Session):
         self._router.keep_fresh()
         before = self._call_route, self._streaming
         self._behind.clear()
+        self._again = False
         given = options.get("execution_options") or EMPTY_DICT
         if "route" in given:
             self._call_route = checked_route(given["route"])
-        self._streaming = _streams(given) or (
-            isinstance(statement, Executable) and _streams(statement.get_execution_options())
+        elif self._is_change(statement):
+            self._call_route = "primary"  # also for the SELECT before it (synchronize_session="fetch")
+        self._streaming = (
+            _streams(given)
+            or _streams(self.execution_options)
+            or (isinstance(statement, Executable) and _streams(statement.get_execution_options()))
         )
 
         def once() -> Any:
@@ -226,6 +239,27 @@ class RoutedSession(Session):
         finally:
             self._tried = before
 
+    def _note_that_it_may_write(self, clause: Any) -> None:
+        causality = self._router.causality
+        if causality is None or self._may_write is not None:
+            return
+        is_statement = isinstance(clause, Executable) and not self._flushing
+        if not (is_statement and self._router.classifier(clause).is_read):
+            self._may_write = causality.begun()
+
+    def _ended(self) -> None:
+        ended, self._may_write = self._may_write, None
+        if ended is not None:
+            ended()
+
+    def _is_change(self, statement: Any) -> bool:
+        return (
+            isinstance(statement, UpdateBase)
+            and not self._read_only
+            and self._own_route is None
+            and "route" not in statement.get_execution_options()
+        )
+
     def _note_what_was_seen(self) -> None:
         if self._last is not None:
             place = self._last[0]
@@ -253,6 +287,14 @@ class RoutedSession(Session):
             kind = "again"
         else:
             kind = refusal(error) or ""
+        if kind == "stale":
+            connection = self._connected[self._engine(place)]
+            alone = connection.get_execution_options().get("isolation_level") not in _STRICTER
+            if alone and not self._again and not self._streaming:
+                self._again = True
+                self._router.repeated += 1
+                return True
+            kind = "again"
         if kind == "refused" and decision.may_move:
             self._router.note_refused(statement, place, error)
             self._let_go()
@@ -309,8 +351,20 @@ class _Behind(Exception):
         self.place: Final = place
 
 
+def _check_read(verdict: Verdict) -> None:
+    """Raises `MisuseError` for what is known to be no read: a replica takes locks and settings without a word."""
+    if verdict.kind == "write" and verdict.sure and verdict is not LEARNED:
+        raise MisuseError(
+            "this session was opened with read_only=True; expected a read, got a statement for the primary: "
+            f"{', '.join(verdict.reasons)}. Open one without read_only for it"
+        )
+
+
 def _streams(options: Mapping[str, Any]) -> bool:
-    return bool(options.get("stream_results") or options.get("yield_per"))
+    if options.get("stream_results") or options.get("yield_per"):
+        return True
+    above = options.get("sa_top_level_orm_context")  # the query that an eager load is for; it inherits its options
+    return above is not None and (_streams(above.execution_options) or _streams(above.query.get_execution_options()))
 
 
 def _after_begin(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
@@ -340,6 +394,7 @@ def _after_transaction_end(session: Session, transaction: SessionTransaction) ->
             session._primary.saw(session._writing)
         session._on_primary = False
         session._writing = None
+        session._ended()
         session._connected.clear()
         session._cursors.clear()
 

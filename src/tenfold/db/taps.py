@@ -17,6 +17,7 @@ from sqlalchemy.util import await_only
 
 from tenfold.db import pool_policy
 from tenfold.db.pool import Holder, cut
+from tenfold.db.refusals import of_the_driver
 from tenfold.resilience import Overloaded
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class Taps:
 
     def handle_error(self, context: ExceptionContext) -> None:
         node, error = self.node, context.original_exception
-        if isinstance(getattr(error, "driver_exception", None), asyncpg.InternalClientError):
+        if isinstance(of_the_driver(error), asyncpg.InternalClientError):
             context.is_disconnect = True  # see `OF_THE_DRIVER`: SQLAlchemy would keep this connection
         if context.is_disconnect and not isinstance(error, asyncio.CancelledError):
             node.look(node)  # one broken connection says little; whether the server is there, the watch finds out

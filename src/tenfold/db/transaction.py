@@ -35,7 +35,7 @@ from tenfold.db.cluster_errors import CommitUnknown, NoPrimary, RetriesExhausted
 from tenfold.db.cluster_options import ClusterOptions
 from tenfold.db.node import Node
 from tenfold.db.pool import release
-from tenfold.db.refusals import NOT_THERE, OF_THE_DRIVER
+from tenfold.db.refusals import NOT_THERE, OF_THE_DRIVER, is_stale, of_the_driver
 from tenfold.resilience import Budget, Deadline, DeadlineExceeded
 from tenfold.resilience.backoff import pause
 from tenfold.resilience.budget import Purse
@@ -311,4 +311,4 @@ def _is_retryable(error: BaseException) -> bool:
     state = _sqlstate(error)
     if state is not None:
         return state in _AGAIN or state.startswith("08")
-    return isinstance(error, DBAPIError) and isinstance(error.driver_exception, OF_THE_DRIVER)
+    return is_stale(error) or (isinstance(error, DBAPIError) and isinstance(of_the_driver(error), OF_THE_DRIVER))

@@ -32,6 +32,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -205,8 +206,9 @@ def sweep(runs: Path) -> list[str]:
         if manifest is None:
             # Half made or half removed. Its maker needs milliseconds, so one that is a minute old has been
             # left.
-            if time.time() - folder.stat().st_mtime > 60:
-                shutil.rmtree(folder, ignore_errors=True)
+            with suppress(FileNotFoundError):  # another process sweeps too
+                if time.time() - folder.stat().st_mtime > 60:
+                    shutil.rmtree(folder, ignore_errors=True)
         elif manifest["owner"] is not None and not owner_alive(manifest):
             destroy(folder)
             swept.append(folder.name)

@@ -16,7 +16,7 @@ from tenfold.db.causal_read import CausalOptions
 from tenfold.db.causality import CAUSALITY, causality
 from tenfold.db.cluster_errors import ReadsRefused
 from tenfold.db.refusals import is_gone
-from tenfold.db.token import UNKNOWN, Token
+from tenfold.db.token import NOWHERE, UNKNOWN, Token
 from tenfold.servers import Topology
 
 PORT = text("SELECT inet_server_port()")
@@ -284,3 +284,82 @@ async def test_a_monotonic_session_that_read_the_primary_does_not_go_back_to_a_r
             assert scope.unsettled
             async with cluster.session() as session:
                 assert (await session.execute(VERSION)).scalar_one() == 7
+
+
+async def answered(app: Any, token: str | None = None) -> tuple[Any, Token | None, str | None]:
+    """What a request with ``token`` put into its answer, the token that came with it, and its text."""
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        raise AssertionError("nobody reads")
+
+    given = [] if token is None else [(b"tenfold-causality", token.encode())]
+    await CausalityMiddleware(app, keys=KEYS, cookie=None)({"type": "http", "headers": given}, receive, send)
+    handed = dict(sent[0]["headers"]).get(b"tenfold-causality")
+    text = None if handed is None else handed.decode()
+    return sent[1]["body"], None if text is None else KEYS.read(text), text
+
+
+async def said(send: Any, body: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": body})
+
+
+@pytest.mark.usefixtures("still")
+@pytest.mark.parametrize("way", ["session", "flush", "core"])
+async def test_a_commit_after_the_answer_makes_its_token_unknown_and_the_next_answer_heals_it(
+    cluster: AsyncCluster, way: str
+) -> None:
+    """As FastAPI runs what stands after ``yield`` in a dependency: when the answer has been sent."""
+    session_of = cluster.sessionmaker()
+
+    async def late(scope: Any, receive: Any, send: Any) -> None:
+        if way == "core":
+            async with cluster.begin() as connection:
+                await connection.execute(raised(7))
+                await said(send, None)
+        else:
+            async with session_of.begin() as session:
+                if way == "flush":
+                    await session.connection()
+                    await session.flush()
+                await session.execute(raised(7))
+                await said(send, None)
+
+    async def read(scope: Any, receive: Any, send: Any) -> None:
+        async with session_of() as session:
+            await said(send, await session.scalar(VERSION))
+
+    await cluster.watch.settle()
+    system = cluster.system
+    assert system is not None
+    _, token, text = await answered(late)
+    assert token is not None
+    assert token.on(system) is NOWHERE
+    body, token, text = await answered(read, text)
+    assert body == 7  # from the primary: no replica has replayed it
+    assert token is not None
+    assert token.on(system) not in (None, NOWHERE)  # whoever was sent to the primary comes back with a position
+    body, token, _ = await answered(read, text)
+    assert (body, token) == (7, None)
+
+
+async def test_reading_on_the_primary_after_a_commit_keeps_the_token(cluster: AsyncCluster) -> None:
+    session_of = cluster.sessionmaker()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async with session_of(route="primary") as session:
+            await session.execute(raised(8))
+            await session.commit()
+            found = await session.scalar(VERSION)  # begins a transaction, which is open when the answer is sent
+            await said(send, found)
+
+    await cluster.watch.settle()
+    body, token, _ = await answered(app)
+    assert body == 8
+    assert token is not None
+    assert cluster.system is not None
+    assert token.on(cluster.system) not in (None, NOWHERE)

@@ -129,7 +129,7 @@ async def test_a_read_only_session_does_not_write(cluster: AsyncCluster, items: 
         with pytest.raises(MisuseError, match="opened with read_only=True and holds changes"):
             await session.flush()
     async with session_of(read_only=True) as session:
-        with pytest.raises(DBAPIError, match="read-only transaction"):
+        with pytest.raises(MisuseError, match="for the primary: it is INSERT"):
             await session.execute(text("INSERT INTO items VALUES (99, 'no')"))
     async with create_async_cluster(items.primary.url) as alone, alone.connect(read_only=True) as connection:
         assert (await connection.execute(PORT)).scalar_one() == items.primary.port

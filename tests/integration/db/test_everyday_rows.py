@@ -414,45 +414,48 @@ async def test_who_waits_too_long_is_told_so_and_not_sold_out(engine: AsyncEngin
         assert (await second.execute(text("SHOW lock_timeout"))).scalar_one() == "0"
 
 
-async def test_a_sale_sells_exactly_what_there_is(engine: AsyncEngine) -> None:
-    """16 clients, takes of 1 to 3, some rolled back, some put back: sold + left = stock, never below zero."""
-    stock = HotRows(STOCK)
+@pytest.mark.parametrize(("keys", "most"), [("a", 1), ("a", 3), ("abc", 3)])
+async def test_a_sale_sells_exactly_what_there_is(engine: AsyncEngine, keys: str, most: int) -> None:
+    """16 clients who never try again, some of whom roll back or put back: nobody is in a deadlock or finds the buckets
+    busy, the last piece is sold and none twice, and who is refused wanted more than there was.
+    """
+    stock = HotRows(STOCK, wait="60s")
+    wrong: list[Any] = []
+    event.listen(engine.sync_engine, "handle_error", lambda context: wrong.append(context.original_exception))
     async with engine.begin() as connection:
-        await stock.open(connection, "a", 300)
-    refused = asyncio.Event()
-    sold = 0
+        for key in keys:
+            await stock.open(connection, key, 100)
+    known = {key: [100] for key in keys}  # never more than is committed: without what is being committed
+    sold = dict.fromkeys(keys, 0)
 
     async def client(seed: int) -> None:
-        nonlocal sold
         random = Random(seed)
-        while not refused.is_set():
-            n = random.randint(1, 3)
+        while not all(there[-1] < 1 for there in known.values()):
+            chosen = random.sample(keys, random.randint(1, len(keys)))
+            wanted = {key: random.randint(1, most) for key in chosen}
+            since = {key: len(there) - 1 for key, there in known.items()}
             async with engine.connect() as connection:
-                try:
-                    taken = await stock.take(connection, "a", n)
-                except HotRowBusy:
-                    continue
-                except DBAPIError as error:
-                    if getattr(error.orig, "sqlstate", None) != "40P01":
-                        raise
-                    continue  # rolled back as a whole
-                if not taken:
-                    if n == 1:
-                        refused.set()
-                    continue
-                if random.random() < 0.1:
-                    await connection.rollback()
-                    continue
-                back = random.random() < 0.1
+                lacking = await stock.take_many(connection, wanted)
+                for key in lacking:
+                    assert min(known[key][since[key] :]) < wanted[key], "refused, although there was enough"
+                if lacking or random.random() < 0.1:
+                    continue  # rolled back
+                back = random.choice(chosen) if most > 1 and random.random() < 0.1 else None
                 if back:
-                    await stock.put(connection, "a", 1)
+                    await stock.put(connection, back, 1)
+                for key, n in wanted.items():
+                    known[key].append(known[key][-1] - n)
                 await connection.commit()
-                sold += n - back
+                for key, n in wanted.items():
+                    sold[key] += n - (key == back)
+                if back:
+                    known[back].append(known[back][-1] + 1)
 
     await asyncio.gather(*[client(seed) for seed in range(16)])
+    assert wrong == []
     async with engine.begin() as connection:
-        left = await stock.total(connection, "a")
-        assert sold + left == 300
+        assert sold == dict.fromkeys(keys, 100)
+        assert [await stock.total(connection, key) for key in keys] == [0] * len(keys)
         with pytest.raises(DBAPIError, match="check constraint"):
             await connection.execute(update(STOCK).values(amount=-1))
 

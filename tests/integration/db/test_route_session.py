@@ -366,6 +366,9 @@ class Hooks:
     def after_commit(self, connection: Connection) -> None:
         self.commits.append(connection.execute(PORT).scalar_one() if not connection.closed else -1)
 
+    def begun(self) -> None:
+        return None
+
     def wanted(self) -> Position | None:
         return self.position
 

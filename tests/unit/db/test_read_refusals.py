@@ -26,6 +26,7 @@ def told(sqlstate: str, *, lost: bool = False) -> DBAPIError:
     [
         (told("25006"), "refused"),
         (told("0A000"), "refused"),
+        (told("55000"), "refused"),
         (told("40001"), "again"),
         (told("57P01", lost=True), "again"),
         (told("42P01"), None),

@@ -7,8 +7,10 @@ only the server knows, so one VOLATILE among them makes the name volatile.
 Relations count too. A standby refuses unlogged tables (0A000), and a view runs what it is made of: the views'
 definitions are classified like any other text, in rounds, until no further view is found to need the primary.
 A column of a row may be a call (``t.f`` is ``f(t)``), so the names of volatile functions over rows are kept.
-A function declared STABLE whose body calls a VOLATILE one counts as volatile, an aggregate is what its steps
-are, and a table is what its row-level policies are.
+A function declared STABLE whose body, or a default of whose arguments, calls a VOLATILE one counts as volatile; an
+aggregate is what its steps are, an operator what its function is, a table what its row-level policies and its
+partitions are, a domain what its checks are.
+A sequence is the primary's: what is logged of it, and so what a replica shows, is up to 32 numbers ahead.
 """
 
 from __future__ import annotations
@@ -30,16 +32,39 @@ _FUNCTIONS: Final = text("""
     GROUP BY 1, 2
 """)
 _OPERATORS: Final = text("""
-    SELECT DISTINCT o.oprname FROM pg_operator o JOIN pg_proc p ON p.oid = o.oprcode WHERE p.provolatile = 'v'
+    SELECT n.nspname, p.proname, o.oprname FROM pg_operator o JOIN pg_proc p ON p.oid = o.oprcode
+    JOIN pg_namespace n ON n.oid = p.pronamespace WHERE o.oid >= 16384
 """)
 _ROW_FUNCTIONS: Final = text("""
-    SELECT DISTINCT p.proname FROM pg_proc p JOIN pg_type t ON t.oid = p.proargtypes[0]
-    WHERE p.provolatile = 'v' AND p.pronargs - p.pronargdefaults <= 1 AND t.typtype IN ('c', 'p')
-    AND p.oid >= 16384
+    SELECT DISTINCT n.nspname, p.proname FROM pg_proc p JOIN pg_type t ON t.oid = p.proargtypes[0]
+    JOIN pg_namespace n ON n.oid = p.pronamespace
+    WHERE p.pronargs - p.pronargdefaults <= 1 AND t.typtype IN ('c', 'p') AND p.oid >= 16384
 """)
-_UNLOGGED: Final = text("""
-    SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE c.relpersistence = 'u' AND c.relkind IN ('r', 'p', 'S', 'm')
+_PRIMARYS: Final = text("""
+    WITH RECURSIVE unlogged AS (
+        SELECT oid FROM pg_class WHERE relpersistence = 'u' AND relkind IN ('r', 'p', 'm')
+        UNION SELECT i.inhparent FROM pg_inherits i JOIN unlogged u ON u.oid = i.inhrelid
+    )
+    SELECT n.nspname, c.relname, 'is unlogged or has an unlogged part, and no replica has it'
+    FROM unlogged u JOIN pg_class c ON c.oid = u.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+    UNION ALL
+    SELECT n.nspname, c.relname, 'is a sequence, which a replica shows ahead of its time'
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind = 'S' OR (c.relname = 'pg_sequences' AND n.nspname = 'pg_catalog')
+    UNION ALL
+    SELECT n.nspname, t.typname, 'is cast to by a VOLATILE function'
+    FROM pg_cast c JOIN pg_proc p ON p.oid = c.castfunc JOIN pg_type t ON t.oid = c.casttarget
+    JOIN pg_namespace n ON n.oid = t.typnamespace WHERE p.provolatile = 'v'
+""")
+_DOMAINS: Final = text("""
+    WITH RECURSIVE based AS (
+        SELECT oid, oid AS base FROM pg_type WHERE typtype = 'd'
+        UNION SELECT b.oid, t.typbasetype FROM based b JOIN pg_type t ON t.oid = b.base WHERE t.typtype = 'd'
+    )
+    SELECT n.nspname, t.typname, 'SELECT WHERE ' || string_agg('(' || pg_get_expr(c.conbin, 0) || ')', ' AND ')
+    FROM based b JOIN pg_constraint c ON c.contypid = b.base AND c.conbin IS NOT NULL
+    JOIN pg_type t ON t.oid = b.oid JOIN pg_namespace n ON n.oid = t.typnamespace
+    WHERE n.nspname <> 'information_schema' GROUP BY 1, 2
 """)
 _VIEWS: Final = text("""
     SELECT n.nspname, c.relname, pg_get_viewdef(c.oid) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -51,9 +76,17 @@ _POLICIES: Final = text("""
     WHERE p.polqual IS NOT NULL AND p.polcmd IN ('r', '*')
 """)
 _BODIES: Final = text("""
-    SELECT n.nspname, p.proname, coalesce(pg_get_function_sqlbody(p.oid), p.prosrc)
+    SELECT n.nspname, p.proname, concat_ws(
+        ' ', coalesce(pg_get_function_sqlbody(p.oid), p.prosrc), pg_get_expr(p.proargdefaults, 0)
+    )
     FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang
     WHERE p.provolatile <> 'v' AND p.prokind IN ('f', 'w') AND p.oid >= 16384 AND l.lanname IN ('sql', 'plpgsql')
+    UNION ALL
+    SELECT n.nspname, p.proname, string_agg(format('%I.%I()', m.nspname, s.proname), ' ')
+    FROM pg_aggregate a JOIN pg_proc p ON p.oid = a.aggfnoid JOIN pg_namespace n ON n.oid = p.pronamespace
+    JOIN pg_proc s ON s.oid IN (a.aggtransfn, a.aggfinalfn, a.aggmtransfn, a.aggminvtransfn, a.aggmfinalfn)
+    JOIN pg_namespace m ON m.oid = s.pronamespace
+    WHERE p.oid >= 16384 GROUP BY 1, 2
 """)
 _PATH: Final = text("SELECT current_schemas(true)")
 
@@ -83,7 +116,7 @@ class Catalogue:
 
     @classmethod
     async def load(cls, connection: AsyncConnection) -> Catalogue:
-        """Read it from the database: five queries, once. Any server of the cluster will do."""
+        """Read it from the database: eight queries, once. Any server of the cluster will do."""
         return await connection.run_sync(cls.load_from)
 
     @classmethod
@@ -96,17 +129,17 @@ class Catalogue:
 
         functions = {(row[0], row[1]): bool(row[2]) for row in rows(_FUNCTIONS)}
         path = rows(_PATH)[0][0]
-        operators = [row[0] for row in rows(_OPERATORS)]
-        row_functions = [row[0] for row in rows(_ROW_FUNCTIONS)]
-        relations = {(row[0], row[1]): "is unlogged, and no replica has it" for row in rows(_UNLOGGED)}
-        views = [(row[0], row[1], row[2]) for row in rows(_VIEWS) + rows(_POLICIES)]
+        operators = [((row[0], row[1]), row[2]) for row in rows(_OPERATORS)]
+        row_functions = [(row[0], row[1]) for row in rows(_ROW_FUNCTIONS)]
+        relations = {(row[0], row[1]): row[2] for row in rows(_PRIMARYS)}
+        views = [(row[0], row[1], row[2]) for row in rows(_VIEWS) + rows(_POLICIES) + rows(_DOMAINS)]
         bodies = [(row[0], row[1], row[2]) for row in rows(_BODIES)]
         while True:
             known = cls(
                 [(schema, name, volatile) for (schema, name), volatile in functions.items()],
                 path=path,
-                operators=operators,
-                row_functions=row_functions,
+                operators=[name for function, name in operators if functions[function]],
+                row_functions=[name for schema, name in row_functions if functions[schema, name]],
                 relations=relations,
             )
             worse = [
@@ -115,7 +148,7 @@ class Catalogue:
                 if not functions[schema, name] and calls_volatile(body, known)
             ]
             more = {
-                (schema, name): f"cannot be read on a replica: {verdict.reasons[0]}"
+                (schema, name): f"is not for a replica: {verdict.reasons[0]}"
                 for schema, name, body in views
                 if (schema, name) not in relations and not (verdict := classify_text(body, known)).is_read
             }
@@ -150,7 +183,7 @@ class Catalogue:
             found.doubt(f"{name} may be a call of a VOLATILE function")
 
     def judge_relation(self, schema: str | None, name: str, found: Findings, *, anywhere: bool = False) -> None:
-        """Note a relation that a replica cannot read. ``anywhere``: in whatever schema."""
+        """Note a relation or type that a replica cannot read. ``anywhere``: in whatever schema."""
         if name not in self._names:
             return
         if anywhere or schema is None:

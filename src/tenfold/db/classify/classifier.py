@@ -11,7 +11,7 @@ are writes whatever the catalogue says, also after it was read again.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy.sql.base import Executable
 
@@ -19,9 +19,7 @@ from tenfold._core.errors import MisuseError
 from tenfold.db.classify.catalogue import Catalogue
 from tenfold.db.classify.text import classify_text
 from tenfold.db.classify.tree import classify_tree
-from tenfold.db.classify.verdict import Verdict
-
-_LEARNED: Final = Verdict("write", True, ("a replica has refused it before",))
+from tenfold.db.classify.verdict import LEARNED, Verdict
 
 
 class Classifier:
@@ -62,7 +60,7 @@ class Classifier:
             known.move_to_end(key)
             return verdict
         self.misses += 1
-        verdict = _LEARNED if key in self._learned else classify(statement, self._catalogue)
+        verdict = LEARNED if key in self._learned else classify(statement, self._catalogue)
         known[key] = verdict
         if len(known) > self._size:
             known.popitem(last=False)
@@ -73,7 +71,7 @@ class Classifier:
         key = _key(statement)
         if key is None:
             return
-        self._known[key] = _LEARNED
+        self._known[key] = LEARNED
         self._known.move_to_end(key)
         self._learned[key] = None
         for memory in (self._known, self._learned):

@@ -14,6 +14,7 @@ What is not in the catalogue is a doubt. Names such as ``coalesce`` are grammar,
 
 from __future__ import annotations
 
+import re
 from typing import Final, Protocol
 
 from tenfold.db.classify.verdict import Findings
@@ -70,8 +71,11 @@ _FORCED: Final = {
     "pg_current_wal_lsn": "asks for the primary's position",
     "pg_current_wal_insert_lsn": "asks for the primary's position",
     "pg_current_wal_flush_lsn": "asks for the primary's position",
+    "pg_walfile_name": "asks for the primary's position",
+    "pg_walfile_name_offset": "asks for the primary's position",
 }
 _ADVISORY: Final = ("pg_advisory_", "pg_try_advisory_")
+_FORCED_CALL: Final = re.compile(rf"\b({'|'.join([*_FORCED, *(f'{name}[a-z_]+' for name in _ADVISORY)])})\s*\(", re.I)
 
 # Without a catalogue: what nobody redefines.
 _WELL_KNOWN: Final = words(
@@ -84,6 +88,11 @@ _WELL_KNOWN: Final = words(
 def is_forced(name: str) -> bool:
     """Whether calls of that name go to the primary whatever the catalogue says."""
     return name in _FORCED or name.startswith(_ADVISORY)
+
+
+def holds_forced(body: str) -> bool:
+    """Whether ``body`` writes such a call anywhere, also within a string that it may run (``EXECUTE '…'``)."""
+    return _FORCED_CALL.search(body) is not None
 
 
 def judge(schema: str | None, name: str, catalogue: Functions | None, found: Findings) -> None:

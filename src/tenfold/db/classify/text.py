@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from tenfold.db.classify.catalogue import Catalogue
-from tenfold.db.classify.functions import is_forced, judge, words
+from tenfold.db.classify.functions import holds_forced, is_forced, judge, words
 from tenfold.db.classify.tokens import Token, UnreadableTextError, statements
 from tenfold.db.classify.verdict import Findings, Verdict
 
@@ -135,6 +135,10 @@ def _node(node: Any, catalogue: Catalogue | None, found: Findings) -> None:
         judge(*_names(node.funcname), catalogue, found)
     elif catalogue is None:
         return
+    elif name == "TypeName" and node.names:
+        catalogue.judge_relation(*_names(node.names), found)
+    elif name == "SortBy" and node.useOp:
+        catalogue.judge_operator(node.useOp[-1].sval, found)
     elif name == "A_Expr" and node.name:
         catalogue.judge_operator(node.name[-1].sval, found)
     elif name == "SubLink" and node.operName:
@@ -159,7 +163,8 @@ _RESERVED: Final = words(
     "varchar numeric decimal char character bit float time timestamp interval int integer bigint smallint boolean real "
     "precision"
 )
-_SOFT: Final = words("over filter by within partition rollup cube sets materialized next first")
+_NAMING: Final = frozenset({"with", "recursive", "as", "tablesample"})
+_SOFT: Final = words("over filter by within partition rollup cube sets materialized next first repeatable columns")
 
 
 def _statement(cut: Sequence[Token], catalogue: Catalogue | None, found: Findings) -> None:
@@ -168,7 +173,7 @@ def _statement(cut: Sequence[Token], catalogue: Catalogue | None, found: Finding
         return
     if first == "explain":
         body = next((n for n, token in enumerate(cut) if _begins(token)), len(cut))
-        if any(token.text in ("analyze", "analyse") for token in cut[:body]):
+        if any(_analyzes(cut[number : number + 2]) for number in range(body)):
             _statement(cut[body:], catalogue, found)
         elif body < len(cut) and cut[body].text in _QUERIES | _CHANGING:
             fragment(cut[body:], catalogue, found, planned=True)
@@ -181,12 +186,19 @@ def _statement(cut: Sequence[Token], catalogue: Catalogue | None, found: Finding
     fragment(cut, catalogue, found)
 
 
+def _analyzes(cut: Sequence[Token]) -> bool:
+    option, *value = (token.text for token in cut)
+    return option in ("analyze", "analyse") and value not in (["off"], ["false"], ["0"])
+
+
 def _begins(token: Token) -> bool:
     return token.sort == "word" and token.text in _QUERIES | _CHANGING | {"create", "execute", "declare", "refresh"}
 
 
 def calls_volatile(body: str, catalogue: Catalogue) -> bool:
     """Whether the body of a function calls one that may write, or reads what only the primary has."""
+    if holds_forced(body):
+        return True
     try:
         cut = [token for one in statements(body) for token in one]
     except UnreadableTextError:
@@ -216,13 +228,31 @@ def fragment(cut: Sequence[Token], catalogue: Catalogue | None, found: Findings,
         elif token.sort in ("word", "name"):
             if token.sort == "word" and not (planned and token.text in _CHANGING):
                 _word(token.text, after, before, found)
-            if after == "(" and before in ("with", "recursive"):
-                continue  # the columns of a common table
+            if after == "(" and (before in _NAMING or _names_columns(cut, number)):
+                continue  # a common table or an alias with its columns, a type with its length, a way to sample
             if after == "(" and (before == "." or not _is_grammar(token, catalogue)):
                 judge(cut[number - 2].text if before == "." and number > 1 else None, token.text, catalogue, found)
             elif catalogue is not None:
                 catalogue.judge_relation(None, token.text, found, anywhere=True)
                 catalogue.judge_column(token.text, found)
+
+
+def _names_columns(cut: Sequence[Token], number: int) -> bool:
+    """Whether ``cut[number]`` and its parenthesis are an alias after one (``) v(a, b)``), or a further common table
+    (``, b(y) AS (SELECT``). A call follows a parenthesis only after ``DISTINCT ON (…)`` and ``OPERATOR(…)``.
+    """
+    if cut[number - 1].text == ")":
+        depth, at = 1, number - 2
+        while depth and at >= 0:
+            depth += (cut[at].text == ")") - (cut[at].text == "(")
+            at -= 1
+        texts = [token.text for token in cut[max(at - 1, 0) : at + 1]]
+        return texts != ["distinct", "on"] and texts[-1:] != ["operator"]
+    if cut[number - 1].text != ",":
+        return False
+    end = next((at for at in range(number, len(cut)) if cut[at].text == ")"), len(cut))
+    texts = [token.text for token in cut[end + 1 : end + 6] if token.text not in ("not", "materialized")]
+    return texts[:2] == ["as", "("] and texts[2:3] in (["select"], ["with"], ["table"])
 
 
 def _is_grammar(token: Token, catalogue: Catalogue | None) -> bool:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final, cast
 
+from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import asyncpg
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import ExecutableDDLElement, Sequence
@@ -21,7 +22,7 @@ from sqlalchemy.sql import visitors
 from sqlalchemy.sql.base import Executable
 from sqlalchemy.sql.dml import Delete, Insert, Update, UpdateBase
 from sqlalchemy.sql.elements import ClauseElement
-from sqlalchemy.sql.functions import next_value
+from sqlalchemy.sql.functions import FunctionElement, next_value
 from sqlalchemy.sql.selectable import ForUpdateArg
 
 from tenfold.db.classify.catalogue import Catalogue
@@ -36,6 +37,8 @@ _NAMES: Final = ((Insert, "INSERT"), (Update, "UPDATE"), (Delete, "DELETE"), (Up
 def classify_tree(statement: Executable, catalogue: Catalogue | None, *, parsed: bool = True) -> Verdict:
     """The verdict on ``statement``; ``parsed`` as in `classify_text`."""
     found = Findings()
+    if isinstance(statement, FunctionElement):
+        statement = select(statement)  # as SQLAlchemy runs it
     if isinstance(statement, ExecutableDDLElement):
         found.write("it is DDL")
     elif isinstance(statement, Sequence):

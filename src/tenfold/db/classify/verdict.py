@@ -30,6 +30,7 @@ class Verdict:
 
 
 READ: Final = Verdict("read", True)
+LEARNED: Final = Verdict("write", True, ("a replica has refused it before",))
 
 
 class Findings:

@@ -18,8 +18,9 @@ from decimal import Context, Decimal
 from typing import Any, Final
 
 from sqlalchemy import Float, Integer, Numeric, cast, func
-from sqlalchemy.sql import operators
+from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.elements import FunctionFilter, Grouping, UnaryExpression
+from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.sql.sqltypes import DOUBLE_PRECISION, REAL
 from sqlalchemy.types import NullType, TypeDecorator
 
@@ -80,10 +81,18 @@ def parts(node: Any, where: str) -> tuple[str, list[Any]]:
     if not isinstance(node.type, NullType):
         raise CannotAnswer(f"avg in {where} with a type of its own is converted by SQLAlchemy", "leave type_ out")
     floats = isinstance(type_, Float)
+    if not floats and any(_may_be_float(inner) for inner in visitors.iterate(argument)):
+        raise CannotAnswer(f"avg in {where} may be of floats or not", "cast what it averages to one type")
     addend = cast(argument, DOUBLE_PRECISION) if floats else cast(argument, Numeric)
     counted = with_filter(func.count(argument))
     added = with_filter(func.sum(addend, type_=DOUBLE_PRECISION() if floats else Numeric()))
     return "avg", [added, counted]
+
+
+def _may_be_float(node: Any) -> bool:
+    return isinstance(getattr(node, "type", None), Float) or (
+        isinstance(node, FunctionElement) and isinstance(node.type, NullType)
+    )
 
 
 def merge(kind: str, one: Sequence[Any], other: Sequence[Any]) -> tuple[Any, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Insert
 
+from tenfold._core.errors import MisuseError
 from tenfold.db.shards.errors import PartialWrite, StaleMap
 from tenfold.db.shards.key import insert_keys
 from tenfold.db.shards.map import ShardMap
@@ -37,6 +38,13 @@ class Batch:
 
     async def write(self, rows: Rows) -> int:
         """How many rows were stored. Raises the only shard's error, or `PartialWrite`."""
+        given: Any = rows
+        if not isinstance(given, Sequence) or not all(isinstance(row, Mapping) for row in given):
+            raise MisuseError(f"rows: expected a list of mappings, one for each row, got {type(rows).__name__}")
+        if self._statement._multi_values:
+            raise MisuseError(
+                "insert: expected an INSERT without VALUES, got one with rows of its own; give them as rows"
+            )
         if rows:
             await self._spread(rows, 1)
         if self._failed:

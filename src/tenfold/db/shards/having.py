@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final
 
-from sqlalchemy import String
+from sqlalchemy import CHAR, String
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import (
     BinaryExpression,
@@ -80,12 +81,18 @@ def _binary(node: Any, resolve: Resolve, parameters: Mapping[str, Any] | None) -
     equality = node.operator in (operators.eq, operators.ne)
     if not equality and isinstance(node.left.type, String) and not (is_c_text(node.left) or is_c_text(node.right)):
         raise CannotAnswer("text in HAVING is compared in the database's collation", 'use collate("C")')
+    if isinstance(node.left.type, CHAR) or isinstance(node.right.type, CHAR):
+        raise CannotAnswer("HAVING compares CHAR, in which blanks at the end do not count", "cast it to text")
     right = _operand(node.right, resolve, parameters)
 
     def test(row: Row) -> bool | None:
         a, b = left(row), right(row)
         if a is None or b is None:
             return None
+        if _family(a) != _family(b):
+            raise CannotAnswer(
+                f"HAVING compares {type(a).__name__} with {type(b).__name__}, which only the database can", _INSTEAD
+            )
         if isinstance(a, float) and isinstance(b, int | Decimal):
             b = float(b)
         elif isinstance(b, float) and isinstance(a, int | Decimal):
@@ -95,6 +102,14 @@ def _binary(node: Any, resolve: Resolve, parameters: Mapping[str, Any] | None) -
         return compare(comparable(a), comparable(b))
 
     return test
+
+
+def _family(value: Any) -> Any:
+    """Values of one family compare here as they do in the database."""
+    if isinstance(value, dt.datetime):
+        return dt.datetime, value.tzinfo is None
+    number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+    return Decimal if number else type(value)
 
 
 def _operand(node: Any, resolve: Resolve, parameters: Mapping[str, Any] | None) -> Callable[[Row], Any]:

@@ -9,13 +9,16 @@ from sqlalchemy import Delete, Insert, Select, Update
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.elements import (
     BindParameter,
+    ClauseElement,
     ColumnClause,
 )
 from sqlalchemy.sql.selectable import Join, SelectBase
+from sqlalchemy.types import TypeDecorator
 
 from tenfold._core.errors import MisuseError
 from tenfold.db.shards.errors import CannotAnswer
 from tenfold.db.shards.keys import Key, check
+from tenfold.db.shards.opaque import inner_statements
 from tenfold.db.shards.scheme import Everywhere, Scheme, Sharded
 from tenfold.db.shards.tables import Located, Tables, final_froms, leaves, value_of
 
@@ -58,7 +61,29 @@ def insert_keys(statement: Insert, parameters: Parameters, scheme: Scheme) -> li
     if not rows:
         given: list[Mapping[str, Any]] = [parameters] if isinstance(parameters, Mapping) else list(parameters or [{}])
         rows = [{**fixed, **row} for row in given]
-    return [_row_key(statement.table, known, row, parameters) for row in rows]
+    keys = [_row_key(statement.table, known, row, parameters) for row in rows]
+    one = parameters if isinstance(parameters, Mapping) else None
+    values = [value for row in rows for value in row.values()] if statement._multi_values else []
+    computed = [value for value in values if isinstance(value, ClauseElement) and not isinstance(value, BindParameter)]
+    for part in (statement, *computed):  # SQLAlchemy does not count the values of many rows among the elements
+        inside = _check_nested(inner_statements(part), Located(frozenset(keys)), one, scheme)
+        if inside.apart:
+            raise CannotAnswer(inside.apart, _PINNED)
+    _check_conflict(statement, known)
+    return keys
+
+
+def _check_conflict(statement: Insert, known: Sharded) -> None:
+    """Refuse ON CONFLICT DO UPDATE of the shard key, unless it is set to the key of the row that was to be inserted."""
+    column = statement.table.c[known.column]
+    for name, value in getattr(statement._post_values_clause, "update_values_to_set", {}).items():
+        if getattr(name, "key", name) in (known.column, column.key) and not (
+            isinstance(value, ColumnClause) and value.name == column.name and value.table is not statement.table
+        ):
+            raise CannotAnswer(
+                f"ON CONFLICT DO UPDATE of the shard key {column} would have to move the row",
+                "leave the key out of set_",
+            )
 
 
 def _row_key(table: Any, known: Sharded, row: Mapping[Any, Any], parameters: Parameters) -> Key:
@@ -69,7 +94,7 @@ def _row_key(table: Any, known: Sharded, row: Mapping[Any, Any], parameters: Par
             if isinstance(name, str)
             else name is column or hash(name) == hash(column)
         ):
-            if isinstance(value, BindParameter):
+            if isinstance(value, BindParameter) and not isinstance(value.type, TypeDecorator):
                 value = value_of(value, parameters if isinstance(parameters, Mapping) else None)
             return check(value, known.kind)
     raise CannotAnswer(
@@ -88,31 +113,38 @@ def _locate_change(statement: Update | Delete, parameters: Parameters, scheme: S
     many: list[Mapping[str, Any] | None] = (
         [parameters] if parameters is None or isinstance(parameters, Mapping) else list(parameters)
     )
-    if isinstance(statement, Update):
-        column = statement.table.c[known.column]
-        names = {getattr(name, "key", name) for name in (statement._values or {})}
-        if {known.column, column.key} & names or any(known.column in (row or {}) for row in many):
-            raise CannotAnswer(
-                f"an UPDATE of the shard key {column} would have to move the row",
-                "insert it under the new key and delete the old one, by outbox",
-            )
+    check_key_stays(statement, parameters, known)
     criteria = list(statement._where_criteria)
     froms: dict[int, Any] = {hash(statement.table): statement.table}
     for term in criteria:
         for node in visitors.iterate(term):
             if isinstance(node, ColumnClause) and node.table is not None and not _inside_query(criteria, node):
                 froms.setdefault(hash(node.table), node.table)
+    inner = inner_statements(statement)
     tables = Tables(list(froms.values()), [], scheme)
     keys: set[Key] = set()
     for row in many:
-        found = tables.restrict(criteria, row)
-        _check_nested(statement, found, row, scheme)
+        found = _check_nested(inner, tables.restrict(criteria, row), row, scheme)
         if found.apart:
             raise CannotAnswer(found.apart, _PINNED)
         if found.keys is None:
             raise CannotAnswer(f"the write to {statement.table} does not say which {known.column} it changes", _PINNED)
         keys |= found.keys
     return Located(frozenset(keys))
+
+
+def check_key_stays(statement: Update | Delete, parameters: Parameters, known: Sharded) -> None:
+    """Raises `CannotAnswer` for an UPDATE that gives a row another shard key."""
+    if not isinstance(statement, Update):
+        return
+    column = statement.table.c[known.column]
+    rows = [parameters or {}] if parameters is None or isinstance(parameters, Mapping) else parameters
+    names = {getattr(name, "key", name) for name in (statement._values or {})}.union(*rows)
+    if {known.column, column.key} & names:
+        raise CannotAnswer(
+            f"an UPDATE of the shard key {column} would have to move the row",
+            "insert it under the new key and delete the old one, by outbox",
+        )
 
 
 def _inside_query(criteria: Iterable[Any], node: Any) -> bool:
@@ -128,8 +160,9 @@ def _locate_query(statement: SelectBase, parameters: Parameters, scheme: Scheme)
     row = parameters if isinstance(parameters, Mapping) or parameters is None else None
     if parameters is not None and row is None:
         raise MisuseError("parameters: expected one mapping for a SELECT, got a list")
+    inner = inner_statements(statement)
     found = _locate_select(statement, row, scheme) if isinstance(statement, Select) else Located(None, sharded=False)
-    return _check_nested(statement, found, row, scheme)
+    return _check_nested(inner, found, row, scheme)
 
 
 def _locate_select(statement: Select[Any], row: Mapping[str, Any] | None, scheme: Scheme) -> Located:
@@ -138,20 +171,18 @@ def _locate_select(statement: Select[Any], row: Mapping[str, Any] | None, scheme
     return tables.restrict(statement._where_criteria, row)
 
 
-def _check_nested(outer: Any, found: Located, row: Mapping[str, Any] | None, scheme: Scheme) -> Located:
+def _check_nested(inner: Iterable[Any], found: Located, row: Mapping[str, Any] | None, scheme: Scheme) -> Located:
     """Selects inside the statement must be pinned to the very keys of the whole."""
     keys, sharded, apart = found.keys, found.sharded, found.apart
-    for node in visitors.iterate(outer):
-        if node is outer or not isinstance(node, Select | Insert | Update | Delete):
-            continue
+    for node in inner:
         if not isinstance(node, Select):
             raise CannotAnswer("a write inside another statement is not analysed", "run it as a statement of its own")
-        inner = _locate_select(node, row, scheme)
-        if not inner.sharded:
+        own = _locate_select(node, row, scheme)
+        if not own.sharded:
             continue
         if not sharded:
-            keys, sharded, apart = inner.keys, True, inner.apart
-        pinned = inner.keys is not None and len(inner.keys) == 1 and inner.keys == keys
-        if inner.apart or not pinned:
-            apart = apart or inner.apart or "a subquery over a sharded table would see the rows of one shard only"
+            keys, sharded, apart = own.keys, True, own.apart
+        pinned = own.keys is not None and len(own.keys) == 1 and own.keys == keys
+        if own.apart or not pinned:
+            apart = apart or own.apart or "a subquery over a sharded table would see the rows of one shard only"
     return Located(keys, sharded, apart)

@@ -34,6 +34,7 @@ from sqlalchemy import (
     Time,
     Uuid,
 )
+from sqlalchemy.dialects.postgresql import CITEXT
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import BinaryExpression, CollationClause, Grouping, Label
 from sqlalchemy.types import TypeDecorator
@@ -169,6 +170,8 @@ def why_not_ordered(expression: Any) -> str:
 def why_not_equal(expression: Any) -> str:
     """Why values of that expression cannot be told apart here; "" when they can."""
     type_ = expression.type
+    if isinstance(type_, CITEXT):
+        return "citext cannot be compared outside the database"
     if isinstance(type_, String) and getattr(type_, "collation", None) in (None, *C_COLLATIONS):
         return ""
     if isinstance(type_, ARRAY):

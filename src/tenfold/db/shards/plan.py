@@ -17,15 +17,17 @@ under another map is noticed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import Delete, Insert, Select, Update
+from sqlalchemy import Delete, Insert, Select, Table, Update
+from sqlalchemy.sql.base import Executable
 from sqlalchemy.sql.elements import (
     ColumnElement,
 )
 
+from tenfold._core.errors import MisuseError
 from tenfold.db.shards.errors import CannotAnswer, CrossShard
-from tenfold.db.shards.key import Parameters, insert_keys, locate
+from tenfold.db.shards.key import Parameters, check_key_stays, insert_keys, locate
 from tenfold.db.shards.keys import check
 from tenfold.db.shards.map import ShardMap
 from tenfold.db.shards.scatter import Scatter, unlabelled
@@ -45,6 +47,7 @@ def plan(
     rowwise: frozenset[str] = frozenset(),
 ) -> Plan:
     """What to do with ``statement``. Raises `CannotAnswer` with the reason and what to do."""
+    _check_given(statement, parameters)
     write = isinstance(statement, Insert | Update | Delete)
     explicit = shard_key if shard_key is not None else statement.get_execution_options().get("shard_key")
     if explicit is not None:
@@ -53,6 +56,8 @@ def plan(
             for key in insert_keys(statement, parameters, scheme):
                 if shard_map.shard_of(key) != shard:
                     raise CrossShard(shard, shard_map.shard_of(key))
+        if isinstance(statement, Update) and (known := scheme.sharded().get(cast("Table", statement.table))):
+            check_key_stays(statement, parameters, known)
         return _single(statement, (shard,), f"execution option shard_key={explicit!r}", write)
     located = locate(statement, parameters, scheme)
     if not located.sharded:
@@ -78,6 +83,15 @@ def plan(
     return Scatter(statement, parameters if isinstance(parameters, Mapping) else None, rowwise).plan(
         shards, _keys(located), _grouped_by_key(statement, scheme)
     )
+
+
+def _check_given(statement: Any, parameters: Any) -> None:
+    if not isinstance(statement, Executable):
+        raise MisuseError(f"statement: expected one of SQLAlchemy's, such as select(…), got {statement!r}")
+    if parameters is None or isinstance(parameters, Mapping):
+        return
+    if not isinstance(parameters, list | tuple) or not all(isinstance(row, Mapping) for row in parameters):
+        raise MisuseError(f"parameters: expected a mapping or a list of mappings, got {type(parameters).__name__}")
 
 
 def _single(statement: Any, shards: tuple[str, ...], why: str, write: bool) -> Plan:

@@ -25,7 +25,7 @@ from tenfold.db.shards.having import Test, build
 from tenfold.db.shards.order import OrderKey, is_c_text, why_not_equal, why_not_ordered
 from tenfold.db.shards.shape import Groups, Merge, Plan
 from tenfold.db.shards.store import EPOCH_COLUMN
-from tenfold.db.shards.tables import base_table, final_froms, leaves, value_of
+from tenfold.db.shards.tables import base_table, final_froms, leaves, same, value_of
 
 _GROUP: Final = "group by the shard key, or pin the statement to one shard key"
 
@@ -90,13 +90,13 @@ class Scatter:
         order: list[OrderKey] = []
         hidden: list[Any] = []
         for expression, descending, nulls_first in self._order():
+            self.rowwise_only(expression, "ORDER BY", whole_groups=by_key)
             place = self._selected(expression)
             if place is None:
                 if distinct:
                     raise CannotAnswer("DISTINCT with ORDER BY a column that is not selected", "select that column")
                 place = len(self.columns) + len(hidden)
                 hidden.append(expression.label(f"tenfold_order_{len(hidden)}"))
-            self.rowwise_only(expression, "ORDER BY", whole_groups=by_key)
             if why := _why_not_ordered(expression):
                 raise CannotAnswer(f"ORDER BY: {why}", "or order the rows yourself")
             order.append(OrderKey(place, descending, nulls_first))
@@ -133,7 +133,7 @@ class Scatter:
         def resolve(node: Any) -> int:
             bare = unlabelled(node)
             for place, group in enumerate(groups):
-                if unlabelled(group) is bare or bare.compare(unlabelled(group)):
+                if same(bare, unlabelled(group)):
                     return place
             if isinstance(bare, BinaryExpression) and bare.operator is operators.collate and is_c_text(bare):
                 return resolve(bare.left)  # the same text; only its order differs
@@ -143,7 +143,7 @@ class Scatter:
                     "select group columns and aggregates as they are and compute with them afterwards",
                 )
             for place, known in enumerate(nodes):
-                if known is bare or known.compare(bare):
+                if same(known, bare):
                     return width + place
             kind, expressions = parts(bare, "the statement")
             inner = bare.func if hasattr(bare, "criterion") else bare
@@ -238,7 +238,7 @@ class Scatter:
         for place, bare in enumerate(selected):
             if hash(bare) == hash(expression):  # the same object, whatever the ORM has noted on it
                 return place
-        return next((place for place, bare in enumerate(selected) if bare.compare(expression)), None)
+        return next((place for place, bare in enumerate(selected) if same(bare, expression)), None)
 
     def _as_selected(self, node: Any) -> Any:
         place = self._selected(unlabelled(node))

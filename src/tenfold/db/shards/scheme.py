@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import CHAR, Column, Date, Enum, Integer, LargeBinary, MetaData, String, Table, Uuid
+from sqlalchemy.dialects.postgresql import CITEXT
 from sqlalchemy.types import TypeEngine
 
 from tenfold._core.errors import MisuseError
@@ -112,7 +113,7 @@ def key_kind(column: Column[Any]) -> str:
         return "b"
     if isinstance(type_, Date):
         return "d"
-    plain = isinstance(type_, String) and not isinstance(type_, Enum | CHAR)
+    plain = isinstance(type_, String) and not isinstance(type_, Enum | CHAR | CITEXT)
     if plain and getattr(type_, "collation", None) in (None, *C_COLLATIONS):
         return "s"
     raise MisuseError(

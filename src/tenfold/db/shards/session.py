@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from sqlalchemy import Insert, event, inspect
+from sqlalchemy import Insert, Update, event, inspect
 from sqlalchemy.engine import Connection, Engine, Result
 from sqlalchemy.orm import ORMExecuteState, Session
 from sqlalchemy.util import await_only
@@ -87,6 +87,15 @@ class ShardSession(Session):
                 ):
                     raise CrossShard(home, self._cluster.map.shard_of(key))
         super().flush(objects)
+
+    def _bulk_save_mappings(self, *arguments: Any, **options: Any) -> None:
+        """Behind SQLAlchemy's old ``bulk_…`` methods, which pass by flush and its checks."""
+        if self._named is None:
+            raise CannotAnswer(
+                "bulk_save_objects, bulk_insert_mappings and bulk_update_mappings do not say where their rows belong",
+                "use session.execute(insert(Model), rows), cluster.insert, or cluster.session(shard=…)",
+            )
+        super()._bulk_save_mappings(*arguments, **options)
 
     def _target(self) -> str | None:
         if self._named is not None:
@@ -170,7 +179,7 @@ def _route(state: ORMExecuteState) -> Result[Any] | None:
 def _check_place(session: ShardSession, state: ORMExecuteState) -> None:
     """In a session that is bound from its start: refuse what names another shard, and rows that belong there."""
     said = state.statement.get_execution_options().get("shard_key")
-    if session._key is not None and (said is not None or isinstance(state.statement, Insert)):
+    if session._key is not None and (said is not None or isinstance(state.statement, Insert | Update)):
         made = session._cluster.plan(
             state.statement, state.parameters, shard_key=session._key if said is None else said
         )

@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from sqlalchemy import Select, Table
-from sqlalchemy.sql import operators
+from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.elements import (
     BinaryExpression,
     BindParameter,
@@ -26,10 +26,22 @@ from sqlalchemy.sql.elements import (
     ExpressionClauseList,
     Grouping,
 )
-from sqlalchemy.sql.selectable import Alias, FromClause, Join
-from sqlalchemy.types import NullType
+from sqlalchemy.sql.functions import FunctionElement, ScalarFunctionColumn
+from sqlalchemy.sql.selectable import (
+    Alias,
+    AliasedReturnsRows,
+    FromClause,
+    FromGrouping,
+    Join,
+    SelectBase,
+    SelectStatementGrouping,
+    TableSample,
+    Values,
+)
+from sqlalchemy.types import NullType, TypeDecorator
 
 from tenfold._core.errors import MisuseError
+from tenfold.db.shards.errors import CannotAnswer
 from tenfold.db.shards.keys import Key, kind_of
 from tenfold.db.shards.scheme import Scheme, Sharded
 
@@ -52,6 +64,8 @@ class Located:
 def leaves(froms: Iterable[FromClause], joins: list[Join] | None = None) -> Iterator[FromClause]:
     """The members of a FROM list; its joins are added to ``joins``."""
     for one in froms:
+        while isinstance(one, FromGrouping):
+            one = one.element
         if isinstance(one, Join):
             if joins is not None:
                 joins.append(one)
@@ -88,6 +102,37 @@ def base_table(leaf: Any) -> Table | None:
     return leaf if isinstance(leaf, Table) else None
 
 
+def _check_derived(leaf: Any) -> None:
+    """Raises `CannotAnswer` unless what stands in FROM is a subquery (its selects are looked at by themselves), a
+    function, or a list of values. A name alone may be any table.
+    """
+    inner = leaf
+    while isinstance(inner, AliasedReturnsRows | FromGrouping) and not isinstance(inner, TableSample):
+        inner = inner.element
+    if not isinstance(inner, SelectBase | SelectStatementGrouping | FunctionElement | ScalarFunctionColumn | Values):
+        raise CannotAnswer(
+            f"a {type(inner).__name__} in FROM says nothing of where its rows are",
+            "name the table by its model or Table, or say execution_options(shard_key=…)",
+        )
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two expressions are one. To SQLAlchemy's ``compare`` two aliases of a table without names are equal."""
+    if one is other:
+        return True
+    if _tables_of(one) != _tables_of(other):
+        return False
+    try:
+        return bool(one.compare(other))
+    except (AttributeError, NotImplementedError):
+        return False  # entities and text it cannot compare; to call them two is safe
+
+
+def _tables_of(node: Any) -> list[int | None]:
+    columns = (inner for inner in visitors.iterate(node) if isinstance(inner, ColumnClause))
+    return [None if column.table is None else hash(column.table) for column in columns]
+
+
 class Tables:
     """The FROM list of one statement, its sharded members grouped by equality of their keys."""
 
@@ -97,7 +142,8 @@ class Tables:
         for leaf in leaves:
             table = base_table(leaf)
             if table is None:
-                continue  # a subquery: its own select is looked at by `_check_nested`
+                _check_derived(leaf)
+                continue
             known = scheme.of(table)
             if isinstance(known, Sharded):
                 self.keyed[hash(leaf)] = known
@@ -210,6 +256,8 @@ def _members(node: Any, column: Any, kind: str, row: Mapping[str, Any] | None) -
 
 def _same(column: Any, parameter: BindParameter[Any]) -> bool:
     """Whether the parameter is compared as the column's own type (``= $1::float`` of an int column is not)."""
+    if isinstance(parameter.type, TypeDecorator):
+        return False  # what is sent is another value than the one that is seen here
     affinity = parameter.type._type_affinity
     return affinity is column.type._type_affinity or affinity is NullType
 

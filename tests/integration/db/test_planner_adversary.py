@@ -1,0 +1,336 @@
+"""What was found by attacking the planner with one database beside two shards, kept as cases.
+
+Each statement of `REFUSED` was once sent, and answered wrongly or stored wrongly without a sign. Those of `ANSWERED`
+lie next to them, or were answered wrongly; they must be answered as by one database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import delete, exists, func, insert, literal, literal_column, select, text, tuple_, update
+from sqlalchemy.dialects.postgresql import CITEXT
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, aliased, mapped_column
+from sqlalchemy.types import TypeDecorator
+
+from tenfold._core.errors import MisuseError
+from tenfold.db.shards import CannotAnswer, ShardedCluster
+from tenfold.servers import Topology
+
+META = sa.MetaData()
+ORDER = sa.Table(
+    "a_order",
+    META,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("customer", sa.Integer, nullable=False),
+    sa.Column("qty", sa.Integer),
+    sa.Column("price", sa.Numeric),
+    sa.Column("ratio", sa.Double),
+    sa.Column("day", sa.Date),
+    sa.Column("code", sa.CHAR(3)),
+    info={"shard_key": "customer"},
+)
+ITEM = sa.Table(
+    "a_item",
+    META,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("customer", sa.Integer, nullable=False),
+    sa.Column("order_id", sa.Integer),
+    info={"shard_key": "customer"},
+)
+COLOUR = sa.Table("a_colour", META, sa.Column("qty", sa.Integer, primary_key=True), info={"shard_everywhere": True})
+O, I = ORDER.c, ITEM.c  # noqa: E741
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Note(Base):
+    __tablename__ = "a_note"
+    __shard_key__ = "customer"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    owner: Mapped[int] = mapped_column("customer")
+    n: Mapped[int]
+
+
+class OneMore(TypeDecorator[int]):
+    impl = sa.Integer
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Any) -> Any:
+        return value + 1
+
+
+ITEMS = select(func.count()).select_from(ITEM).scalar_subquery()
+NEW = upsert(ORDER).values(id=900, customer=2)
+
+REFUSED = {
+    # A name, or text, in the place of a table.
+    "text in FROM": (select(text("*")).select_from(text("a_order")), "in FROM says nothing"),
+    "a table by name": (select(func.count()).select_from(sa.table("a_order")), "in FROM says nothing"),
+    "text beside a table": (select(O.id).select_from(ORDER, text("a_item")).where(O.customer == 1), "says nothing"),
+    "a sample": (select(func.count()).select_from(sa.tablesample(ORDER, 100)), "TableSample in FROM"),
+    "text as a select": (text("select id from a_order").columns(sa.column("id")), "may read rows"),
+    "text as a subquery": (
+        select(text("select id from a_order").columns(sa.column("id")).subquery().c.id),
+        "may read rows",
+    ),
+    # Text beside the shard key.
+    "OR in text": (select(O.id).where(O.customer == 1, text("qty = 1 OR qty = 2")), "takes the statement apart"),
+    "OR in a literal": (select(O.id).where(O.customer == 1, literal_column("qty = 1 OR qty = 2")), "apart"),
+    "a subquery in text": (select(O.id).where(O.customer == 1, text("id IN (SELECT order_id FROM a_item)")), "SELECT"),
+    "a subquery in a literal": (select(literal_column("(SELECT count(*) FROM a_item)")), "SELECT"),
+    "a comment": (select(O.id).where(text("1 = 1 --"), O.customer == 1), "comment"),
+    "a parenthesis": (select(O.id).where(O.customer == 1, text("1 = 1) OR (1 = 1")), "apart|parentheses"),
+    "a suffix": (select(O.id).where(O.customer == 1).suffix_with("UNION SELECT id FROM a_order"), "UNION|SELECT"),
+    "a prefix": (select(O.id).where(O.customer == 1).prefix_with("(SELECT max(id) FROM a_item),"), "SELECT"),
+    "a delete with OR in text": (delete(ORDER).where(O.customer == 2, text("qty = 1 OR qty = 2")), "apart"),
+    # Selects inside writes.
+    "a subquery as a value": (insert(ORDER).values(id=900, customer=2, qty=ITEMS), "one shard only"),
+    "a subquery in one of many rows": (insert(ORDER).values([{"id": 900, "customer": 2, "qty": ITEMS}]), "one shard"),
+    "a subquery in text as a value": (
+        insert(ORDER).values(id=900, customer=2, qty=text("(SELECT count(*) FROM a_item)")),
+        "SELECT",
+    ),
+    "a subquery in RETURNING": (insert(ORDER).values(id=900, customer=2).returning(ITEMS), "one shard only"),
+    "a subquery in ON CONFLICT": (
+        NEW.on_conflict_do_update(index_elements=["id"], set_={"qty": ITEMS}),
+        "one shard only",
+    ),
+    "a condition in ON CONFLICT": (
+        NEW.on_conflict_do_update(index_elements=["id"], set_={"qty": 1}, where=exists(select(I.id))),
+        "one shard only",
+    ),
+    "a subquery in SET": (update(ORDER).where(O.customer == 2).values(qty=ITEMS), "one shard only"),
+    "a subquery in WHERE of an update": (
+        update(ORDER).where(O.customer == 2, O.id.in_(select(I.order_id))).values(qty=1),
+        "one shard only",
+    ),
+    "a subquery in WHERE of a delete": (
+        delete(ORDER).where(O.customer == 2, O.id.in_(select(I.order_id))),
+        "one shard only",
+    ),
+    # Rows that would lie on another shard than their key's.
+    "ON CONFLICT moves the key": (
+        NEW.on_conflict_do_update(index_elements=["id"], set_={"customer": 5}),
+        "ON CONFLICT DO UPDATE of the shard key",
+    ),
+    "an update in the order of its values": (
+        update(ORDER).where(O.customer == 2).ordered_values((O.customer, 3)),
+        "UPDATE of the shard key",
+    ),
+    "an update by the attribute's name": (update(Note).where(Note.owner == 2).values(owner=3), "UPDATE of the shard"),
+    "an update on a shard that was named": (
+        update(ORDER).where(O.customer == 2).values(customer=3).execution_options(shard_key=2),
+        "UPDATE of the shard key",
+    ),
+    # Values that are not what they seem.
+    "an outer join in parentheses": (
+        select(O.id).select_from(COLOUR.outerjoin(ORDER.join(ITEM, I.customer == O.customer), COLOUR.c.qty == O.qty)),
+        "outer join from a table that stands on every shard",
+    ),
+    "an average of integers and floats": (select(func.avg(sa.case((O.qty > 2, 1), else_=2.5))), "floats or not"),
+    "an average of numerics times floats": (select(func.avg(O.price * O.ratio)), "floats or not"),
+    "an average of a function's results": (select(func.avg(func.coalesce(O.qty, func.sqrt(2)))), "floats or not"),
+    "a blank-padded text in HAVING": (select(O.code).group_by(O.code).having(O.code == "a"), "CHAR"),
+    "citext in GROUP BY": (select(sa.cast(O.code, CITEXT)).group_by(sa.cast(O.code, CITEXT)), "citext"),
+    "text in ORDER BY": (select(O.id).order_by(text("1")), "text in ORDER BY"),
+}
+
+ANONYMOUS, OTHER = ORDER.alias(), ORDER.alias()
+PAIRS = ANONYMOUS.join(OTHER, ANONYMOUS.c.customer == OTHER.c.customer)
+ONE_NOTE, OTHER_NOTE = aliased(Note), aliased(Note)
+
+ANSWERED = {
+    "text without OR": select(O.id).where(O.customer == 1, text("qty > 0")),
+    "OR in parentheses": select(O.id).where(O.customer == 1, text("(qty = 1 OR qty = 2)")),
+    "functions with FROM inside": select(literal_column("extract(year FROM day)")).where(O.customer == 1),
+    "a subquery of the same key": select(O.id).where(
+        O.customer == 1, O.id.in_(select(I.order_id).where(I.customer == 1))
+    ),
+    "a value that is changed on its way": select(O.id).where(O.customer == literal(3, OneMore)),
+    "a list of pairs": select(O.id).where(tuple_(O.customer, O.qty).in_([(3, 1), (4, 2)])),
+    "two aliases without names, in order": select(ANONYMOUS.c.id.label("a"), OTHER.c.id.label("b"))
+    .select_from(PAIRS)
+    .order_by(OTHER.c.id, ANONYMOUS.c.id)
+    .limit(9),
+    "two aliases without names, in groups": select(ANONYMOUS.c.qty, OTHER.c.qty, func.sum(OTHER.c.id))
+    .select_from(PAIRS)
+    .group_by(ANONYMOUS.c.qty, OTHER.c.qty),
+    "aggregates of two aliases": select(func.sum(ONE_NOTE.n), func.sum(OTHER_NOTE.id), func.max(OTHER_NOTE.n)).join(
+        OTHER_NOTE, ONE_NOTE.owner == OTHER_NOTE.owner
+    ),
+    "an average of floats": select(func.avg(O.ratio + O.qty)),
+    "a value of the same kind in HAVING": select(O.day).group_by(O.day).having(O.day > dt.date(2026, 1, 2)),
+}
+
+
+@dataclass
+class World:
+    runner: asyncio.Runner
+    cluster: ShardedCluster
+    one: AsyncEngine
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    orders = [
+        {
+            "id": n,
+            "customer": n % 9,
+            "qty": n % 5,
+            "price": n,
+            "ratio": n / 4,
+            "day": dt.date(2026, 1, 1 + n % 4),
+            "code": "abc"[n % 3],
+        }
+        for n in range(60)
+    ]
+    items = [{"id": n, "customer": n % 60 % 9, "order_id": n % 60} for n in range(90)]
+    notes = [{"id": n, "customer": n % 9, "n": n % 4} for n in range(30)]
+
+    async def make(topology: Topology) -> World:
+        *shards, single = topology.shards
+        cluster = ShardedCluster([shard.url for shard in shards], models=[META, Base])
+        await cluster.__aenter__()
+        one = create_async_engine(single.url.replace("postgresql:", "postgresql+asyncpg:"))
+        for engine in (one, *(cluster.async_engine(name) for name in cluster.map.names)):
+            async with engine.begin() as connection:
+                await connection.execute(text("CREATE EXTENSION IF NOT EXISTS citext"))
+                for metadata in (META, Base.metadata):
+                    await connection.run_sync(metadata.create_all)
+                await connection.execute(insert(COLOUR), [{"qty": n} for n in range(4)])
+        for table, rows in ((ORDER, orders), (ITEM, items), (Note.__table__, notes)):
+            await cluster.insert(insert(table), rows)  # type: ignore[arg-type]
+            async with one.begin() as connection:
+                await connection.execute(insert(table), rows)  # type: ignore[arg-type]
+        return World(runner, cluster, one)
+
+    with asyncio.Runner() as runner:
+        topology = Topology(shards=3)
+        runner.run(topology.start())
+        try:
+            made = runner.run(make(topology))
+            yield made
+            runner.run(made.cluster.aclose())
+            runner.run(made.one.dispose())
+        finally:
+            runner.run(topology.close())
+
+
+PLANS = ShardedCluster(["postgresql://a/a", "postgresql://b/b"], models=[META, Base])  # is never connected
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_with_the_reason(name: str) -> None:
+    statement, reason = REFUSED[name]
+    with pytest.raises(CannotAnswer, match=reason) as caught:
+        PLANS.plan(statement)
+    assert caught.value.instead
+
+
+@pytest.mark.parametrize("name", ANSWERED)
+def test_answered_as_by_one_database(world: World, name: str) -> None:
+    statement: Any = ANSWERED[name]
+
+    async def both() -> tuple[Any, Any]:
+        async with world.one.connect() as connection:
+            expected = await connection.execute(statement)
+        return await world.cluster.execute(statement), expected
+
+    got, expected = world.runner.run(both())
+    assert list(got.keys()) == list(expected.keys())
+    one, other = list(map(tuple, got)), list(map(tuple, expected))
+    assert other
+    if statement._order_by_clauses:
+        assert one == other
+    else:
+        assert Counter(one) == Counter(other)
+
+
+@pytest.mark.parametrize(
+    "having",
+    [
+        O.day == dt.datetime(2026, 1, 2),  # a date is no datetime to Python, and is one to PostgreSQL
+        func.max(O.day) > dt.datetime(2026, 1, 2),
+        func.sum(O.qty) > "3",
+    ],
+)
+def test_values_of_two_kinds_in_having_are_refused(world: World, having: Any) -> None:
+    with pytest.raises(CannotAnswer, match=r"HAVING compares .* which only the database can"):
+        world.runner.run(world.cluster.execute(select(O.day, func.count()).group_by(O.day).having(having)))
+
+
+def test_an_upsert_may_set_the_key_that_the_row_has(world: World) -> None:
+    async def run() -> Any:
+        new = upsert(ORDER).values(id=901, customer=2, qty=7)
+        change = new.on_conflict_do_update(index_elements=["id"], set_={c.name: c for c in new.excluded})
+        for _ in range(2):
+            await world.cluster.execute(change)
+        found = (await world.cluster.execute(select(O.customer, O.qty).where(O.customer == 2, O.id == 901))).all()
+        await world.cluster.execute(delete(ORDER).where(O.customer == 2, O.id == 901))
+        return found
+
+    assert world.runner.run(run()) == [(2, 7)]
+
+
+def test_sessions_check_what_passes_by_their_flush(world: World) -> None:
+    def legacy(session: Any) -> None:
+        session.bulk_insert_mappings(Note, [{"id": 900, "owner": 3, "n": 1}])
+
+    async def run() -> None:
+        bound: list[dict[str, Any]] = [{}, {"shard_key": 2}]
+        for options in bound:
+            async with world.cluster.session(**options) as session:
+                with pytest.raises(CannotAnswer, match="bulk_save_objects"):
+                    await session.run_sync(legacy)
+        async with world.cluster.session(shard_key=2) as session:
+            with pytest.raises(CannotAnswer, match="UPDATE of the shard key"):
+                await session.execute(update(Note), [{"id": 2, "customer": 3}])
+
+    world.runner.run(run())
+
+
+@pytest.mark.parametrize(
+    ("target", "rows", "told"),
+    [
+        (ORDER, {"id": 1, "customer": 2}, "rows: expected a list of mappings"),
+        (ORDER, iter([{"id": 1, "customer": 2}]), "rows: expected a list of mappings"),
+        (insert(ORDER).values([{"id": 1, "customer": 2}]), [{}], "expected an INSERT without VALUES"),
+        (insert(ORDER).values(qty=ITEMS), [{"id": 1, "customer": 2}], "one shard only"),
+    ],
+)
+def test_what_a_batch_refuses(world: World, target: Any, rows: Any, told: str) -> None:
+    with pytest.raises(MisuseError, match=told):
+        world.runner.run(world.cluster.insert(target, rows))
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (("select 1",), "statement: expected one of SQLAlchemy's"),
+        ((ORDER,), "statement: expected one of SQLAlchemy's"),
+        ((exists(select(I.id)),), "statement: expected one of SQLAlchemy's"),
+        ((insert(ORDER), "x"), "parameters: expected a mapping"),
+        ((insert(ORDER), ["x"]), "parameters: expected a mapping"),
+    ],
+)
+def test_what_is_no_statement_is_refused(given: Any, told: str) -> None:
+    with pytest.raises(MisuseError, match=told):
+        PLANS.plan(*given)
+
+
+def test_citext_is_no_shard_key() -> None:
+    table = sa.Table("a_name", sa.MetaData(), sa.Column("name", CITEXT), info={"shard_key": "name"})
+    with pytest.raises(MisuseError, match="equal values must have equal bytes"):
+        ShardedCluster(["postgresql://a/a"], models=[table])
