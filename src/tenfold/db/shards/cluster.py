@@ -44,8 +44,7 @@ class ShardedCluster:
     all. ``deadline`` (30 s) bounds each call, an inherited `tenfold.resilience.Deadline` shortens it. ``concurrency``
     (16): shards that one read asks at a time. ``max_groups`` (100,000): groups or distinct rows that a merge may hold.
     ``batch`` (500): rows that `stream` fetches at a time. ``rowwise``: names of SQL functions, beside the built-in
-    ones, that see one row and have no effect. ``pool_size`` (10): connections to each shard that is
-    given as a URL.
+    ones, that see one row and have no effect. ``pool_size`` (10): connections to each shard that is given as a URL.
 
     Used as ``async with``; belongs to the event loop that entered it. Raises `MisuseError` for what makes no sense,
     `CannotAnswer` for statements whose answer would not be that of one database, `StaleMap` when the map stays in
@@ -180,7 +179,7 @@ class ShardedCluster:
         """
         made = self.plan(statement, parameters)
         if made.kind == "scatter" or made.merge is not None:
-            return await self.read(statement, parameters)
+            return await self.read(statement, parameters, planned=made)
 
         async def once() -> Result[Any]:
             shard = self.plan(statement, parameters).shards[0]
@@ -190,18 +189,24 @@ class ShardedCluster:
 
         return await self.fenced(once)
 
-    async def read(self, statement: Any, parameters: Any = None, *, primary: bool = False) -> Result[Any]:
-        """A SELECT in autocommit, on one shard or several. ``primary``: replicas are not asked."""
+    async def read(
+        self, statement: Any, parameters: Any = None, *, primary: bool = False, planned: Plan | None = None
+    ) -> Result[Any]:
+        """A SELECT in autocommit, on one shard or several. ``primary``: not of a replica. ``planned``: its `plan`."""
+        epoch = self.map.epoch
 
         async def once() -> Result[Any]:
+            nonlocal planned
             only_primaries = primary or await self._mark.only_primaries(self.refresh)
-            made = self.plan(statement, parameters)
+            if planned is None or self.map.epoch != epoch:
+                planned = self.plan(statement, parameters)
+            made, planned = planned, None
             if made.merge is None:  # the map has changed meanwhile
                 return await self.execute(statement, parameters)
             self.scattered += made.kind == "scatter"
             return await execute.fetch(
                 made, parameters, self._members, self.map.epoch,
-                concurrency=self._concurrency, max_groups=self._max_groups, primary=only_primaries,
+                concurrency=self._concurrency, batch=self._batch, max_groups=self._max_groups, primary=only_primaries,
             )  # fmt: skip
 
         return await self.fenced(once)

@@ -1,9 +1,13 @@
 """Sending a plan to its shards and putting the answer together: in parallel, bounded, and with nothing left behind.
 
 Each shard's part is one autocommit statement on one connection, to a replica where one may serve and shows the map of
-this epoch, else to the primary. Short answers and groups are fetched whole; `stream`
-opens a cursor on each shard and reads one batch ahead, so two batches a shard are the most that is held. There is no
-snapshot common to the shards: each part is consistent in itself.
+this epoch, else to the primary. The epoch comes with the rows, so that is one round trip, and a second where there are
+none. Groups and short answers are fetched whole: of a LIMIT with its OFFSET up to 10,000, all that the shards send; of
+more, and by `stream`, a cursor on each shard reads one batch ahead, so two batches a shard are the most that is held
+beside the answer.
+
+There is no snapshot common to the shards: each part is consistent in itself. That is why each is asked for all of
+``offset + limit`` rows and not for its likely share: the rest, asked for later, would be of another snapshot.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from sqlalchemy.engine import Result
+from sqlalchemy.engine import Connection, Result
 from sqlalchemy.engine.result import IteratorResult, SimpleResultMetaData
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncResult
 
@@ -25,12 +29,13 @@ from tenfold.db.shards.merge import combine, kmerge
 from tenfold.db.shards.order import Row
 from tenfold.db.shards.parallel import together
 from tenfold.db.shards.shape import Plan
-from tenfold.db.shards.store import check_epoch, epoch_of
+from tenfold.db.shards.store import check_epoch, read_epoch
 from tenfold.db.wal import driver_of
 
 Members = Mapping[str, Member]
 T = TypeVar("T")
 _STREAMS: Final = "READ COMMITTED"  # a cursor needs a transaction
+_MOST_WHOLE: Final = 10_000
 _SHOWN: Final = "tenfold.db.shards.epoch"
 
 
@@ -41,55 +46,67 @@ async def fetch(
     epoch: int,
     *,
     concurrency: int,
+    batch: int,
     max_groups: int,
     primary: bool = False,
 ) -> Result[Any]:
     """The whole answer of a scatter plan. Raises `StaleMap` when a shard is under another map."""
-    assert plan.merge is not None
+    merge = plan.merge
+    assert merge is not None
+    if merge.groups is None and merge.limit is not None and merge.offset + merge.limit > _MOST_WHOLE:
+        async with _merged(plan, parameters, members, epoch, batch, max_groups, primary) as (sorted_rows, made):
+            return made(iter([values async for values in sorted_rows]))
 
     async def part(shard: str) -> tuple[Sequence[str], Sequence[Row]]:
-        async def ask(connection: AsyncConnection) -> tuple[Sequence[str], Sequence[Row]]:
+        member = members[shard]
+
+        def ask(connection: Connection) -> tuple[Sequence[str], Sequence[Row]]:
             while True:
-                found = await connection.execute(plan.statement, parameters)
+                found = connection.execute(plan.statement, parameters)
                 keys, rows = tuple(found.keys()), found.all()
-                if await _is_of(epoch, shard, rows, connection):
+                if _is_of(epoch, shard, rows, connection):
                     return keys, rows
 
-        async with AsyncExitStack() as stack:
-            return await _answer(members[shard], plan, stack, ask, primary=primary)
+        async def of_replica() -> tuple[Sequence[str], Sequence[Row]]:
+            async with member.reader() as connection:
+                return await connection.run_sync(ask)
+
+        async def of_primary(writes: bool) -> tuple[Sequence[str], Sequence[Row]]:
+            if plan.kind == "scatter" and (found := await member.part(plan.statement, parameters)) is not None:
+                rows = found[1]  # for none the epoch may be asked later: every primary has it before a map is published
+                check_epoch(shard, epoch, rows[0][-1] if rows else await member.ask(read_epoch, writes=False))
+                return found
+            return await member.ask(ask, writes=writes)
+
+        return await _answer(member, plan, of_replica, of_primary, primary=primary)
 
     parts = await together([partial(part, shard) for shard in plan.shards], concurrency)
-    rows = combine(plan.merge, [rows for _, rows in parts], max_groups=max_groups)
+    rows = combine(merge, [rows for _, rows in parts], max_groups=max_groups)
     return _row_maker(plan, parts[0][0])(iter(rows))
 
 
 async def _answer(
     member: Member,
     plan: Plan,
-    stack: AsyncExitStack,
-    ask: Callable[[AsyncConnection], Awaitable[T]],
+    of_replica: Callable[[], Awaitable[T]],
+    of_primary: Callable[[bool], Awaitable[T]],
     *,
     primary: bool = False,
 ) -> T:
-    """What ``ask`` finds on a connection that ``stack`` closes. On the primary where a replica refuses, is lost, or has
-    not heard of the map yet.
+    """A replica's answer, or the primary's (told whether it may write) where a replica refuses, is lost, or has not
+    heard of the map yet.
     """
     reads, served = await member.serves(plan)
     if served and not primary:
-        async with AsyncExitStack() as tried:
-            try:
-                found = await ask(await tried.enter_async_context(member.reader()))
-            except StaleMap as stale:
-                if stale.found > stale.expected:
-                    raise
-            except NOT_THERE as error:
-                if refusal(error) is None:
-                    raise
-            else:
-                await stack.enter_async_context(tried.pop_all())
-                return found
-    opened: AbstractAsyncContextManager[AsyncConnection] = member.alone(writes=not reads)
-    return await ask(await stack.enter_async_context(opened))
+        try:
+            return await of_replica()
+        except StaleMap as stale:
+            if stale.found > stale.expected:
+                raise
+        except NOT_THERE as error:
+            if refusal(error) is None:
+                raise
+    return await of_primary(not reads)
 
 
 @asynccontextmanager
@@ -104,6 +121,15 @@ async def stream(
     primary: bool = False,
 ) -> AsyncIterator[AsyncIterator[Any]]:
     """The rows of a scatter plan as they come. All cursors and connections are closed at the end of the block."""
+    async with _merged(plan, parameters, members, epoch, batch, max_groups, primary) as (rows, made):
+        yield _made(rows, made)
+
+
+@asynccontextmanager
+async def _merged(
+    plan: Plan, parameters: Any, members: Members, epoch: int, batch: int, max_groups: int, primary: bool
+) -> AsyncIterator[tuple[AsyncIterator[tuple[Any, ...]], Callable[[Iterator[Any]], Result[Any]]]]:
+    """The rows' values as they come, and what makes rows of them."""
     assert plan.merge is not None
     async with AsyncExitStack() as stack:
 
@@ -120,14 +146,25 @@ async def stream(
                     raise
                 return feed
 
-            feed = await _answer(members[shard], plan, own, open_on, primary=primary)
-            own.push_async_callback(feed.close)
-            return feed
+            async def open_in(place: AbstractAsyncContextManager[AsyncConnection]) -> _Feed:
+                async with AsyncExitStack() as tried:
+                    feed = await open_on(await tried.enter_async_context(place))
+                    tried.push_async_callback(feed.close)
+                    await own.enter_async_context(tried.pop_all())
+                return feed
+
+            member = members[shard]
+            return await _answer(
+                member,
+                plan,
+                lambda: open_in(member.reader()),
+                lambda writes: open_in(member.alone(writes=writes)),
+                primary=primary,
+            )
 
         feeds = await together([partial(opened, shard) for shard in plan.shards], len(plan.shards))
-        made = _row_maker(plan, feeds[0].keys)
         merged = kmerge(plan.merge, [feed.rows() for feed in feeds], max_groups=max_groups)
-        yield _made(merged, made)
+        yield merged, _row_maker(plan, feeds[0].keys)
 
 
 async def _made(
@@ -154,7 +191,7 @@ class _Feed:
             self._result = await self.connection.stream(statement, parameters)
             self.keys = tuple(self._result.keys())
             first = await self._result.fetchmany(batch)
-            if await _is_of(epoch, self.shard, first, self.connection):
+            if await self.connection.run_sync(partial(_is_of, epoch, self.shard, first)):
                 break
             await self._result.close()
         self._next = asyncio.create_task(self._ready(first))
@@ -182,14 +219,14 @@ class _Feed:
             await self._result.close()
 
 
-async def _is_of(epoch: int, shard: str, rows: Sequence[Row], connection: AsyncConnection) -> bool:
+def _is_of(epoch: int, shard: str, rows: Sequence[Row], connection: Connection) -> bool:
     """Whether these are the rows under ``epoch``; False: they may be of before, so ask again. Raises `StaleMap`.
 
     Rows carry their epoch. Where there are none it is asked for, later: on a replica that has replayed the change of
     the map between the two statements, nothing was found under the old epoch. So an answer without rows counts once
     this connection has shown the epoch before; epochs only grow, and a connection lives as long as its server.
     """
-    check_epoch(shard, epoch, rows[0][-1] if rows else await epoch_of(connection))
+    check_epoch(shard, epoch, rows[0][-1] if rows else read_epoch(connection))
     info = driver_of(connection)[1]
     before, info[_SHOWN] = info.get(_SHOWN), epoch
     return bool(rows) or before == epoch

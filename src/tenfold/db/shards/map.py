@@ -104,8 +104,11 @@ class ShardMap:
     strategy: Strategy
     shards: tuple[str, ...]
     epoch: int = 1
+    names: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    """Every shard that holds a bucket, sorted."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "names", tuple(sorted(set(self.shards))))
         if not 1 <= self.strategy.buckets <= _MOST:
             raise MisuseError(f"buckets: expected 1 to {_MOST}, got {self.strategy.buckets}")
         if len(self.shards) != self.strategy.buckets:
@@ -146,11 +149,6 @@ class ShardMap:
     def shards_of(self, keys: Iterable[Key]) -> tuple[str, ...]:
         """The shards of several keys, each once, sorted."""
         return tuple(sorted({self.shard_of(key) for key in keys}))
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Every shard that holds a bucket, sorted."""
-        return tuple(sorted(set(self.shards)))
 
     def moved(self, buckets: Iterable[int], to: str) -> ShardMap:
         """The next version, in which ``buckets`` are on the shard ``to``. Moves no data."""

@@ -10,13 +10,13 @@ with the epoch of the map that it was made under (`mark`).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import event
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.util import greenlet_spawn
@@ -27,7 +27,9 @@ from tenfold.db.cluster import AsyncCluster
 from tenfold.db.pool import release
 from tenfold.db.refusals import NOT_THERE, is_gone
 from tenfold.db.route import checked_route, decide
+from tenfold.db.shards import direct
 from tenfold.db.shards.mark import MapMark
+from tenfold.db.shards.order import Row
 from tenfold.db.shards.shape import Plan
 from tenfold.db.shards.store import EXPECTED, SHARD, fence
 
@@ -123,6 +125,20 @@ class Member:
                 self.saw_primary()
             await self.give_back(connection)
 
+    async def ask(self, question: Callable[[Connection], T], *, writes: bool) -> T:
+        """What ``question`` finds on the primary in autocommit. It runs in SQLAlchemy's greenlet, which is entered
+        once for it and for the connection.
+        """
+        try:
+            return await greenlet_spawn(_asked, self._engine.sync_engine, question)
+        finally:
+            if writes:
+                self.committed()
+
+    async def part(self, statement: Any, parameters: Any) -> tuple[Sequence[str], Sequence[Row]] | None:
+        """Names and rows of a row-wise SELECT on the primary, by the shortest way (`direct`); None: ask as usual."""
+        return await greenlet_spawn(direct.ask, self._engine.sync_engine, statement, parameters)
+
     async def serves(self, plan: Plan) -> tuple[bool, bool]:
         """Whether ``plan`` only reads, and whether `reader` may serve it."""
         return False, False
@@ -185,6 +201,13 @@ class ReplicatedMember(Member):
     async def give_back(self, connection: AsyncConnection) -> None:
         await release(connection, float(self._cluster.options.release_timeout))
 
+    async def ask(self, question: Callable[[Connection], T], *, writes: bool) -> T:
+        async with self.alone(writes=writes) as connection:
+            return await connection.run_sync(question)
+
+    async def part(self, statement: Any, parameters: Any) -> tuple[Sequence[str], Sequence[Row]] | None:
+        return None  # the cluster listens to its connections
+
     async def serves(self, plan: Plan) -> tuple[bool, bool]:
         statement = plan.statement if plan.original is None else plan.original
         verdict, router = READ, self._cluster.router
@@ -241,6 +264,11 @@ class Engines(Mapping[str, AsyncEngine]):
 
     def __len__(self) -> int:
         return len(self._members)
+
+
+def _asked(engine: Engine, question: Callable[[Connection], T]) -> T:
+    with engine.connect() as connection:
+        return question(connection.execution_options(isolation_level="AUTOCOMMIT"))
 
 
 def _must_be_open(dbapi: Any, record: Any, proxy: Any) -> None:

@@ -7,39 +7,45 @@ in the order of the shards, so a merge is stable and its result does not depend 
 from __future__ import annotations
 
 import heapq
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
+from operator import itemgetter
 from typing import Any
 
 from tenfold.db.shards.aggregate import final, merged
 from tenfold.db.shards.errors import TooManyGroups
-from tenfold.db.shards.order import Row, identity, sort_key
+from tenfold.db.shards.order import Row, identity, ranked, sort_key
 from tenfold.db.shards.shape import Groups, Merge
 
 
 def combine(merge: Merge, shards: Sequence[Sequence[Row]], *, max_groups: int) -> list[tuple[Any, ...]]:
     """The answer from all pushed rows of all shards (each shard's in its own order)."""
-    rows: Iterable[Row]
+    whole: Sequence[Row]
     if merge.groups is not None:
-        rows = _grouped(merge.groups, chain.from_iterable(shards), max_groups)
+        whole = _grouped(merge.groups, chain.from_iterable(shards), max_groups)
     else:
-        rows = chain.from_iterable(shards)
+        whole = list(chain.from_iterable(shards))
+    rows: Iterable[Row] = whole
     if merge.order:
-        rows = sorted(rows, key=sort_key(merge.order))  # finds the shards' sorted runs and merges them
+        rows = map(whole.__getitem__, ranked(merge.order, whole))
     if merge.distinct:
-        rows = _distinct(rows, merge.project, max_groups)
+        rows = _distinct(rows, picker(merge.project), max_groups)
     stop = None if merge.limit is None else merge.offset + merge.limit
-    cut = islice(rows, merge.offset, stop)
-    if merge.groups is None:  # the answer's columns come first
-        width = len(merge.project)
-        return [tuple(row[:width]) for row in cut]
-    return [tuple([row[place] for place in merge.project]) for row in cut]
+    return list(map(picker(merge.project), islice(rows, merge.offset, stop)))
 
 
-def _distinct(rows: Iterable[Row], project: Sequence[int], limit: int) -> Iterator[Row]:
+def picker(places: Sequence[int]) -> Callable[[Row], tuple[Any, ...]]:
+    """A function from a row to the values at ``places`` of it."""
+    if len(places) == 1:
+        only = places[0]
+        return lambda row: (row[only],)
+    return itemgetter(*places)
+
+
+def _distinct(rows: Iterable[Row], pick: Callable[[Row], tuple[Any, ...]], limit: int) -> Iterator[Row]:
     seen: set[tuple[Any, ...]] = set()
     for row in rows:
-        key = identity([row[place] for place in project])
+        key = identity(pick(row))
         if key not in seen:
             if len(seen) >= limit:
                 raise TooManyGroups(limit)
@@ -80,10 +86,10 @@ async def kmerge(
     heapq.heapify(heap)
     seen: set[tuple[Any, ...]] = set()
     skip, left = merge.offset, merge.limit
-    width = len(merge.project)
+    pick = picker(merge.project)
     while heap and left != 0:
         _, number, row = heap[0]
-        values = tuple(row[:width])
+        values = pick(row)
         fresh = True
         if merge.distinct:
             same = identity(values)

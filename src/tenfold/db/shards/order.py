@@ -4,6 +4,12 @@ Numbers, dates, booleans, bytes and UUIDs compare alike on both sides once two t
 and greater than every number, and NULL stands last in ascending and first in descending order unless told otherwise.
 Text does not compare alike: the order of "é", "E" and "e" is the database's collation, and nobody outside can know it.
 So text is merged only where the statement asks for ``COLLATE "C"``, which is the order of code points, Python's.
+
+There are two ways to sort by it. `sort_key` makes a key of one row, for a merge of streams. `ranked` sorts rows that
+are all there, a column at a time: where a column has neither NULL nor NaN its values are the keys as they are, a number
+that descends is negated, and Python's sort, which finds the sorted runs that came from the shards and merges them
+(Peters' timsort, after McIlroy, "Optimistic Sorting and Information Theoretic Complexity", SODA 1993), compares them
+without calling Python.
 """
 
 from __future__ import annotations
@@ -11,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from operator import eq, itemgetter, neg
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -36,6 +43,14 @@ from tenfold.db.shards.scheme import C_COLLATIONS
 
 Row = Sequence[Any]
 _NAN: Final = (1, 0)
+_NEGATED: Final[dict[type, Callable[[Any], Any]]] = {
+    int: neg,
+    bool: neg,
+    float: neg,
+    Decimal: Decimal.copy_negate,  # a minus would round to the context's precision
+}
+
+_TURNED: Final = {*_NEGATED, type(None)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +107,40 @@ def sort_key(order: Sequence[OrderKey]) -> Callable[[Row], Any]:
         return tuple(made)
 
     return key
+
+
+def ranked(order: Sequence[OrderKey], rows: Sequence[Row]) -> list[int]:
+    """The places of ``rows`` in the order of `sort_key`; equal rows stay as they are."""
+    columns = [list(map(itemgetter(term.position), rows)) for term in order]
+    kinds = [set(map(type, column)) for column in columns]
+    # The first term that cannot be negated gives the direction of the whole sort.
+    rigid = (term for term, found in zip(order, kinds, strict=True) if not found <= _TURNED)
+    reverse = next(rigid, order[0]).descending
+    keys = [
+        _keys(column, found, term.descending is not reverse, 0 if term.nulls_first is not reverse else 2)
+        for term, column, found in zip(order, columns, kinds, strict=True)
+    ]
+    key = keys[0] if len(keys) == 1 else list(zip(*keys, strict=True))
+    return sorted(range(len(rows)), key=key.__getitem__, reverse=reverse)
+
+
+def _keys(values: list[Any], kinds: set[type], against: bool, null: int) -> list[Any]:
+    """One term's. ``against``: its direction is not that of the sort."""
+    turn: Callable[[Any], Any] | None
+    nulls = type(None) in kinds
+    kinds = kinds - {type(None)}
+    if kinds.isdisjoint((float, Decimal)) or all(map(eq, values, values)):  # no NaN
+        turn = (_NEGATED.get(next(iter(kinds))) if len(kinds) == 1 else None) or Reversed if against else None
+    else:
+        turn = (lambda value: Reversed(_with_nan(value))) if against else _with_nan
+    if nulls:
+        return [(null,) if value is None else (1, value if turn is None else turn(value)) for value in values]
+    return values if turn is None else list(map(turn, values))
+
+
+def _with_nan(value: Any) -> tuple[int, Any]:
+    """Of a column that has a NaN."""
+    return (0, value) if value == value else _NAN
 
 
 def why_not_ordered(expression: Any) -> str:

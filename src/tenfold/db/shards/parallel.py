@@ -17,6 +17,8 @@ T = TypeVar("T")
 
 async def together(work: Sequence[Callable[[], Awaitable[T]]], concurrency: int) -> list[T]:
     """The results in order, at most ``concurrency`` at a time. The first failure cancels the others and is raised."""
+    if len(work) <= 1:
+        return [await call() for call in work]
     gate = asyncio.Semaphore(concurrency)
 
     async def one(call: Callable[[], Awaitable[T]]) -> T:
@@ -24,12 +26,11 @@ async def together(work: Sequence[Callable[[], Awaitable[T]]], concurrency: int)
             return await call()
 
     tasks = [asyncio.create_task(one(call)) for call in work]
-    if not tasks:
-        return []
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
     finally:
-        await shielded(_end(tasks))
+        if not all(task.done() for task in tasks):
+            await shielded(_end(tasks))
     failures = [error for task in tasks if not task.cancelled() and (error := task.exception()) is not None]
     if failures:
         raise failures[0]

@@ -105,8 +105,9 @@ class Scatter:
         if hidden:
             statement = statement.add_columns(*hidden)
         if self.limit is not None:
-            statement = statement.limit(self.offset + self.limit)
-            steps.append(f"each shard sends {self.offset + self.limit} rows at most")
+            most = self.offset + self.limit if self.limit else 0
+            statement = statement.limit(most)
+            steps.append(f"each shard sends {most} rows at most")
         statement = statement.offset(None)
         return (
             statement,
@@ -233,10 +234,11 @@ class Scatter:
         raise CannotAnswer(f"{node.element!r} is no selected column", "name a column or a label of the select list")
 
     def _selected(self, expression: Any) -> int | None:
-        for place, column in enumerate(self.columns):
-            if same(unlabelled(column), expression):
+        selected = [unlabelled(column) for column in self.columns]
+        for place, bare in enumerate(selected):
+            if hash(bare) == hash(expression):  # the same object, whatever the ORM has noted on it
                 return place
-        return None
+        return next((place for place, bare in enumerate(selected) if same(bare, expression)), None)
 
     def _as_selected(self, node: Any) -> Any:
         place = self._selected(unlabelled(node))

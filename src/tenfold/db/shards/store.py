@@ -72,7 +72,12 @@ def check_epoch(shard: str, expected: int, found: int) -> None:
 
 async def epoch_of(connection: AsyncConnection) -> int:
     """The shard's epoch as of now."""
-    return int((await connection.execute(_READ_EPOCH)).scalar_one_or_none() or 0)
+    return await connection.run_sync(read_epoch)
+
+
+def read_epoch(connection: Connection) -> int:
+    """The same, in SQLAlchemy's greenlet."""
+    return int(connection.execute(_READ_EPOCH).scalar_one_or_none() or 0)
 
 
 async def prepare(engines: Mapping[str, AsyncEngine], home: str, wanted: ShardMap | None) -> ShardMap:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Select, Table
 from sqlalchemy.sql import operators, visitors
@@ -45,6 +45,9 @@ from tenfold.db.shards.errors import CannotAnswer
 from tenfold.db.shards.keys import Key, kind_of
 from tenfold.db.shards.scheme import Scheme, Sharded
 
+_ALIKE: Final[dict[Any, tuple[FromClause, ...]]] = {}
+_MOST_ALIKE: Final = 256
+
 
 @dataclass(frozen=True, slots=True)
 class Located:
@@ -73,8 +76,23 @@ def leaves(froms: Iterable[FromClause], joins: list[Join] | None = None) -> Iter
 
 @lru_cache(maxsize=64)
 def final_froms(statement: Select[Any]) -> tuple[FromClause, ...]:
-    """The FROM list that the statement will have. SQLAlchemy compiles it for that, so the last ones are kept."""
-    return tuple(statement.get_final_froms())
+    """The FROM list that the statement will have. SQLAlchemy compiles it for that, so the last ones are kept.
+
+    A statement that is built anew for each call is another object each time, but has the cache key of its like, for
+    which SQLAlchemy takes one compiled SQL. So a FROM list of plain tables is theirs too. One with joins or aliases is
+    not: those are objects with values of their own.
+    """
+    cache_key = statement._generate_cache_key()
+    if cache_key is None:
+        return tuple(statement.get_final_froms())
+    known = _ALIKE.get(cache_key.key)
+    if known is None:
+        known = tuple(statement.get_final_froms())
+        if all(isinstance(one, Table) for one in known):
+            if len(_ALIKE) >= _MOST_ALIKE:
+                _ALIKE.clear()
+            _ALIKE[cache_key.key] = known
+    return known
 
 
 def base_table(leaf: Any) -> Table | None:
