@@ -241,6 +241,40 @@ async def test_rows_that_the_target_cannot_hold_stop_the_switch(shards: Topology
     assert (await on(cluster, there, "SELECT rider FROM trips WHERE id = 1001")) == [("rider 1",)]
 
 
+async def test_sequences_are_past_the_rows_that_came_and_that_came_back(
+    shards: Topology, cluster: ShardedCluster
+) -> None:
+    """An INSERT that leaves its number to the shard meets none of them; two shards that share the numbers out by their
+    steps still do.
+    """
+    for shard, start in (("s0", 1), ("s1", 2)):
+        await on(cluster, shard, f"ALTER SEQUENCE trips_id_seq INCREMENT BY 2 RESTART WITH {start}")
+        await on(cluster, shard, "CREATE SEQUENCE tickets")
+        await on(cluster, shard, "ALTER TABLE trips ADD ticket bigint UNIQUE DEFAULT nextval('tickets')")
+        await on(cluster, shard, "DELETE FROM trips")
+
+    async def sell(shard: str, count: int = 20) -> set[int]:
+        riders = [f"rider {n}" for n in range(400) if cluster.map.shard_of(f"rider {n}") == shard]
+        rows = ", ".join(f"('{rider}')" for rider in riders[:count])
+        return {row[0] for row in await on(cluster, shard, f"INSERT INTO trips (rider) VALUES {rows} RETURNING id")}
+
+    first = await sell("s0")
+    await on(cluster, "s1", "SELECT setval('tickets', 1000)")
+    assert first == set(range(1, 41, 2))
+    await tool(shards).plan(empty="s0")
+    await tool(shards).run()
+    await cluster.refresh()
+    there = await sell("s1", 30)
+    assert there == set(range(40, 100, 2))  # the first even number past 39
+    await tool(shards).rollback()
+    await cluster.refresh()
+    assert (await on(cluster, "s0", "SELECT last_value FROM tickets")) > [(1000,)]
+    back = await sell("s0")
+    assert {n % 2 for n in back} == {1}
+    assert min(back) > max(n for (n,) in await on(cluster, "s0", "SELECT id FROM trips") if n not in back)
+    await sell("s1")
+
+
 async def test_a_long_transaction_delays_a_switch_and_writers_pass(shards: Topology, cluster: ShardedCluster) -> None:
     await tool(shards).plan(to="s1", buckets=[0])
     key = next(f"rider {n}" for n in range(100) if cluster.map.shard_of(f"rider {n}") == "s0")

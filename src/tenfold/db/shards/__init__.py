@@ -12,6 +12,7 @@ from tenfold.db.shards.errors import (
     ShardError,
     StaleMap,
     TooManyGroups,
+    UnknownShard,
 )
 from tenfold.db.shards.ids import ClockWentBack, Snowflake, Uuid7, snowflake_parts, uuid7
 from tenfold.db.shards.lease import LeaseLost, NoWorkerFree, SnowflakeIds
@@ -54,6 +55,7 @@ __all__ = [
     "StaleMap",
     "TooManyGroups",
     "TwoPhase",
+    "UnknownShard",
     "Uuid7",
     "Waiting",
     "plan",

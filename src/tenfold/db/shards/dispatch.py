@@ -113,6 +113,7 @@ class Dispatcher:
         self._options = options or OutboxOptions()
         self._random = random or Random()
         self._tasks: list[asyncio.Task[None]] = []
+        self._served: set[str] = set()
         self.counters: Final = DispatchCounters()
         self.leads: Final[set[str]] = set()
         """The shards whose messages this dispatcher delivers."""
@@ -120,21 +121,35 @@ class Dispatcher:
     async def __aenter__(self) -> Dispatcher:
         if self._tasks:
             raise MisuseError("Dispatcher: expected to be entered once at a time")
-        self._tasks = [
-            asyncio.create_task(self._keep(shard), name=f"tenfold outbox {shard}") for shard in self._cluster.shards
-        ]
+        tasks: list[asyncio.Task[None]] = []
+        self._tasks = tasks
+        self._serve(tasks)
+        tasks.append(asyncio.create_task(self._serve_new(tasks), name="tenfold outbox of new shards"))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         tasks, self._tasks = self._tasks, []
+        self._served.clear()
         await shielded(_end(tasks))
 
     def __repr__(self) -> str:
         return f"<Dispatcher leads {', '.join(sorted(self.leads)) or 'nowhere'}, {self.counters}>"
 
     # -- one shard
+
+    def _serve(self, tasks: list[asyncio.Task[None]]) -> None:
+        for shard in self._cluster.shards:
+            if shard not in self._served:
+                self._served.add(shard)
+                tasks.append(asyncio.create_task(self._keep(shard), name=f"tenfold outbox {shard}"))
+
+    async def _serve_new(self, tasks: list[asyncio.Task[None]]) -> None:
+        """Shards that the cluster has taken in since (`ShardedCluster.add_shard`)."""
+        while True:
+            await asyncio.sleep(float(self._options.poll))
+            self._serve(tasks)
 
     async def _keep(self, shard: str) -> None:
         """Serve a shard for ever, over a new connection whenever one breaks."""

@@ -52,6 +52,21 @@ class StaleMap(ShardError):
         self.found: Final = found
 
 
+class UnknownShard(ShardError):
+    """The map has buckets on ``shard``, of which this process has no URL. Nothing of the statement has happened there.
+
+    ``epoch`` is the map's. Other shards are served as before.
+    """
+
+    def __init__(self, shard: str, epoch: int) -> None:
+        super().__init__(
+            f"shard {shard} has buckets in the map of epoch {epoch}, and this process has no URL of it: "
+            f'`await cluster.add_shard("{shard}", url)`, or start it with that URL'
+        )
+        self.shard: Final = shard
+        self.epoch: Final = epoch
+
+
 class TooManyGroups(ShardError):
     """More groups or distinct rows to merge than ``limit``."""
 
