@@ -1,5 +1,6 @@
 """PostgreSQL in several shards: answered as one database would, or refused with the reason. See `ShardedCluster`."""
 
+from tenfold.db.shards.across import CrossShardTransaction
 from tenfold.db.shards.cluster import ShardedCluster
 from tenfold.db.shards.current import MapChanged
 from tenfold.db.shards.dispatch import DispatchCounters, Dispatcher
@@ -8,6 +9,8 @@ from tenfold.db.shards.errors import (
     CoordinatorLost,
     CrossShard,
     InDoubt,
+    LockTimeout,
+    MapMoved,
     PartialWrite,
     ShardError,
     StaleMap,
@@ -22,7 +25,7 @@ from tenfold.db.shards.plan import plan
 from tenfold.db.shards.recovery import Recovered
 from tenfold.db.shards.scheme import Scheme
 from tenfold.db.shards.shape import Plan
-from tenfold.db.shards.twophase import CrossShardTransaction, TwoPhase
+from tenfold.db.shards.twophase import TwoPhase
 
 __all__ = [
     "CannotAnswer",
@@ -36,7 +39,9 @@ __all__ = [
     "HashStrategy",
     "InDoubt",
     "LeaseLost",
+    "LockTimeout",
     "MapChanged",
+    "MapMoved",
     "Message",
     "MessageDied",
     "NoWorkerFree",

@@ -91,6 +91,29 @@ class PartialWrite(ShardError):
         self.failed: Final = failed
 
 
+class LockTimeout(ShardError):
+    """A transaction over several shards waited for a lock as long as it may, perhaps in a deadlock across shards, which
+    no server sees. All was rolled back; `TwoPhase.run` runs it again. ``shards``: where it was.
+    """
+
+    def __init__(self, shards: tuple[str, ...], waited: str) -> None:
+        super().__init__(
+            f"the transaction on {', '.join(shards)} waited up to {waited} for a lock, perhaps in a deadlock across "
+            "shards, which no server sees; all was rolled back. Run it again (`two.run(…)` does), touch keys in one "
+            "order, or raise lock_timeout"
+        )
+        self.shards: Final = shards
+
+
+class MapMoved(ShardError):
+    """The map changed between two sessions of one transaction, so both would be on one shard. All was rolled back;
+    `TwoPhase.run` runs it again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("the map of shards changed in the middle of the transaction: run it again")
+
+
 class CoordinatorLost(ShardError):
     """Another process took this one for dead (its connection to the home shard was cut). All was rolled back."""
 
