@@ -18,9 +18,10 @@ from tenfold.db.reshard.links import Connection
 from tenfold.db.reshard.tables import BUCKET, Tab, listed, quoted
 
 LOG_ID: Final = "tenfold_id"
+LOG_AT: Final = "tenfold_at"
 _MARK: Final = (
-    "number bigint PRIMARY KEY, giver text NOT NULL, taker text NOT NULL, buckets int[] NOT NULL, sums text NOT NULL, "
-    "epoch bigint NOT NULL"
+    "number bigint PRIMARY KEY, at timestamptz NOT NULL, giver text NOT NULL, taker text NOT NULL, "
+    "buckets int[] NOT NULL, sums text NOT NULL, epoch bigint NOT NULL"
 )
 _LEFT: Final = "SELECT nspname FROM pg_namespace WHERE nspname ~ '^tenfold_reshard_[0-9]+$'"
 
@@ -115,7 +116,8 @@ def _statements(place: Place, number: int, tab: Tab) -> list[str]:
     return [
         f"CREATE TABLE {log} AS SELECT 0::bigint AS {LOG_ID}, {listed(columns)} FROM {tab.sql} WITH NO DATA",
         f"ALTER TABLE {log} ADD PRIMARY KEY ({LOG_ID})",
-        f"ALTER TABLE {log} ALTER {LOG_ID} ADD GENERATED ALWAYS AS IDENTITY",
+        f"ALTER TABLE {log} ALTER {LOG_ID} ADD GENERATED ALWAYS AS IDENTITY, "
+        f"ADD {LOG_AT} timestamptz NOT NULL DEFAULT clock_timestamp()",
         f"CREATE TABLE {copy} AS SELECT 0::int AS {BUCKET}, {listed(tab.columns)} FROM {tab.sql} WITH NO DATA",
         f"ALTER TABLE {copy} ADD PRIMARY KEY ({listed(tab.pk)})",
         f"CREATE INDEX ON {copy} ({BUCKET})",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,16 +14,17 @@ from tenfold.db.reshard.steps import Leg
 
 Sums = Mapping[int, tuple[int, int]]
 """Rows and checksum by table number."""
-_COLUMNS: Final = "number, giver, taker, buckets, sums, epoch"
+_COLUMNS: Final = "number, at, giver, taker, buckets, sums, epoch"
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A switch of ``buckets``. ``sums``: what moved, by bucket; of a mend, what the giver dropped. ``epoch``: what the
-    server's own was raised to.
+    """A switch of ``buckets``. ``at``: by the giver's clock, when its writers were locked out. ``sums``: what moved, by
+    bucket; of a mend, what the giver dropped. ``epoch``: what the server's own was raised to.
     """
 
     number: int
+    at: dt.datetime
     giver: str
     taker: str
     buckets: tuple[int, ...]
@@ -46,8 +48,8 @@ async def note(connection: Connection, place: Place, mark: Mark) -> None:
         for table, (count, sum_) in tables.items()
     ]
     await connection.execute(
-        f"INSERT INTO {place.mark} ({_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6)",
-        mark.number, mark.giver, mark.taker, list(mark.buckets), json.dumps(sums), mark.epoch,
+        f"INSERT INTO {place.mark} ({_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        mark.number, mark.at, mark.giver, mark.taker, list(mark.buckets), json.dumps(sums), mark.epoch,
     )  # fmt: skip
 
 
@@ -58,7 +60,8 @@ async def read(connection: Connection, place: Place) -> list[Mark]:
         sums: dict[int, dict[int, tuple[int, int]]] = {}
         for bucket, table, count, sum_ in json.loads(row["sums"]):
             sums.setdefault(bucket, {})[table] = (count, int(sum_))
-        found.append(Mark(row["number"], row["giver"], row["taker"], tuple(row["buckets"]), sums, row["epoch"]))
+        buckets = tuple(row["buckets"])
+        found.append(Mark(row["number"], row["at"], row["giver"], row["taker"], buckets, sums, row["epoch"]))
     return found
 
 

@@ -11,24 +11,27 @@ rows are live          and the bucket goes to
 nowhere                the side that has the later mark: it gave last, and its copy is what the rows were then
                        (presumed abort)
 on that side           that side
-on the other           that side, from its copy, if the other's rows are what they were in the switch that it forgot
-on both                the same; else the other, if nobody has written to *that* side since
+on the other, or both  that side, if the other has not been written to since the switch that it forgot; else the other,
+                       if that side has not been written to since
 =====================  ==========================================================================================
 
-The marks have the sums of what moved, by which "nobody has written since" is seen. Where both have been written to,
-nobody can merge them here, and it says so. Whoever does not get a bucket drops what it has live of it. Both epochs are
+The marks have the sums of what moved, and the logs the time of each write, by which "not written to since" is seen. The
+other's sums alone do not say so: it may have forgotten writes as well. Those it has forgotten for good when it is the
+owner, as in any failover to a replica that lagged. Where both have been written to, nobody can merge them here, and it
+says so. Whoever does not get a bucket drops what it has live of it. Both epochs are
 locked meanwhile, and the owner commits first; interrupted after that, it comes out the same. Copies are not trusted
 after a promotion: see `drive`.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from tenfold.db.reshard import record, sequences
-from tenfold.db.reshard.capture import Place
+from tenfold.db.reshard.capture import LOG_AT, Place
 from tenfold.db.reshard.errors import ReshardError
 from tenfold.db.reshard.links import Connection, Links
 from tenfold.db.reshard.marks import Mark, Sums, by_bucket, note, read
@@ -44,6 +47,8 @@ Known = Mapping[int, Sequence[Mark]]
 """The marks that a side has, by bucket."""
 Live = Callable[[str, int], Sums]
 """The sums of the rows of a bucket that are live on a shard."""
+Written = Callable[[str, int, dt.datetime], bool]
+"""Whether the log of a shard has a write to a bucket since then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +68,7 @@ def apart(leg: Leg, source: Known, target: Known) -> list[int]:
     return [one for one in leg.buckets if _last(source.get(one)) != _last(target.get(one))]
 
 
-def fate(leg: Leg, bucket: int, source: Known, target: Known, live: Live) -> Fate:
+def fate(leg: Leg, bucket: int, source: Known, target: Known, live: Live, written: Written) -> Fate:
     """What becomes of a bucket, by its marks on the two sides and what is live there. Pure."""
     known = {leg.source: source.get(bucket, ()), leg.target: target.get(bucket, ())}
     last = {name: _last(marks) for name, marks in known.items()}
@@ -73,12 +78,13 @@ def fate(leg: Leg, bucket: int, source: Known, target: Known, live: Live) -> Fat
     later, other = sorted(last, key=lambda name: -last[name])
     if not holds[other]:
         return Fate(later, mend=True, from_copy=not holds[later])
-    forgotten = next(mark for mark in known[later] if mark.number > last[other]).sums.get(bucket, {})
-    given = known[later][-1].sums.get(bucket, {})
-    if live(other, bucket) in (forgotten, {}):
+    forgotten = next(mark for mark in known[later] if mark.number > last[other])
+    before, given = forgotten.sums.get(bucket, {}), known[later][-1].sums.get(bucket, {})
+    if live(other, bucket) in (before, {}) or not written(other, bucket, forgotten.at):
         return Fate(later, mend=True, from_copy=not holds[later], drop=True)
-    if holds[later] and (live(later, bucket) == {} or live(later, bucket) == given == forgotten):
-        return Fate(other, mend=True, drop=True)
+    now = live(later, bucket) if holds[later] else given
+    if now == {} or now == given == before:
+        return Fate(other, mend=True, drop=holds[later])
     return Fate("", mend=True)
 
 
@@ -111,7 +117,7 @@ async def mend(links: Links, state: Reshard, tabs: Sequence[Tab], *, wait: float
                 side = _Sides(links, leg, place, tabs, old, wait)
                 await side.agree(differing, source, target, state.switches, epoch)
             for bucket in leg.buckets:
-                owner = fate(leg, bucket, source, target, _nothing).owner
+                owner = fate(leg, bucket, source, target, _nothing, _never).owner
                 if old.shards[bucket] in (leg.source, leg.target) and old.shards[bucket] != owner:
                     new = new.moved([bucket], owner)
         if mended or new is not old or any(one != old.epoch for one in epochs):
@@ -147,7 +153,12 @@ class _Sides:
             def live(name: str, bucket: int) -> Sums:
                 return sums[name].get(bucket, {})
 
-            fates = {bucket: fate(self.leg, bucket, source, target, live) for bucket in buckets}
+            writes = {name: await self._writes(connection, frozenset(buckets)) for name, connection in ends.items()}
+
+            def written(name: str, bucket: int, since: dt.datetime) -> bool:
+                return bucket in writes[name] and writes[name][bucket] > since
+
+            fates = {bucket: fate(self.leg, bucket, source, target, live, written) for bucket in buckets}
             owner = self._owner(fates)
             other = self.leg.target if owner == self.leg.source else self.leg.source
             mine = {bucket: what for bucket, what in fates.items() if what.owner == owner}
@@ -157,7 +168,8 @@ class _Sides:
             for table, tab in enumerate(self.tabs):
                 await self._drop_live(ends[other], tab, frozenset(dropped))
                 await ends[owner].execute(to_live(tab, self.place.copy(table)), copied)
-            mark = Mark(number, other, owner, tuple(mine), {bucket: live(other, bucket) for bucket in dropped})
+            at = await ends[other].fetchval("SELECT clock_timestamp()")
+            mark = Mark(number, at, other, owner, tuple(mine), {bucket: live(other, bucket) for bucket in dropped})
             for connection in ends.values():
                 await note(connection, self.place, mark)
             for name in (owner, other):
@@ -187,6 +199,18 @@ class _Sides:
             found.setdefault(bucket, {})[numbers[table]] = sums
         return found
 
+    async def _writes(self, connection: Connection, buckets: frozenset[int]) -> dict[int, dt.datetime]:
+        """The last write in the log, by bucket."""
+        found: dict[int, dt.datetime] = {}
+        for table, tab in enumerate(self.tabs):
+            key = quoted(tab.key)
+            statement = f"SELECT {key}, max({LOG_AT}) FROM {self.place.log(table)} WHERE {key} IS NOT NULL GROUP BY 1"
+            async for value, at in connection.cursor(statement, prefetch=_PREFETCH):
+                bucket = self.map.bucket_of(value)
+                if bucket in buckets:
+                    found[bucket] = max(at, found.get(bucket, at))
+        return found
+
     async def _drop_live(self, connection: Connection, tab: Tab, buckets: frozenset[int]) -> None:
         if not buckets:
             return
@@ -206,3 +230,7 @@ async def _has_marks(connection: Connection, place: Place) -> bool:
 
 def _nothing(name: str, bucket: int) -> Sums:
     return {}
+
+
+def _never(name: str, bucket: int, since: dt.datetime) -> bool:
+    return False

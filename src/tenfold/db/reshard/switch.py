@@ -75,8 +75,9 @@ async def switch(links: Links, state: Reshard, flow: Flow, *, batch: int, wait: 
             await taking.start()
             await limit(flow.taker, wait)
             counters = await sequences.behind(flow.taker, flow.place, flow.tabs, intent.buckets)
+            at = await flow.giver.fetchval("SELECT clock_timestamp()")
             sums = await _exchange(flow, intent)
-            mark = Mark(intent.number, intent.giver, intent.taker, intent.buckets, sums, new.epoch)
+            mark = Mark(intent.number, at, intent.giver, intent.taker, intent.buckets, sums, new.epoch)
             await flow.taker.execute(LOCK_EPOCH)
             await sequences.advance(flow.taker, counters)
             for connection in (flow.giver, flow.taker):
