@@ -124,6 +124,8 @@ async def test_the_command_moves_verifies_rolls_back(
     assert (moved["outcome"], moved["legs"][0]["phase"], moved["legs"][0]["buckets"]) == ("moved", "moved", [0, 2])
     assert await asyncio.to_thread(reshard.verify, **the) == 0
     assert "every row is where the map has it" in capsys.readouterr().out
+    also = {**the, "shard": (*given, "s0=postgresql://tenfold@127.0.0.1:1/postgres")}  # a server that is down
+    assert await asyncio.to_thread(reshard.verify, **also) == 0
     await cluster.refresh()
     assert cluster.map.shards[0] == "s1"
     await asyncio.to_thread(reshard.rollback, **the)
@@ -202,6 +204,22 @@ async def test_while_it_is_open_the_map_and_the_tables_are_guarded(shards: Topol
     assert await tool(shards).run(finish=True) is None
     with pytest.raises(ReshardError, match="no reshard is open"):
         await tool(shards).rollback()
+
+
+async def test_what_a_former_reshard_has_left_is_swept_up(shards: Topology, cluster: ShardedCluster) -> None:
+    """As when a promoted server has forgotten the clean-up: its logs, copies and marks mislead nobody."""
+    for start in (0, 2):
+        await tool(shards).plan(to="s1", buckets=[start])
+        await tool(shards).run()
+        await on(cluster, "s0", "DELETE FROM tenfold_reshard")
+    await tool(shards).plan(to="s0", buckets=[0, 1, 2])
+    await tool(shards).run(finish=True)
+    await cluster.refresh()
+    assert [cluster.map.shards[bucket] for bucket in range(3)] == ["s0"] * 3
+    assert (await tool(shards).verify()).misplaced == ()
+    assert (await cluster.execute(select(func.count()).select_from(Trip))).scalar_one() == 100
+    for shard in ("s0", "s1"):
+        assert await on(cluster, shard, "SELECT tgname FROM pg_trigger WHERE tgname ~ '^tenfold_'") == []
 
 
 async def test_a_copy_that_somebody_has_changed_stops_the_switch(shards: Topology, cluster: ShardedCluster) -> None:
