@@ -2,18 +2,15 @@
 
 `_db_routing`: the decision for a cached statement, and a single-statement read against ``engine.begin()``.
 `_db_cluster`: write-then-read pairs through a cluster's sessions while replay stops and goes at random, and the time
-from the order to promote to the first write. `_db_everyday` and `_db_shards`: their own numbers, each under its name.
+from the order to promote to the first write. `_db_peers`, `_db_everyday` and `_db_shards`: their own numbers, each
+under its name.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from typing import Any
 
-from bench import _db_cluster, _db_routing
-
-_OWN = ("_db_everyday", "_db_shards")
+from bench import _db_cluster, _db_everyday, _db_peers, _db_routing, _db_shards
 
 
 def measure(*, quick: bool) -> dict[str, Any]:
@@ -27,7 +24,7 @@ def measure(*, quick: bool) -> dict[str, Any]:
         "promote_to_first_write_ms",
     )
     told: dict[str, Any] = {name: found[name] for name in first} | found
-    for name in _OWN:
-        if importlib.util.find_spec(f"bench.{name}") is not None:
-            told[name.removeprefix("_db_")] = importlib.import_module(f"bench.{name}").measure(quick=quick)
+    told["peers"] = _db_peers.measure(quick=quick)
+    told["everyday"] = _db_everyday.measure(quick=quick)
+    told["shards"] = _db_shards.measure(quick=quick)
     return told

@@ -59,6 +59,9 @@ def main() -> None:
         missing = _missing(error)
         if missing is None:
             raise
+        if "pip install" in str(error):  # it says it better
+            print(f"tenfold: {error}", file=sys.stderr)
+            sys.exit(2)
         extra = _EXTRAS_OF.get(" ".join(sys.argv[1:2]), _EXTRAS).get(missing, _EXTRAS[missing])
         print(
             f"tenfold: this command needs {missing}, which is not installed: pip install 'tenfold[{extra}]'",

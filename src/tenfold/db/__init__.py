@@ -1,4 +1,23 @@
-"""PostgreSQL with replicas, behind SQLAlchemy's own sessions. See `create_async_cluster`."""
+"""PostgreSQL with replicas, behind SQLAlchemy's own sessions: `create_async_cluster`; and cut into shards:
+`ShardedCluster`, with the rest of `tenfold.db.shards`.
+
+The everyday tools are modules of their own: `tenfold.db.keyset`, `dataloader`, `bulk`, `hot_rows`, `advisory`,
+`timeouts` and `tags`. Needs ``pip install tenfold[db]``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+try:
+    import asyncpg  # noqa: F401 - see whether it is there
+    import sqlalchemy.ext.asyncio  # noqa: F401 - it asks for greenlet
+except ImportError as error:
+    raise ModuleNotFoundError(
+        "tenfold.db needs SQLAlchemy 2.1 and asyncpg; install them with `pip install 'tenfold[db]'` "
+        f"({str(error).splitlines()[0]})",
+        name=error.name,
+    ) from error
 
 from tenfold.db.causal_asgi import CausalityMiddleware, CookieOptions
 from tenfold.db.causal_read import CausalOptions
@@ -26,6 +45,9 @@ from tenfold.db.router import RouteExplanation, Router
 from tenfold.db.token import BadToken, Token, TokenKeys
 from tenfold.db.transaction import RunOptions
 
+if TYPE_CHECKING:
+    from tenfold.db.shards import ShardedCluster
+
 __all__ = [  # noqa: RUF022 - grouped by what they are for
     # the cluster
     "AsyncCluster",
@@ -36,6 +58,8 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "Want",
     "connections_for",
     "create_async_cluster",
+    # shards
+    "ShardedCluster",
     # routing
     "Catalogue",
     "RouteExplanation",
@@ -72,3 +96,12 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "ReadsRefused",
     "RetriesExhausted",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`ShardedCluster` is loaded when asked for: who has no shards does not pay for them."""
+    if name == "ShardedCluster":
+        from tenfold.db.shards import ShardedCluster
+
+        return ShardedCluster
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

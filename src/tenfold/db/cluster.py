@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from random import Random
 from typing import Any, Final, TypeVar
 
@@ -36,6 +37,7 @@ from tenfold.db.read_connection import reader
 from tenfold.db.refusals import NOT_THERE, is_gone
 from tenfold.db.router import RouteExplanation, Router
 from tenfold.db.session import routed_sessionmaker
+from tenfold.db.state import cluster_state
 from tenfold.db.transaction import Isolation, Runner, RunOptions
 from tenfold.db.watch import Watch
 from tenfold.resilience import remaining
@@ -65,10 +67,12 @@ class AsyncCluster:
         replicas: Sequence[URL],
         options: ClusterOptions,
         *,
+        name: str = "database",
         random: Random | None = None,
         causal: CausalOptions | None = None,
         hub: Hub = EVENTS,
     ) -> None:
+        self.name: Final = name
         self._urls = {"primary": primary, **{f"replica {number}": url for number, url in enumerate(replicas)}}
         self.options = options
         self._random = random or Random()
@@ -107,8 +111,14 @@ class AsyncCluster:
         return await self.router.execute(statement, parameters, route=route)
 
     def explain_route(self, statement: Executable | str, *, route: str | None = None) -> RouteExplanation:
-        """Where ``statement`` would go as the first of a session, and why. Sends nothing. See `Router.explain`."""
-        return self.router.explain(statement, route=route)
+        """Where ``statement`` would go as the first of a session, and why; for a read also which servers would not get
+        it. Sends nothing. See `Router.explain`.
+        """
+        told = self.router.explain(statement, route=route)
+        if told.to != "replica":
+            return told
+        choices = self.choices(Want(after=self.router.wanted()))
+        return replace(told, out=tuple(f"{one.node.name} ({one.why})" for one in choices if not one.ok))
 
     @asynccontextmanager
     async def connect(self, *, read_only: bool = False) -> AsyncIterator[AsyncConnection]:
@@ -241,6 +251,15 @@ class AsyncCluster:
             except MissingGreenlet:
                 node = servers.nodes[0]  # somebody just looks; nothing is sent from here
         return node
+
+    def state(self) -> dict[str, Any]:
+        """What a person or a dashboard asks for, ready for JSON: servers, connections, reads, tokens, transactions.
+
+        May be called from any thread. See `tenfold.db.state` and, for Prometheus and OpenTelemetry, `tenfold.observe`.
+        """
+        pid = os.getpid()
+        loops = [(servers.nodes, servers.watch) for servers in list(self._servers.values()) if servers.pid == pid]
+        return cluster_state(self.name, loops, self.router, self.causal.counters, self._runner)
 
     def __repr__(self) -> str:
         primary = self._urls["primary"].render_as_string(hide_password=True)

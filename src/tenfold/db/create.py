@@ -20,6 +20,7 @@ def create_async_cluster(
     primary: str | URL,
     replicas: Sequence[str | URL] = (),
     *,
+    name: str = "database",
     pool_size: int | Literal["auto"] = 10,
     rate: str | float | None = None,
     held: Duration | None = None,
@@ -54,7 +55,8 @@ def create_async_cluster(
 
     ``pooler``: ``"auto"`` finds out whether PgBouncer or its like stands in between, ``"none"`` and ``"transaction"``
     say so. Behind one, no named prepared statements are used. ``causal``: how long a reader
-    with a token waits for a replica (`CausalOptions`). ``hub`` gets the events.
+    with a token waits for a replica (`CausalOptions`). ``name`` ("database") is what its metrics are told apart by;
+    ``hub`` gets the events (`tenfold.resilience.EVENTS` by default): `PrimaryElected`, `LagChanged` …
 
     Raises `MisuseError` for URLs that are not PostgreSQL's and for numbers that make no sense. Statements raise what
     SQLAlchemy raises.
@@ -80,6 +82,7 @@ def create_async_cluster(
         asyncpg_url(primary, "primary"),
         [asyncpg_url(url, f"replicas[{number}]") for number, url in enumerate(replicas)],
         options,
+        name=name,
         causal=causal,
         hub=hub,
     )

@@ -52,6 +52,8 @@ class Judge:
         self._known = {node.name: _Known(LagSwitch(self._limits)) for node in nodes}
         self.election: Final = Election()
         self.trail: Final = Trail()
+        self.elections = 0
+        """Times that a server became the one that takes the writes; the first is no failover."""
         self.there: Final = asyncio.Event()
         """Set while there is a primary."""
 
@@ -119,6 +121,7 @@ class Judge:
             self.there.clear()
         else:
             self.there.set()
+            self.elections += 1
         self._elected()
         self._hub.emit(PrimaryElected(outcome.winner, before, self.election.timeline))
         return True
@@ -145,4 +148,6 @@ class Judge:
             for name, node in self._nodes.items()
         )
         within = f" within {format_duration(waited)}" if waited else ""
-        return f"no primary {what}{within}: {nodes}. Nothing was sent; try again when one is promoted"
+        silent = all(node.seen.role == "unknown" for node in self._nodes.values())
+        advice = "look at the servers and at their URLs" if silent else "try again when one is promoted"
+        return f"no primary {what}{within}: {nodes}. Nothing was sent; {advice}"

@@ -24,6 +24,7 @@ from tenfold._core.stats import Ewma
 from tenfold.db.cluster_options import ClusterOptions
 from tenfold.db.happenings import GenerationDropped
 from tenfold.db.pool import Account, AccountedPool
+from tenfold.db.pool_policy import READ_ONLY
 from tenfold.db.position import Position
 from tenfold.db.refusals import NOT_THERE
 from tenfold.db.replayed import Replayed
@@ -116,7 +117,7 @@ class Node:
         """For reads: autocommit, and every transaction is read-only unless it says otherwise."""
         if self._reads is None:
             own = self.options.engine()
-            own["connect_args"]["server_settings"] = {"default_transaction_read_only": "on"}
+            own["connect_args"]["server_settings"] = {READ_ONLY: "on"}
             self._reads = self._made(write=False, isolation_level="AUTOCOMMIT", **own)
         return self._reads
 
@@ -145,6 +146,10 @@ class Node:
                 finally:
                     pool.cut_idle()
         self._writes = self._reads = None
+
+    def made(self, *, write: bool) -> AsyncEngine | None:
+        """The engine for transactions or for reads, if it was needed yet."""
+        return self._writes if write else self._reads
 
     # -- health
 

@@ -13,9 +13,9 @@ from sqlalchemy.util import await_only
 
 from tenfold.db.causal_cluster import ClusterCausality
 from tenfold.db.choose import Choice, Want
-from tenfold.db.cluster_errors import ReadsRefused
 from tenfold.db.node import Node
 from tenfold.db.position import Position
+from tenfold.db.read_connection import refused
 from tenfold.db.refusals import NOT_THERE
 from tenfold.db.watch import Watch
 
@@ -106,8 +106,7 @@ class ClusterPlaces:
                 found = True
                 yield self._reader(choice.node, choice.rank != "spill")
         if not found:
-            reasons = tuple(str(choice) for choice in choices)
-            raise ReadsRefused(f"no server may serve this reader now: {'; '.join(reasons)}", reasons)
+            raise refused(choices)
 
     def primary_reader(self) -> Place:
         """See `Places.primary_reader`."""

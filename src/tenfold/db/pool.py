@@ -55,7 +55,7 @@ class Holder:
 class Account:
     """Who holds connections of one node. Plain numbers, and as many holders as there are connections."""
 
-    __slots__ = ("checkouts", "holders", "lost", "readers")
+    __slots__ = ("checkouts", "holders", "lost", "readers", "timeouts")
 
     def __init__(self) -> None:
         self.holders: dict[int, Holder] = {}
@@ -64,6 +64,8 @@ class Account:
         self.checkouts = 0
         self.lost = 0
         """Connections that were never given back and that the garbage collector found."""
+        self.timeouts = 0
+        """Times that somebody waited in vain for a free connection (`PoolExhausted`)."""
 
     def take(self, record: ConnectionPoolEntry, now: float, write: bool) -> Holder:
         """A connection was checked out."""
@@ -119,6 +121,7 @@ class AccountedPool(AsyncAdaptedQueuePool):
         try:
             return super()._do_get()
         except PoolTimeoutError as error:
+            self.account.timeouts += 1
             holders = self.account.report(time.monotonic(), write=self.write)
             raise PoolExhausted(
                 f"{self.label}: expected a free connection within {format_duration(waited)}, and all {self.size()} are "

@@ -8,17 +8,23 @@ handshake and ``pg_backend_pid()`` are the same exactly where nobody stands betw
 
 The policy behind a pooler: statements are prepared without a name, nothing is cached on the connection, and reads run
 in transactions (READ ONLY) rather than in autocommit, because an unnamed statement that is parsed and bound in two
-round trips needs the transaction to hold its server.
+round trips needs the transaction to hold its server. No setting is sent with the handshake: PgBouncer refuses those it
+does not know. And the connection no longer stands for one start of one server: what was learnt of the server over it
+(`POOLED` in its ``info``) is asked anew each time, because a server that has restarted behind the pooler may show less.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import asyncpg
 from sqlalchemy.engine import URL
 from sqlalchemy.util import await_only
+
+READ_ONLY: Final = "default_transaction_read_only"
+POOLED: Final = "tenfold.db.pooled"
+"""In the ``info`` of a connection to a pooler."""
 
 
 async def is_pooled(connection: asyncpg.Connection[Any]) -> bool:
@@ -53,5 +59,8 @@ def obey(cparams: dict[str, Any], pooled: Callable[[], bool | None], ask: Callab
     if found is None:
         found = bool(await_only(ask()))
     if found:
+        cparams["server_settings"] = {
+            name: value for name, value in cparams.get("server_settings", {}).items() if name != READ_ONLY
+        }
         cparams.update(statement_cache_size=0, prepared_statement_cache_size=0, prepared_statement_name_func=_unnamed)
     return found

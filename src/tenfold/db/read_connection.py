@@ -72,13 +72,17 @@ async def _connect(host: Host, wanted: Position | None) -> tuple[AsyncConnection
             if there:
                 return connection, choice
             patient = False
-    raise _refused(choices)
+    raise refused(choices)
 
 
-def _refused(choices: Sequence[Choice[Node]]) -> ReadsRefused:
-    reasons = tuple(str(choice) for choice in choices)
-    return ReadsRefused(
-        f"no server may serve this reader now: {'; '.join(reasons)}. Try again, accept more lag (max_lag), or raise "
-        "spill, the number of readers that the primary takes over",
-        reasons,
+def refused(choices: Sequence[Choice[Node]]) -> ReadsRefused:
+    """Why nobody serves a reader: the reason of each server, with the error where it does not answer."""
+    silent = [choice for choice in choices if choice.node.seen.role == "unknown" and choice.node.last_error]
+    reasons = tuple(
+        f"{choice}, {choice.node.last_error.strip(': ')}" if choice in silent else str(choice) for choice in choices
     )
+    if len(silent) == len(choices):
+        advice = "None answers: look at the servers and at their URLs"
+    else:
+        advice = "Try again, accept more lag (max_lag), or raise spill: how many readers the primary takes over"
+    return ReadsRefused(f"no server may serve this reader now: {'; '.join(reasons)}. {advice}", reasons)

@@ -43,16 +43,21 @@ class Causality(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RouteExplanation:
-    """Where a statement would go now, and why."""
+    """Where a statement would go now, and why. ``to`` is what was decided; the first of ``places`` is where it would
+    run: the primary, for a read that no replica may serve.
+    """
 
     to: Route
     why: str
     verdict: Verdict
     places: tuple[str, ...]
     """The servers that may run it, best first, each with the reason."""
+    out: tuple[str, ...] = ()
+    """Those that may not."""
 
     def __str__(self) -> str:
-        return f"{self.to}: {self.why}. Verdict: {self.verdict}. Servers: {', '.join(self.places)}"
+        out = f"; not {'; '.join(self.out)}" if self.out else ""
+        return f"{self.to}: {self.why}. Verdict: {self.verdict}. Servers: {', '.join(self.places)}{out}"
 
 
 class Router:

@@ -47,8 +47,11 @@ class Taps:
         timeout = float(node.options.connect_timeout)
         node.pooled = pool_policy.obey(cparams, lambda: node.pooled, lambda: pool_policy.asked(node.url, timeout))
 
-    def connect(self, connection: Any, record: object) -> None:
-        if self.node.pooled and not self.write:
+    def connect(self, connection: Any, record: Any) -> None:
+        if not self.node.pooled:
+            return
+        record.info[pool_policy.POOLED] = True
+        if not self.write:
             connection.set_isolation_level("read_committed")
             connection.readonly = True
 

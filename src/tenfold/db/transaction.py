@@ -120,6 +120,8 @@ class Runner:
     retries: int = 0
     resolved: int = 0
     """Commits whose answer was lost and whose fate was found out."""
+    unknown: int = 0
+    """Commits whose fate was not (`CommitUnknown`)."""
 
     async def run(
         self,
@@ -172,6 +174,7 @@ class Runner:
                     # Also when we are cancelled here: whoever cancels must not believe that nothing happened.
                     outcome, said = await shielded(self._fate(attempt, float(how.resolve)))
                     if outcome == "unknown":
+                        self.unknown += 1
                         raise CommitUnknown(
                             "COMMIT was sent and the answer lost; the transaction "
                             f"{'of unknown id' if attempt.xid is None else attempt.xid} may have been committed "
@@ -260,7 +263,13 @@ class Runner:
             if status == "committed":
                 position = node.seen.position
                 branch = None if position is None else (position.system, position.timeline)
-                if node is attempt.node and branch == attempt.branch and node.epoch == attempt.epoch:
+                # Behind a pooler the watch's connection outlives a restart of the server, and `epoch` says nothing.
+                if (
+                    node is attempt.node
+                    and branch == attempt.branch
+                    and node.epoch == attempt.epoch
+                    and not node.pooled
+                ):
                     return "committed", status
                 return "unknown", "the primary says committed, but it may have given the id to another transaction"
             said = status or said

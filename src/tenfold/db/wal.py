@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tenfold._core.clock import SYSTEM_CLOCK, Clock
 from tenfold.db.lineage import History
+from tenfold.db.pool_policy import POOLED
 from tenfold.db.position import Position, normalised
 
 Info = MutableMapping[Any, Any]
@@ -69,14 +70,14 @@ def driver_of(connection: AsyncConnection | Connection) -> tuple[Any, Info]:
 
 
 def known_identity(info: Info) -> Identity | None:
-    """What `identify` found on this connection before; None: it has not been asked."""
-    known: Identity | None = info.get(_IDENTITY)
+    """What `identify` found on this connection before; None: it has not been asked, or a pooler stands between."""
+    known: Identity | None = None if POOLED in info else info.get(_IDENTITY)
     return known
 
 
 async def identify(driver: Any, info: Info, *, clock: Clock = SYSTEM_CLOCK, timeout: float | None = None) -> Identity:
-    """Who the server is: a round trip the first time, nothing afterwards."""
-    known: Identity | None = info.get(_IDENTITY)
+    """Who the server is: a round trip the first time, nothing afterwards, unless a pooler stands between."""
+    known = known_identity(info)
     if known is None:
         system, started, page, segment = await driver.fetchrow(_IDENTIFY, timeout=timeout)
         known = Identity(system % 2**64, started, page, segment, clock.monotonic())
@@ -91,7 +92,7 @@ async def insert_position(driver: Any, info: Info, *, timeout: float | None = No
     Raises asyncpg's ``ObjectNotInPrerequisiteStateError`` on a replica.
     """
     who = await identify(driver, info, timeout=timeout)
-    timeline: int | None = info.get(_TIMELINE)
+    timeline: int | None = None if POOLED in info else info.get(_TIMELINE)
     if timeline is None:
         lsn, name = await driver.fetchrow(_INSERT_AND_TIMELINE, timeout=timeout)
         timeline = info[_TIMELINE] = int(name, 16)

@@ -31,7 +31,7 @@ from tenfold.db.election import Election
 from tenfold.db.judge import Judge
 from tenfold.db.lag import Trail
 from tenfold.db.node import Node
-from tenfold.db.pool_policy import driver_arguments, is_pooled
+from tenfold.db.pool_policy import POOLED, driver_arguments, is_pooled
 from tenfold.db.probe import APPLICATION, Found, probe
 from tenfold.db.refusals import NOT_THERE
 from tenfold.db.wal import identify
@@ -120,6 +120,11 @@ class Watch:
         return self._judge.election
 
     @property
+    def elections(self) -> int:
+        """Times that a server became the one that takes the writes; the first is no failover."""
+        return self._judge.elections
+
+    @property
     def trail(self) -> Trail:
         """Where the primary was lately."""
         return self._judge.trail
@@ -191,7 +196,7 @@ class Watch:
                     async with asyncio.timeout(float(self._options.connect_timeout)):
                         if connection is None:
                             connection = await self._connect(node, state)
-                            state.info.clear()
+                            state.info = {POOLED: True} if node.pooled else {}
                         began = self._monotonic()
                         found = await probe(connection)
                         if found.role == "replica" and found.position is not None:

@@ -11,11 +11,10 @@ Counters are those of one process, and so are opinions: each process has checks 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, Protocol
 
-from tenfold._core.errors import MisuseError
-from tenfold.observe.table import Family, Group, Owner, Read, Sample, at, each
+from tenfold.observe.table import Family, Group, Read, Sample, at, each, group_of
 
 _WHY: Final = ("unhealthy", "ejected", "draining")
 
@@ -169,23 +168,11 @@ class Balances(Protocol):
 
 def balancer_group(balancers: Iterable[Balances], reader: str) -> Group:
     """What there is to show of ``balancers``, which may grow. Raises `MisuseError`, in the name of ``reader``."""
-    if isinstance(balancers, Iterator):
-        raise MisuseError(f"{reader}: expected a list of balancers, got an iterator, which ends at the first look")
-
-    def named() -> list[Balances]:
-        found = list(balancers)
-        names = [balancer.name for balancer in found]
-        if twice := {name for name in names if names.count(name) > 1}:
-            raise MisuseError(
-                f"{reader}: expected a name for each balancer, got {min(twice)!r} twice; "
-                'their series could not be told apart; give them names: Balancer(…, name="shop")'
-            )
-        return found
-
-    named()
-    return Group(
+    return group_of(
         "balancer",
         FAMILIES,
         balancers,
-        lambda: [Owner(balancer, balancer.name, balancer.state()) for balancer in named()],
+        lambda balancer: balancer.state(),
+        reader,
+        'give them names: Balancer(…, name="shop")',
     )

@@ -8,12 +8,11 @@ are those of one process: sum them over processes, and a hit rate is a quotient 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any, Final, Protocol
 
-from tenfold._core.errors import MisuseError
-from tenfold.observe.table import Family, Group, Owner, at, each
+from tenfold.observe.table import Family, Group, at, each, group_of
 
 FAMILIES: Final = (
     Family(
@@ -138,20 +137,4 @@ class Counts(Protocol):
 
 def cache_group(caches: Iterable[Counts], reader: str) -> Group:
     """What there is to show of ``caches``, which may grow. Raises `MisuseError`, in the name of ``reader``."""
-    if isinstance(caches, Iterator):
-        raise MisuseError(f"{reader}: expected a list of caches, got an iterator, which ends at the first look")
-
-    def named() -> list[Counts]:
-        found = list(caches)
-        names = [cache.name for cache in found]
-        if twice := {name for name in names if names.count(name) > 1}:
-            raise MisuseError(
-                f"{reader}: expected a name for each cache, got {min(twice)!r} twice; "
-                "their series could not be told apart"
-            )
-        return found
-
-    named()
-    return Group(
-        "cache", FAMILIES, caches, lambda: [Owner(cache, cache.name, asdict(cache.stats())) for cache in named()]
-    )
+    return group_of("cache", FAMILIES, caches, lambda cache: asdict(cache.stats()), reader)

@@ -23,6 +23,7 @@ from tenfold import __version__
 from tenfold._core.errors import MisuseError
 from tenfold.observe.balancers import Balances, balancer_group
 from tenfold.observe.caches import Counts, cache_group
+from tenfold.observe.databases import ShowsState, database_group
 from tenfold.observe.policies import Shows, policy_groups
 from tenfold.observe.table import Family, Group, Owner
 from tenfold.resilience.registry import REGISTRY
@@ -72,6 +73,17 @@ def instrument_balancers(balancers: Iterable[Balances], *, meter_provider: Meter
     not installed, and for two balancers of one name.
     """
     _show("instrument_balancers", lambda reader: (balancer_group(balancers, reader),), meter_provider)
+
+
+def instrument_databases(databases: Iterable[ShowsState], *, meter_provider: MeterProvider | None = None) -> None:
+    """Show clusters to OpenTelemetry, as ``tenfold.database.reads`` and so on with the attribute ``database``::
+
+        instrument_databases([cluster])
+
+    ``databases`` and ``meter_provider`` are as for `instrument_caches`. Raises `MisuseError` where ``opentelemetry`` is
+    not installed, and for two databases of one name.
+    """
+    _show("instrument_databases", lambda reader: (database_group(databases, reader),), meter_provider)
 
 
 class _Kind:

@@ -1,4 +1,4 @@
-"""Policies, caches and balancers for Prometheus: collectors that read plain counters when they are scraped.
+"""Policies, caches, balancers and databases for Prometheus: collectors that read plain counters when they are scraped.
 
 The other way round, a counter of ``prometheus_client`` per call, costs 0.5 µs to 2 µs each, more than a whole policy
 does. So calls and hits count into integers of their own, and a scrape turns a snapshot of each into samples. A policy
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tenfold._core.errors import MisuseError
 from tenfold.observe.balancers import Balances, balancer_group
 from tenfold.observe.caches import Counts, cache_group
+from tenfold.observe.databases import ShowsState, database_group
 from tenfold.observe.policies import Shows, policy_groups
 from tenfold.observe.table import Family, Group
 from tenfold.resilience.registry import REGISTRY
@@ -88,6 +89,29 @@ class BalancersCollector:
     def __init__(self, balancers: Iterable[Balances]) -> None:
         self._client: Final = _client("BalancersCollector")
         self._groups: Final = (balancer_group(balancers, "BalancersCollector"),)
+
+    def describe(self) -> Iterator[Metric]:
+        """The metrics without samples, so that registering finds names that are taken."""
+        return _describe(self._client, self._groups)
+
+    def collect(self) -> Iterator[Metric]:
+        """What Prometheus asks for at each scrape."""
+        return _collect(self._client, self._groups)
+
+
+class DatabasesCollector:
+    """Shows clusters (`create_async_cluster`) and sharded clusters to Prometheus::
+
+        from prometheus_client import REGISTRY
+        REGISTRY.register(DatabasesCollector([cluster]))
+
+    ``databases`` may be any iterable that can be gone through again, such as a list that grows. Raises `MisuseError`
+    where ``prometheus_client`` is not installed, and for two databases of one name.
+    """
+
+    def __init__(self, databases: Iterable[ShowsState]) -> None:
+        self._client: Final = _client("DatabasesCollector")
+        self._groups: Final = (database_group(databases, "DatabasesCollector"),)
 
     def describe(self) -> Iterator[Metric]:
         """The metrics without samples, so that registering finds names that are taken."""

@@ -14,9 +14,11 @@ No label holds anything that a caller controls: of breakers, limits and caches b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol, TypeVar
+
+from tenfold._core.errors import MisuseError
 
 Sample = tuple[tuple[str, ...], float]
 """The values of the labels after the owner's, and the value: always a float, so that no series changes its type."""
@@ -65,6 +67,46 @@ class Group:
     families: tuple[Family, ...]
     source: object
     owners: Callable[[], list[Owner]]
+
+
+class Named(Protocol):
+    """An owner: it has a name."""
+
+    @property
+    def name(self) -> str: ...
+
+
+N = TypeVar("N", bound=Named)
+
+
+def group_of(
+    label: str,
+    families: tuple[Family, ...],
+    owners: Iterable[N],
+    snapshot: Callable[[N], Mapping[str, Any]],
+    reader: str,
+    hint: str = "",
+) -> Group:
+    """What there is to show of ``owners``, which may be a list that grows.
+
+    Raises `MisuseError`, in the name of ``reader``, for an iterator and, now and at each look, for two of one name;
+    ``hint`` says what to do about that.
+    """
+    if isinstance(owners, Iterator):
+        raise MisuseError(f"{reader}: expected a list of {label}s, got an iterator, which ends at the first look")
+
+    def named() -> list[N]:
+        found = list(owners)
+        names = [owner.name for owner in found]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise MisuseError(
+                f"{reader}: expected a name for each {label}, got {min(twice)!r} twice; "
+                f"their series could not be told apart{hint and '; ' + hint}"
+            )
+        return found
+
+    named()
+    return Group(label, families, owners, lambda: [Owner(owner, owner.name, snapshot(owner)) for owner in named()])
 
 
 def at(*path: str) -> Read:

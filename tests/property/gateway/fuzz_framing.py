@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import random
 import sys
-import tempfile
 import tomllib
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -273,14 +272,13 @@ def main(arguments: list[str]) -> None:
     with atheris.instrument_imports(include=["tenfold.gateway.framing"]):
         _framing()
     seconds = int(arguments[0]) if arguments else 60
-    with tempfile.TemporaryDirectory(prefix="tenfold-fuzz-") as start:
-        for number, seed in enumerate(seeds()):
-            Path(start, f"{number:04}").write_bytes(seed)
-        kept = Path(arguments[1] if len(arguments) > 1 else ".hypothesis/fuzz-framing")
-        kept.mkdir(parents=True, exist_ok=True)
-        options = [f"-max_total_time={seconds}", "-max_len=700", "-timeout=20", f"-artifact_prefix={kept}/"]
-        atheris.Setup([sys.argv[0], *options, str(kept), start], run)
-        atheris.Fuzz()
+    kept = Path(arguments[1] if len(arguments) > 1 else ".hypothesis/fuzz-framing")
+    kept.mkdir(parents=True, exist_ok=True)
+    for number, seed in enumerate(seeds()):  # into the corpus: libFuzzer ends the process without any `finally`
+        (kept / f"seed-{number:04}").write_bytes(seed)
+    options = [f"-max_total_time={seconds}", "-max_len=700", "-timeout=20", f"-artifact_prefix={kept}/"]
+    atheris.Setup([sys.argv[0], *options, str(kept)], run)
+    atheris.Fuzz()
 
 
 if __name__ == "__main__":

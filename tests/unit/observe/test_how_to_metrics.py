@@ -1,11 +1,13 @@
 """The how-to is true: each block of Python in it is a test file, and each name in it is one that is shown."""
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tenfold.observe import balancers, caches
+from tenfold.observe import balancers, caches, databases
 from tenfold.observe.policies import policy_groups
 from tenfold.resilience.registry import Registry
 
@@ -20,11 +22,11 @@ def text():
 def test_every_block_of_the_how_to_passes(text, passes):
     for needed in ("prometheus_client", "opentelemetry.sdk"):
         pytest.importorskip(needed, reason="one of the blocks shows it")
-    assert passes(text) == 2
+    assert passes(text) == 3
 
 
 def test_the_table_of_the_how_to_is_that_of_the_readers(text):
-    families = {family.name: family for family in (*caches.FAMILIES, *balancers.FAMILIES)}
+    families = {family.name: family for family in (*caches.FAMILIES, *balancers.FAMILIES, *databases.FAMILIES)}
     for group in policy_groups(Registry(), (), (), ()):
         families |= {family.name: family for family in group.families}
     rows = re.findall(r"^\| `(tenfold\.[\w.]+)` \| (?:`(.*?)` )?\| `(\w+)` \| (.*) \|$", text, re.MULTILINE)
@@ -35,3 +37,19 @@ def test_the_table_of_the_how_to_is_that_of_the_readers(text):
         assert (unit, prometheus) == (family.unit, family.prometheus + total)
         shown = re.findall(r"`(\w+)`", attributes.partition(":")[0])
         assert shown == [name.split(".")[1].replace("breaker", "policy"), *family.labels]
+
+
+def test_promtool_takes_the_rules(text, tmp_path):
+    (rules,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    shown = {family.prometheus + ("_total" if family.kind == "counter" else "") for family in databases.FAMILIES}
+    assert set(re.findall(r"tenfold_database_\w+", rules)) <= shown
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed (Debian: prometheus), so nobody has checked the rules")
+    path = tmp_path / "rules.yaml"
+    path.write_text(rules, encoding="utf-8")
+    done = subprocess.run(
+        [promtool, "check", "rules", str(path)], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "7 rules found" in done.stdout

@@ -21,6 +21,7 @@ from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.util import greenlet_spawn
 
+from tenfold.db import pool_policy
 from tenfold.db.causality import CAUSALITY
 from tenfold.db.classify.verdict import READ
 from tenfold.db.cluster import AsyncCluster
@@ -42,8 +43,14 @@ class Member:
     def __init__(self, name: str, engine: AsyncEngine) -> None:
         self.name = name
         self._engine = engine
+        self._pooled: bool | None = None
+        event.listen(engine.sync_engine, "do_connect", self._do_connect)
         event.listen(engine.sync_engine, "begin", fence)
         event.listen(engine.sync_engine, "checkout", _must_be_open)
+
+    def _do_connect(self, dialect: object, record: object, cargs: object, cparams: dict[str, Any]) -> None:
+        url, timeout = self._engine.url, float(cparams.get("timeout", _RELEASE))
+        self._pooled = pool_policy.obey(cparams, lambda: self._pooled, lambda: pool_policy.asked(url, timeout))
 
     @property
     def engine(self) -> AsyncEngine:

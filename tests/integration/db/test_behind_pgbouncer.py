@@ -1,0 +1,195 @@
+"""A cluster behind a real PgBouncer in transaction mode, with fewer connections to the servers than it has clients."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pwd
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from sqlalchemy import select, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from tenfold.db import AsyncCluster, CommitUnknown, DatabaseClusterError, causality, create_async_cluster
+from tenfold.db.shards import ShardedCluster
+from tenfold.servers.ports import free_port
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Order(Base):
+    __tablename__ = "pooled_orders"
+    __shard_key__ = "customer"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    customer: Mapped[int]
+
+
+PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+NAME = text("SELECT name FROM items WHERE id = :id")
+RENAME = text("UPDATE items SET name = :name WHERE id = :id")
+
+if PGBOUNCER is None:
+    pytest.skip("pgbouncer is not installed (Debian: pgbouncer), so nobody has tried it", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="tenfold-pgbouncer-") as folder:
+        Path(folder).chmod(0o755)  # as root it runs as somebody else
+        yield Path(folder)
+
+
+@asynccontextmanager
+async def pgbouncer(folder: Path, topology: Any) -> AsyncIterator[str]:
+    """A pooler before the primary and the first replica, as databases of these names; its URL without a name."""
+    port, at = free_port(), "host=127.0.0.1 user=tenfold dbname=postgres"
+    configuration = folder / "pgbouncer.ini"
+    configuration.write_text(
+        f"[databases]\n"
+        f"primary = {at} port={topology.primary.port}\n"
+        f"replica = {at} port={topology.replicas[0].port}\n"
+        f"* = host=127.0.0.1 user=tenfold port={topology.primary.port}\n"
+        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n"
+        "pool_mode = transaction\ndefault_pool_size = 3\nserver_login_retry = 0.05\n"
+    )
+    nobody: dict[str, Any] = {}
+    if os.geteuid() == 0:
+        account = pwd.getpwnam("nobody")
+        nobody = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+    log = folder / "log"
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            str(PGBOUNCER), str(configuration), stdout=output, stderr=output, **nobody
+        )
+    try:
+        async with asyncio.timeout(10):
+            while True:
+                try:
+                    await (await asyncpg.connect(f"postgresql://tenfold@127.0.0.1:{port}/primary")).close()
+                    break
+                except OSError:
+                    assert process.returncode is None, log.read_text()
+                    await asyncio.sleep(0.02)
+        yield f"postgresql://tenfold@127.0.0.1:{port}"
+    finally:
+        process.kill()
+        await process.wait()
+
+
+@pytest.fixture
+async def cluster(items: Any, folder: Path) -> AsyncIterator[AsyncCluster]:
+    async with (
+        pgbouncer(folder, items) as url,
+        create_async_cluster(f"{url}/primary", [f"{url}/replica"], pool_size=20) as cluster,
+    ):
+        await cluster.watch.settle()
+        yield cluster
+
+
+async def test_it_is_noticed_and_everybody_is_served(cluster: AsyncCluster, items: Any) -> None:
+    """Forty clients, two times three servers: each writes, and reads what it wrote, mostly from the replica."""
+    await cluster.execute(text("INSERT INTO items SELECT n, 'item ' || n FROM generate_series(11, 40) n"))
+
+    async def one(number: int) -> int:
+        with causality():
+            async with cluster.session() as session:
+                await session.execute(RENAME, {"id": number, "name": f"new {number}"})
+                await session.commit()
+            async with cluster.session(read_only=True) as session:
+                port: int = (await session.execute(text("SELECT inet_server_port()"))).scalar_one()
+                assert (await session.execute(NAME, {"id": number})).scalar_one() == f"new {number}"
+                await session.execute(text("SELECT count(*) FROM items WHERE id > :id"), {"id": 3})
+                return port
+
+    ports = await asyncio.gather(*[one(number) for number in range(1, 41)])
+    assert items.replicas[0].port in ports
+    state = cluster.state()
+    assert {node["pooler"] for node in state["nodes"].values()} == {True}
+    assert state["nodes"]["primary"]["connections"]["write"]["idle"] > 3  # clients share the servers
+    assert state["reads_refused"] == 0
+
+
+async def test_single_statements_and_read_only_connections(cluster: AsyncCluster) -> None:
+    for number in range(1, 6):
+        await cluster.execute(RENAME, {"id": number, "name": f"new {number}"})
+    with causality():
+        await cluster.execute(RENAME, {"id": 1, "name": "newest"})
+        assert (await cluster.execute(NAME, {"id": 1})).scalar_one() == "newest"
+    async with cluster.connect(read_only=True) as connection:
+        with pytest.raises(DBAPIError, match="read-only transaction"):
+            await connection.execute(RENAME, {"id": 1, "name": "never"})
+
+
+async def test_nothing_is_remembered_of_a_server_that_may_have_restarted(cluster: AsyncCluster) -> None:
+    """Without a pooler the second read would be answered from memory."""
+    with causality():
+        await cluster.execute(RENAME, {"id": 2, "name": "seen"})
+        for _ in range(3):
+            assert (await cluster.execute(NAME, {"id": 2})).scalar_one() == "seen"
+    checks = cluster.state()["token_checks"]
+    assert checks["at_once"] == 0
+    assert checks["there"] + checks["behind"] >= 3
+
+
+async def test_the_server_restarts_and_the_pooler_does_not(cluster: AsyncCluster, items: Any) -> None:
+    async def rename(session: AsyncSession) -> None:
+        await session.execute(RENAME, {"id": 3, "name": "after"})
+
+    await cluster.run(rename)
+    await items.primary.kill()
+    await items.primary.start()
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                await cluster.run(rename)
+                break
+            except (DBAPIError, DatabaseClusterError):
+                await asyncio.sleep(0.05)
+    async with cluster.session(read_only=True) as session:
+        assert (await session.execute(NAME, {"id": 3})).scalar_one() in ("after", "item 3")
+
+
+async def test_a_commit_without_an_answer_is_of_unknown_fate(cluster: AsyncCluster, items: Any) -> None:
+    """The id of a transaction is believed only while the server is known not to have restarted."""
+
+    async def rename(session: AsyncSession) -> None:
+        await session.execute(text("SET LOCAL synchronous_commit = on"))
+        await session.execute(RENAME, {"id": 4, "name": "unheard"})
+
+    await items.primary.fetchval("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+    await items.primary.fetchval("SELECT pg_reload_conf()")
+    try:
+        with pytest.raises(CommitUnknown):
+            await cluster.run(rename, deadline="500ms")
+    finally:
+        await items.primary.fetchval("ALTER SYSTEM RESET synchronous_standby_names")
+        await items.primary.fetchval("SELECT pg_reload_conf()")
+
+
+async def test_shards_behind_it(items: Any, folder: Path) -> None:
+    for name in ("shard0", "shard1"):
+        await items.primary.fetchval(f"CREATE DATABASE {name}")
+    async with (
+        pgbouncer(folder, items) as url,
+        ShardedCluster([f"{url}/shard0", f"{url}/shard1"], models=[Base]) as cluster,
+    ):
+        for name in cluster.shards:
+            async with cluster.async_engine(name).begin() as connection:
+                await connection.run_sync(Base.metadata.create_all)
+        await cluster.insert(Order, [{"id": number, "customer": number} for number in range(100)])
+        statement = select(Order.id).order_by(Order.id).limit(50)
+        answers = await asyncio.gather(*[cluster.execute(statement) for _ in range(20)])
+        assert [answer.scalars().all() for answer in answers] == [list(range(50))] * 20
+        async with cluster.stream(select(Order.id).order_by(Order.id)) as rows:
+            assert [row.id async for row in rows] == list(range(100))

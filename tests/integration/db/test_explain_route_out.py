@@ -1,0 +1,32 @@
+"""`explain_route` of a read says which servers would not get it, and why; of a write there is nothing to say."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from sqlalchemy import text
+
+from tenfold.db import create_async_cluster
+
+
+async def test_a_late_replica_is_named_with_its_lag(items: Any) -> None:
+    late = items.replicas[0]
+    urls = [replica.url for replica in items.replicas]
+    async with create_async_cluster(items.primary.url, urls, max_lag="200ms", watch_period="50ms") as cluster:
+        await late.pause_replay()
+        try:
+            await cluster.execute(text("INSERT INTO items VALUES (11, 'tea')"))
+            async with asyncio.timeout(30):
+                while [one.seen.lag_state for one in cluster.nodes()[1:]] != ["stale", "fresh"]:  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+            told = cluster.explain_route("SELECT 1")
+            assert told.to == "replica"
+            assert told.places[0] == "replica 1 (a replica that may serve)"
+            (out,) = told.out
+            assert out.startswith("replica 0 (it is ")
+            assert out.endswith("behind, which is too much)")
+            assert str(told).endswith(f"primary (the primary); not {out}")
+            assert cluster.explain_route("DELETE FROM items").out == ()
+        finally:
+            await late.resume_replay()
