@@ -314,7 +314,7 @@ LOST = {
 }
 
 
-@pytest.mark.parametrize("role", ["source", "target"])
+@pytest.mark.parametrize("role", ["source", pytest.param("target", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "what", [pytest.param(what, marks=() if what == "a switch" else pytest.mark.slow) for what in LOST]
 )
@@ -373,6 +373,7 @@ async def test_where_both_have_been_written_to_nobody_is_believed(servers: Topol
         await scene.check(on="one")
 
 
+@pytest.mark.slow
 async def test_a_replica_and_a_former_primary_are_told_from_the_primary(servers: Topology, moving: None) -> None:
     scene = Scene(servers, "target")
     async with scene.open():

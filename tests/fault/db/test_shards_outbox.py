@@ -36,6 +36,7 @@ from tenfold.servers import Topology
 QUICK = OutboxOptions(poll="50ms", base="5ms", cap="50ms", tries=4)
 PATIENT = OutboxOptions(poll="50ms", base="5ms", cap="50ms", tries=1000)
 """Where dispatchers are killed again and again, each time with some innocent message in hand."""
+FRAGILE = OutboxOptions(poll="50ms", base="5ms", cap="50ms", tries=2)
 OWN = Path(__file__).read_bytes()
 NAMES = ("s0", "s1", "s2")
 
@@ -286,7 +287,7 @@ asyncio.run(main())
 
 POISONED = """
 import asyncio, json, os, signal, sys
-from tests_of_outbox import Base, QUICK, note
+from tests_of_outbox import Base, FRAGILE, note
 from tenfold.db.shards import Dispatcher, ShardedCluster
 
 async def fatal(session, message):
@@ -296,7 +297,7 @@ async def fatal(session, message):
 
 async def main():
     async with ShardedCluster(json.loads(sys.argv[1]), models=[Base]) as cluster:
-        async with Dispatcher(cluster, {"note": fatal}, options=QUICK):
+        async with Dispatcher(cluster, {"note": fatal}, options=FRAGILE):
             await asyncio.Event().wait()
 
 asyncio.run(main())
@@ -317,7 +318,7 @@ async def test_a_message_that_kills_its_dispatcher_is_laid_aside_and_nothing_els
     (tmp_path / "tests_of_outbox.py").write_bytes(OWN)
     (tmp_path / "child.py").write_text(POISONED, encoding="utf-8")
     path = os.pathsep.join([str(Path(tenfold.__file__).parents[1]), str(tmp_path)])
-    for _ in range(QUICK.tries):
+    for _ in range(FRAGILE.tries):
         child = await asyncio.create_subprocess_exec(
             sys.executable, str(tmp_path / "child.py"), json.dumps([shard.url for shard in servers.shards]),
             env={**os.environ, "PYTHONPATH": path},
@@ -334,11 +335,11 @@ async def test_a_message_that_kills_its_dispatcher_is_laid_aside_and_nothing_els
         assert message.body["number"] != 3
         await note(session, message)
 
-    async with Dispatcher(cluster, {"note": never}, options=QUICK, hub=hub) as dispatcher:
+    async with Dispatcher(cluster, {"note": never}, options=FRAGILE, hub=hub) as dispatcher:
         await until(lambda: drained(outbox))
         assert dispatcher.counters.dead == 1
     (letter,) = await outbox.dead(home)
-    assert (letter.body, letter.tries) == ({"number": 3}, QUICK.tries)
+    assert (letter.body, letter.tries) == ({"number": 3}, FRAGILE.tries)
     assert "killed or cut off" in str(letter.error)
     assert [(event.shard, event.id) for event in died] == [(home, letter.id)]
     assert await effects(cluster) == {
