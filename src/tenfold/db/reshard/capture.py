@@ -118,6 +118,8 @@ def _statements(place: Place, number: int, tab: Tab) -> list[str]:
         f"ALTER TABLE {log} ADD PRIMARY KEY ({LOG_ID})",
         f"ALTER TABLE {log} ALTER {LOG_ID} ADD GENERATED ALWAYS AS IDENTITY, "
         f"ADD {LOG_AT} timestamptz NOT NULL DEFAULT clock_timestamp()",
+        # An entry without a key says since when the log has been kept, which is of use only before it is worked off.
+        f"INSERT INTO {log} DEFAULT VALUES",
         f"CREATE TABLE {copy} AS SELECT 0::int AS {BUCKET}, {listed(tab.columns)} FROM {tab.sql} WITH NO DATA",
         f"ALTER TABLE {copy} ADD PRIMARY KEY ({listed(tab.pk)})",
         f"CREATE INDEX ON {copy} ({BUCKET})",

@@ -43,6 +43,7 @@ from tenfold.db.shards.map import ShardMap
 
 _PREFETCH: Final = 5000
 _SHOWN: Final = 20
+_LOG_BEGAN: Final = -1
 Known = Mapping[int, Sequence[Mark]]
 """The marks that a side has, by bucket."""
 Live = Callable[[str, int], Sums]
@@ -156,7 +157,7 @@ class _Sides:
             writes = {name: await self._writes(connection, frozenset(buckets)) for name, connection in ends.items()}
 
             def written(name: str, bucket: int, since: dt.datetime) -> bool:
-                return bucket in writes[name] and writes[name][bucket] > since
+                return any(one in writes[name] and writes[name][one] > since for one in (bucket, _LOG_BEGAN))
 
             fates = {bucket: fate(self.leg, bucket, source, target, live, written) for bucket in buckets}
             owner = self._owner(fates)
@@ -200,14 +201,14 @@ class _Sides:
         return found
 
     async def _writes(self, connection: Connection, buckets: frozenset[int]) -> dict[int, dt.datetime]:
-        """The last write in the log, by bucket."""
+        """The last write in the log, by bucket. Of what was before a log began that was lost, it can say nothing."""
         found: dict[int, dt.datetime] = {}
         for table, tab in enumerate(self.tabs):
             key = quoted(tab.key)
-            statement = f"SELECT {key}, max({LOG_AT}) FROM {self.place.log(table)} WHERE {key} IS NOT NULL GROUP BY 1"
+            statement = f"SELECT {key}, max({LOG_AT}) FROM {self.place.log(table)} GROUP BY 1"
             async for value, at in connection.cursor(statement, prefetch=_PREFETCH):
-                bucket = self.map.bucket_of(value)
-                if bucket in buckets:
+                bucket = _LOG_BEGAN if value is None else self.map.bucket_of(value)
+                if bucket in buckets or bucket == _LOG_BEGAN:
                     found[bucket] = max(at, found.get(bucket, at))
         return found
 
