@@ -38,6 +38,8 @@ _EXTRAS = {
     **dict.fromkeys(("httptools", "numpy", "plotly", "uvloop"), "load"),
     **dict.fromkeys(("fastapi", "granian", "httpx2", "orjson", "redis", "sqlalchemy"), "shop"),
 }
+# The same package for a command that needs no more than it.
+_EXTRAS_OF = {"reshard": dict.fromkeys(("asyncpg", "sqlalchemy"), "db")}
 
 
 def main() -> None:
@@ -60,8 +62,9 @@ def main() -> None:
         if "pip install" in str(error):  # it says it better
             print(f"tenfold: {error}", file=sys.stderr)
             sys.exit(2)
+        extra = _EXTRAS_OF.get(" ".join(sys.argv[1:2]), _EXTRAS).get(missing, _EXTRAS[missing])
         print(
-            f"tenfold: this command needs {missing}, which is not installed: pip install 'tenfold[{_EXTRAS[missing]}]'",
+            f"tenfold: this command needs {missing}, which is not installed: pip install 'tenfold[{extra}]'",
             file=sys.stderr,
         )
         sys.exit(2)

@@ -42,8 +42,8 @@ def plan(
     Parameters
     ----------
     shard
-        A shard as name=URL, for each of them, the home of the map first; default: the environment's TENFOLD_SHARDS,
-        with spaces between them.
+        A shard as name=URL, for each of them, the home of the map first; again with the same name for each replica.
+        Default: the environment's TENFOLD_SHARDS, with spaces between them.
     models
         What the application gives to ShardedCluster, as module:name; the module is imported from the present folder.
     buckets
@@ -163,14 +163,14 @@ def _tool(
 ) -> Resharding:
     from tenfold.db.reshard import Resharding
 
-    urls: dict[str, str] = {}
+    urls: dict[str, list[str]] = {}
     for one in (part for given in shards for part in given.split()):
         name, equals, url = one.partition("=")
         if not (name and equals and url):
             raise MisuseError(f"--shard: expected name=URL such as s0=postgresql://user@host/shop, got {name!r}")
-        if name in urls:
-            raise MisuseError(f"--shard: {name} is given twice")
-        urls[name] = url
+        if url in urls.setdefault(name, []):
+            raise MisuseError(f"--shard: {name} is given twice with the same URL")
+        urls[name].append(url)
     return Resharding(urls, models=[_imported(one) for one in models], options=options, on_progress=tell)
 
 

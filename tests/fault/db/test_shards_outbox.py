@@ -34,6 +34,9 @@ from tenfold.db.shards import (
 from tenfold.servers import Topology
 
 QUICK = OutboxOptions(poll="50ms", base="5ms", cap="50ms", tries=4)
+PATIENT = OutboxOptions(poll="50ms", base="5ms", cap="50ms", tries=1000)
+"""Where dispatchers are killed again and again, each time with some innocent message in hand."""
+FRAGILE = OutboxOptions(poll="50ms", base="5ms", cap="50ms", tries=2)
 OWN = Path(__file__).read_bytes()
 NAMES = ("s0", "s1", "s2")
 
@@ -193,8 +196,8 @@ async def test_two_dispatchers_deliver_each_message_once(cluster: ShardedCluster
     outbox = Outbox(cluster)
     async with make(servers) as other:
         async with (
-            Dispatcher(cluster, {"note": note}, options=QUICK) as one,
-            Dispatcher(other, {"note": note}, options=QUICK) as two,
+            Dispatcher(cluster, {"note": note}, options=PATIENT) as one,
+            Dispatcher(other, {"note": note}, options=PATIENT) as two,
         ):
             for number in range(60):
                 await write(cluster, outbox, number, source=number % 7, target=number % 5)
@@ -269,17 +272,104 @@ async def test_a_receiver_that_is_down_is_waited_for(cluster: ShardedCluster, se
 
 CHILD = """
 import asyncio, json, sys
-from tests_of_outbox import Base, QUICK, note
+from tests_of_outbox import Base, PATIENT, note
 from tenfold.db.shards import Dispatcher, ShardedCluster
 
 async def main():
     async with ShardedCluster(json.loads(sys.argv[1]), models=[Base]) as cluster:
-        async with Dispatcher(cluster, {"note": note}, options=QUICK):
+        async with Dispatcher(cluster, {"note": note}, options=PATIENT):
             print("ready", flush=True)
             await asyncio.Event().wait()
 
 asyncio.run(main())
 """
+
+
+POISONED = """
+import asyncio, json, os, signal, sys
+from tests_of_outbox import Base, FRAGILE, note
+from tenfold.db.shards import Dispatcher, ShardedCluster
+
+async def fatal(session, message):
+    if message.body["number"] == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    await note(session, message)
+
+async def main():
+    async with ShardedCluster(json.loads(sys.argv[1]), models=[Base]) as cluster:
+        async with Dispatcher(cluster, {"note": fatal}, options=FRAGILE):
+            await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+async def test_a_message_that_kills_its_dispatcher_is_laid_aside_and_nothing_else(
+    cluster: ShardedCluster, servers: Topology, tmp_path: Path
+) -> None:
+    """It was in hand with innocent ones, of its key and of others: they are delivered, in order, and it is a dead
+    letter after as many deaths as it may have tries.
+    """
+    outbox, hub = Outbox(cluster), Hub()
+    died: list[MessageDied] = []
+    hub.subscribe(MessageDied, died.append)
+    for number in range(30):
+        await write(cluster, outbox, number, source=1, target=number % 3)
+    (tmp_path / "tests_of_outbox.py").write_bytes(OWN)
+    (tmp_path / "child.py").write_text(POISONED, encoding="utf-8")
+    path = os.pathsep.join([str(Path(tenfold.__file__).parents[1]), str(tmp_path)])
+    for _ in range(FRAGILE.tries):
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, str(tmp_path / "child.py"), json.dumps([shard.url for shard in servers.shards]),
+            env={**os.environ, "PYTHONPATH": path},
+        )  # fmt: skip
+        try:
+            assert await asyncio.wait_for(child.wait(), 60) == -signal.SIGKILL
+        finally:
+            if child.returncode is None:
+                child.kill()
+                await child.wait()
+    home = cluster.map.shard_of(1)
+
+    async def never(session: AsyncSession, message: Message) -> None:
+        assert message.body["number"] != 3
+        await note(session, message)
+
+    async with Dispatcher(cluster, {"note": never}, options=FRAGILE, hub=hub) as dispatcher:
+        await until(lambda: drained(outbox))
+        assert dispatcher.counters.dead == 1
+    (letter,) = await outbox.dead(home)
+    assert (letter.body, letter.tries) == ({"number": 3}, FRAGILE.tries)
+    assert "killed or cut off" in str(letter.error)
+    assert [(event.shard, event.id) for event in died] == [(home, letter.id)]
+    assert await effects(cluster) == {
+        key: [number for number in range(30) if number % 3 == key and number != 3] for key in range(3)
+    }
+    async with Dispatcher(cluster, {"note": note}, options=QUICK):
+        assert await outbox.revive(home, letter.id)
+        await until(lambda: drained(outbox))
+    assert (await effects(cluster))[0][-1] == 3
+
+
+async def test_a_dispatcher_that_ends_in_good_order_blames_nobody(cluster: ShardedCluster) -> None:
+    """What it had in hand is given back as it was, however often that happens."""
+    outbox = Outbox(cluster)
+    began = asyncio.Event()
+
+    async def slow(session: AsyncSession, message: Message) -> None:
+        began.set()
+        await asyncio.sleep(30)
+
+    for number in range(3):
+        await write(cluster, outbox, number, source=1, target=2)
+    for _ in range(QUICK.tries + 1):
+        began.clear()
+        async with Dispatcher(cluster, {"note": slow}, options=QUICK):
+            await asyncio.wait_for(began.wait(), 30)
+    async with Dispatcher(cluster, {"note": note}, options=QUICK) as dispatcher:
+        await until(lambda: drained(outbox))
+        assert (dispatcher.counters.suspects, dispatcher.counters.dead) == (0, 0)
+    assert await effects(cluster) == {2: [0, 1, 2]}
 
 
 async def storm(cluster: ShardedCluster, servers: Topology, tmp_path: Path, messages: int, seed: int) -> None:
@@ -334,7 +424,7 @@ async def storm(cluster: ShardedCluster, servers: Topology, tmp_path: Path, mess
     try:
         tasks = [asyncio.create_task(writer()), asyncio.create_task(killer())]
         await asyncio.gather(*tasks)
-        async with Dispatcher(cluster, {"note": note}, options=QUICK):
+        async with Dispatcher(cluster, {"note": note}, options=PATIENT):
             await until(lambda: drained(outbox), within=120)
     finally:
         for child in children:

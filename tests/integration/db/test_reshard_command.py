@@ -124,6 +124,8 @@ async def test_the_command_moves_verifies_rolls_back(
     assert (moved["outcome"], moved["legs"][0]["phase"], moved["legs"][0]["buckets"]) == ("moved", "moved", [0, 2])
     assert await asyncio.to_thread(reshard.verify, **the) == 0
     assert "every row is where the map has it" in capsys.readouterr().out
+    also = {**the, "shard": (*given, "s0=postgresql://tenfold@127.0.0.1:1/postgres")}  # a server that is down
+    assert await asyncio.to_thread(reshard.verify, **also) == 0
     await cluster.refresh()
     assert cluster.map.shards[0] == "s1"
     await asyncio.to_thread(reshard.rollback, **the)
@@ -204,6 +206,22 @@ async def test_while_it_is_open_the_map_and_the_tables_are_guarded(shards: Topol
         await tool(shards).rollback()
 
 
+async def test_what_a_former_reshard_has_left_is_swept_up(shards: Topology, cluster: ShardedCluster) -> None:
+    """As when a promoted server has forgotten the clean-up: its logs, copies and marks mislead nobody."""
+    for start in (0, 2):
+        await tool(shards).plan(to="s1", buckets=[start])
+        await tool(shards).run()
+        await on(cluster, "s0", "DELETE FROM tenfold_reshard")
+    await tool(shards).plan(to="s0", buckets=[0, 1, 2])
+    await tool(shards).run(finish=True)
+    await cluster.refresh()
+    assert [cluster.map.shards[bucket] for bucket in range(3)] == ["s0"] * 3
+    assert (await tool(shards).verify()).misplaced == ()
+    assert (await cluster.execute(select(func.count()).select_from(Trip))).scalar_one() == 100
+    for shard in ("s0", "s1"):
+        assert await on(cluster, shard, "SELECT tgname FROM pg_trigger WHERE tgname ~ '^tenfold_'") == []
+
+
 async def test_a_copy_that_somebody_has_changed_stops_the_switch(shards: Topology, cluster: ShardedCluster) -> None:
     """The comparison sees a changed row, a missing one and one too many, before anything is switched."""
     bucket = cluster.map.bucket_of("rider 1")
@@ -239,6 +257,40 @@ async def test_rows_that_the_target_cannot_hold_stop_the_switch(shards: Topology
     moved = await tool(shards).run()
     assert moved is not None
     assert (await on(cluster, there, "SELECT rider FROM trips WHERE id = 1001")) == [("rider 1",)]
+
+
+async def test_sequences_are_past_the_rows_that_came_and_that_came_back(
+    shards: Topology, cluster: ShardedCluster
+) -> None:
+    """An INSERT that leaves its number to the shard meets none of them; two shards that share the numbers out by their
+    steps still do.
+    """
+    for shard, start in (("s0", 1), ("s1", 2)):
+        await on(cluster, shard, f"ALTER SEQUENCE trips_id_seq INCREMENT BY 2 RESTART WITH {start}")
+        await on(cluster, shard, "CREATE SEQUENCE tickets")
+        await on(cluster, shard, "ALTER TABLE trips ADD ticket bigint UNIQUE DEFAULT nextval('tickets')")
+        await on(cluster, shard, "DELETE FROM trips")
+
+    async def sell(shard: str, count: int = 20) -> set[int]:
+        riders = [f"rider {n}" for n in range(400) if cluster.map.shard_of(f"rider {n}") == shard]
+        rows = ", ".join(f"('{rider}')" for rider in riders[:count])
+        return {row[0] for row in await on(cluster, shard, f"INSERT INTO trips (rider) VALUES {rows} RETURNING id")}
+
+    first = await sell("s0")
+    await on(cluster, "s1", "SELECT setval('tickets', 1000)")
+    assert first == set(range(1, 41, 2))
+    await tool(shards).plan(empty="s0")
+    await tool(shards).run()
+    await cluster.refresh()
+    there = await sell("s1", 30)
+    assert there == set(range(40, 100, 2))  # the first even number past 39
+    await tool(shards).rollback()
+    await cluster.refresh()
+    assert (await on(cluster, "s0", "SELECT last_value FROM tickets")) > [(1000,)]
+    back = await sell("s0")
+    assert {n % 2 for n in back} == {1}
+    assert min(back) > max(n for (n,) in await on(cluster, "s0", "SELECT id FROM trips") if n not in back)
+    await sell("s1")
 
 
 async def test_a_long_transaction_delays_a_switch_and_writers_pass(shards: Topology, cluster: ShardedCluster) -> None:

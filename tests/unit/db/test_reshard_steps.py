@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tenfold.db.reshard import CannotMove, Different, ReshardError
 from tenfold.db.reshard.choose import emptied, even, named, numbers
 from tenfold.db.reshard.refresh import different
+from tenfold.db.reshard.sequences import Counter, raised
 from tenfold.db.reshard.steps import Course, Do, Intent, Leg, Phase, Reshard, group, next_step, turned
 from tenfold.db.shards import ShardMap
 
@@ -169,6 +170,26 @@ def test_courses_that_cannot_be_taken_are_refused() -> None:
 def test_a_bucket_on_a_third_shard_stops_it() -> None:
     with pytest.raises(ReshardError, match="bucket 0 goes from a to b, and the map has it on c"):
         next_step(PLANNED, AB.moved([0], "c").shards)
+
+
+@given(
+    st.integers(-60, 60).filter(bool),
+    st.integers(-200, 200),
+    st.booleans(),
+    st.lists(st.integers(-200, 200), min_size=1),
+)
+def test_a_sequence_that_was_raised_meets_no_row_and_keeps_its_steps(
+    increment: int, last: int, called: bool, rows: list[int]
+) -> None:
+    counter = Counter("s", increment, min(rows), max(rows))
+    after = raised(counter, last, called)
+    if after is not None:
+        assert (after - last) % increment == 0
+        assert -200 <= after <= 200
+        assert (after - last) * increment >= 0
+    draws = last if after is None and not called else (last if after is None else after) + increment
+    drawn = {n for n in range(draws, 201 if increment > 0 else -201, increment) if -200 <= n <= 200}
+    assert not drawn & set(rows)
 
 
 def test_a_difference_is_told_with_its_place() -> None:

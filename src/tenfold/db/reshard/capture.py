@@ -1,7 +1,8 @@
 """Logs and copies on a leg's two shards: made, filled by triggers, dropped.
 
 A leg has a schema of its own on both shards, the same on each: for each table a *log* of primary keys whose rows have
-changed, and a *copy* for the rows whose live place is on the other side. A trigger notes the primary key and the shard
+changed, and a *copy* for the rows whose live place is on the other side; and *marks*, one for each switch (`mend`). A
+trigger notes the primary key and the shard
 key of every row that is written, in the writer's own transaction: what is committed is in the log, and nothing else is.
 
 The bucket of a key cannot be computed in SQL (BLAKE2b), so rows of all buckets are noted and the reader leaves out
@@ -17,7 +18,12 @@ from tenfold.db.reshard.links import Connection
 from tenfold.db.reshard.tables import BUCKET, Tab, listed, quoted
 
 LOG_ID: Final = "tenfold_id"
-_MARK: Final = "one bool PRIMARY KEY DEFAULT true CHECK (one), number bigint NOT NULL"
+LOG_AT: Final = "tenfold_at"
+_MARK: Final = (
+    "number bigint PRIMARY KEY, at timestamptz NOT NULL, giver text NOT NULL, taker text NOT NULL, "
+    "buckets int[] NOT NULL, sums text NOT NULL, epoch bigint NOT NULL"
+)
+_LEFT: Final = "SELECT nspname FROM pg_namespace WHERE nspname ~ '^tenfold_reshard_[0-9]+$'"
 
 
 class Place:
@@ -56,7 +62,6 @@ async def make(connection: Connection, place: Place, tabs: Sequence[Tab], lock_w
         await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {place.schema}")
         if not await connection.fetchval(f"SELECT to_regclass('{place.mark}') IS NOT NULL"):
             await connection.execute(f"CREATE TABLE {place.mark} ({_MARK})")
-            await connection.execute(f"INSERT INTO {place.mark} (number) VALUES (0)")
             await connection.execute(_REFUSE.format(schema=place.schema))
     for number, tab in enumerate(tabs):
         async with connection.transaction():
@@ -64,6 +69,33 @@ async def make(connection: Connection, place: Place, tabs: Sequence[Tab], lock_w
             if not await connection.fetchval(f"SELECT to_regclass('{place.log(number)}') IS NOT NULL"):
                 for statement in _statements(place, number, tab):
                     await connection.execute(statement)
+
+
+async def stands(connection: Connection, place: Place, tabs: Sequence[Tab]) -> bool:
+    """Whether all of it is there. A failover to a replica that lags may have lost some of it."""
+    names = [place.mark, *(name(n) for n in range(len(tabs)) for name in (place.log, place.copy))]
+    return bool(
+        await connection.fetchval(
+            "SELECT (SELECT bool_and(to_regclass(name) IS NOT NULL) FROM unnest($1::text[]) name) AND "
+            "$2 = (SELECT count(*) FROM pg_trigger WHERE tgname = ANY($3::text[]) AND "
+            "tgrelid = ANY($4::text[]::regclass[]))",
+            names,
+            2 * len(tabs),
+            [place.schema, f"{place.schema}_truncate"],
+            [tab.sql for tab in tabs],
+        )
+    )
+
+
+async def empty(connection: Connection, place: Place, tabs: Sequence[Tab]) -> None:
+    """Forget the copies, to copy anew. The logs stay: what is in them twice is refreshed twice."""
+    for number in range(len(tabs)):
+        await connection.execute(f"TRUNCATE {place.copy(number)}")
+
+
+async def left(connection: Connection) -> list[Place]:
+    """What reshards have left on a shard."""
+    return [Place(int(name.rpartition("_")[2])) for (name,) in await connection.fetch(_LEFT)]
 
 
 async def drop(connection: Connection, place: Place, tabs: Sequence[Tab], lock_wait: float) -> None:
@@ -84,7 +116,10 @@ def _statements(place: Place, number: int, tab: Tab) -> list[str]:
     return [
         f"CREATE TABLE {log} AS SELECT 0::bigint AS {LOG_ID}, {listed(columns)} FROM {tab.sql} WITH NO DATA",
         f"ALTER TABLE {log} ADD PRIMARY KEY ({LOG_ID})",
-        f"ALTER TABLE {log} ALTER {LOG_ID} ADD GENERATED ALWAYS AS IDENTITY",
+        f"ALTER TABLE {log} ALTER {LOG_ID} ADD GENERATED ALWAYS AS IDENTITY, "
+        f"ADD {LOG_AT} timestamptz NOT NULL DEFAULT clock_timestamp()",
+        # An entry without a key says since when the log has been kept, which is of use only before it is worked off.
+        f"INSERT INTO {log} DEFAULT VALUES",
         f"CREATE TABLE {copy} AS SELECT 0::int AS {BUCKET}, {listed(tab.columns)} FROM {tab.sql} WITH NO DATA",
         f"ALTER TABLE {copy} ADD PRIMARY KEY ({listed(tab.pk)})",
         f"CREATE INDEX ON {copy} ({BUCKET})",

@@ -12,14 +12,15 @@ import asyncpg
 
 from tenfold._core.events import EVENTS
 from tenfold._core.units import duration, format_duration
-from tenfold.db.reshard import capture, record, steps
+from tenfold.db.reshard import capture, marks, record, steps
 from tenfold.db.reshard.capture import Place
-from tenfold.db.reshard.errors import ReshardError
+from tenfold.db.reshard.errors import Different, ReshardError
 from tenfold.db.reshard.links import Links
+from tenfold.db.reshard.mend import mend
 from tenfold.db.reshard.options import BucketsSwitched, Progress, ReshardOptions
 from tenfold.db.reshard.refresh import Flow, compare, copy_page, drain
 from tenfold.db.reshard.steps import Course, Do, Intent, Leg, Phase, Reshard, Step
-from tenfold.db.reshard.switch import current, recover, settle, switch
+from tenfold.db.reshard.switch import current, switch
 from tenfold.db.reshard.tables import BUCKET, Tab
 from tenfold.db.shards.map import ShardMap
 
@@ -45,16 +46,17 @@ class Drive:
         self._links, self._tabs, self._options, self._tell = links, tabs, options, tell
         self._wait = duration(options.lock_wait)
         self._compared: set[tuple[int, str]] = set()
+        self._renewed: set[int] = set()
+        self._doubt = False
 
     async def run(self, state: Reshard, course: Course) -> Reshard | None:
         """Every step of ``course``. Returns the state; None when the reshard is over."""
-        state = replace(state, started=True)
+        state = await self._met(state)
         # To finish is to go forth to the end and then finish.
         first = Course.FORTH if course is Course.FINISH and state.course is not Course.FINISH else course
         state = steps.turned(state, first)
         await record.store(self._links.home, state)
-        if state.intent is None:
-            await settle(self._links, state, wait=self._wait)
+        state = await self._mend(state)
         while True:
             map = await current(self._links.home)
             step = steps.next_step(state, map.shards)
@@ -63,9 +65,9 @@ class Drive:
                 state = steps.turned(state, course)
                 await record.store(self._links.home, state)
             elif step.do is Do.REST:
-                for number, leg in enumerate(state.legs):
-                    await self._catch_up(self._flow(leg.target, number, leg, map))
-                return state
+                if (renewed := await self._rest(state, map)) is state:
+                    return state
+                state = renewed
             elif step.do is Do.FORGET:
                 await record.forget(self._links.home)
                 return None
@@ -74,30 +76,112 @@ class Drive:
 
     async def _take(self, state: Reshard, step: Step, map: ShardMap) -> Reshard:
         if step.do is Do.RECOVER:
-            return await recover(self._links, state, self._tabs, wait=self._wait)
+            return await self._mend(state)
         if step.do is Do.SWITCH:
-            return await self._switch(state, step, map)
+            try:
+                return await self._switch(state, step, map)
+            except Different as error:
+                return await self._anew(error, state, step.leg)
         leg, place = state.legs[step.leg], Place(step.leg)
         ends = (self._links.shards[leg.source], self._links.shards[leg.target])
         if step.do is Do.COPY:
             leg = await self._copy_on(step.leg, leg, map)
         elif step.do is Do.MARK_MOVED:
             leg = replace(leg, phase=Phase.MOVED)
-        else:
-            call, phase = (capture.make, Phase.COPYING) if step.do is Do.PREPARE else (capture.drop, Phase.CLEAN)
+        elif step.do is Do.PREPARE:
             for end in ends:
-                await self._patient(partial(call, end, place, self._tabs, self._wait))
-            leg = replace(leg, phase=phase)
+                await self._patient(partial(capture.make, end, place, self._tabs, self._wait))
+                await capture.empty(end, place, self._tabs)
+            leg = replace(leg, phase=Phase.COPYING)
+        else:
+            state = state.with_leg(step.leg, replace(leg, phase=Phase.DROPPING))
+            await record.store(self._links.home, state)
+            for end in ends:
+                await self._patient(partial(capture.drop, end, place, self._tabs, self._wait))
+            leg = replace(leg, phase=Phase.CLEAN)
         state = state.with_leg(step.leg, leg)
         await record.store(self._links.home, state)
         return state
 
+    async def _met(self, state: Reshard) -> Reshard:
+        """Look whom we speak to: the servers of last time, their successors, or a former primary, which is refused."""
+        for name, server in self._links.servers.items():
+            before = state.servers.get(name, server)
+            if server.system == before.system and server.timeline < before.timeline:
+                raise ReshardError(
+                    f"shard {name}: this server is on timeline {server.timeline}, and the reshard has gone on with "
+                    f"timeline {before.timeline}: it is a former primary; give the URL of the present one"
+                )
+            self._doubt |= server != before
+        if not state.started:
+            await self._sweep(state, await current(self._links.home))
+        return replace(state, started=True, servers={**self._links.servers}, promoted=state.promoted or self._doubt)
+
+    async def _sweep(self, state: Reshard, map: ShardMap) -> None:
+        """Drop what a former reshard has left on the shards, unless the map knows nothing of it: then it is this one,
+        whose beginning the home has forgotten, or one that nobody knows.
+        """
+        legs = {Place(number).schema: leg for number, leg in enumerate(state.legs)}
+        for name, shard in self._links.shards.items():
+            for place in await capture.left(shard):
+                found = await marks.read(shard, place)
+                if all(mark.epoch <= map.epoch for mark in found):
+                    await self._patient(partial(capture.drop, shard, place, self._tabs, self._wait))
+                elif not all(mark.fits(legs.get(place.schema)) for mark in found):
+                    raise ReshardError(
+                        f"shard {name} has switched buckets under an epoch that the map (epoch {map.epoch}) has not "
+                        "reached: a failover of the home has lost what it knew of another reshard. Plan the same one "
+                        "again and run it, or bring tenfold_shard_map and tenfold_reshard back from the former primary"
+                    )
+
+    async def _mend(self, state: Reshard) -> Reshard:
+        """Make good what an interruption, or a promotion, has left on the shards of the legs under way."""
+        for number, leg in enumerate(state.legs):
+            place, ends = Place(number), (self._links.shards[leg.source], self._links.shards[leg.target])
+            there = [await capture.stands(end, place, self._tabs) for end in ends]
+            if leg.phase in steps.OVER or all(there) or (leg.phase is Phase.PLANNED and not any(there)):
+                continue
+            for end in ends:
+                await self._patient(partial(capture.make, end, place, self._tabs, self._wait))
+            if state.course is not Course.FINISH:
+                state = state.with_leg(number, steps.anew(leg))
+        return await mend(self._links, state, self._tabs, wait=self._wait)
+
+    async def _anew(self, error: Different, state: Reshard, number: int) -> Reshard:
+        """Live rows and copies differ. After a promotion that is no wonder: copy once more. Else ``error``."""
+        if not state.promoted or number in self._renewed:
+            raise error
+        self._renewed.add(number)
+        self._compared = {one for one in self._compared if one[0] != number}
+        leg = steps.anew(state.legs[number])
+        self._tell(Progress("copies differ after a promotion: anew", number, 0, leg.rows))
+        state = (await record.load(self._links.home) or state).with_leg(number, leg)
+        await record.store(self._links.home, state)
+        return state
+
+    async def _rest(self, state: Reshard, map: ShardMap) -> Reshard:
+        """Work off what has gathered; after a promotion compare too. Returns another state when a leg is to be copied
+        anew.
+        """
+        for number, leg in enumerate(state.legs):
+            flow = self._flow(leg.target, number, leg, map)
+            if self._doubt and number not in self._renewed:
+                try:
+                    await compare(flow, self._options.batch)
+                except Different as error:
+                    return await self._anew(error, state, number)
+            await self._catch_up(flow)
+        return state
+
     async def _copy_on(self, number: int, leg: Leg, map: ShardMap) -> Leg:
-        if leg.table == len(self._tabs):
+        back, table = divmod(leg.table, len(self._tabs))
+        if back > 1:
             return replace(leg, phase=Phase.SWITCHING)
-        flow = self._flow(leg.source, number, leg, map)
-        after, copied = await copy_page(flow, leg.table, leg.after, self._options.batch)
-        await drain(flow, self._options.batch)
+        flow = self._flow((leg.source, leg.target)[back], number, leg, map)
+        if not flow.buckets:
+            return replace(leg, after=None, table=(back + 1) * len(self._tabs))
+        after, copied = await copy_page(flow, table, leg.after, self._options.batch)
+        await drain(self._flow(leg.source, number, leg, map), self._options.batch)
         await drain(self._flow(leg.target, number, leg, map), self._options.batch)
         leg = replace(leg, after=after, table=leg.table + (after is None), copied=leg.copied + copied)
         self._tell(Progress("copied", number, leg.copied, leg.rows))
@@ -127,12 +211,12 @@ class Drive:
             try:
                 state = await switch(self._links, state, flow, batch=self._options.batch, wait=self._wait, tell=tell)
             except _IN_THE_WAY:
-                state = await recover(self._links, state, self._tabs, wait=self._wait)
+                state = await self._mend(state)
                 tell("waiting for transactions under way")
                 await self._pause(attempt)
                 await self._catch_up(flow)
             except ReshardError:
-                await recover(self._links, state, self._tabs, wait=self._wait)
+                await self._mend(state)
                 raise
             if (await current(self._links.home)).shards[buckets[0]] == step.taker:
                 EVENTS.emit(BucketsSwitched(step.giver, step.taker, buckets))

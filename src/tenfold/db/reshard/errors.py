@@ -25,7 +25,8 @@ class Different(ReshardError):
         shown = "; ".join(places[:5]) + (f"; and {len(places) - 5} more" if len(places) > 5 else "")
         super().__init__(
             f"live rows and copies differ: {shown}; nothing was switched. Somebody wrote to the copies or past the "
-            "triggers. Live rows count: `tenfold reshard rollback` if they are where they were, `tenfold reshard run "
+            "triggers (after a failover, `run` and `rollback` copy anew). "
+            "Live rows count: `tenfold reshard rollback` if they are where they were, `tenfold reshard run "
             "--finish` if they have moved; then plan anew"
         )
         self.places = places

@@ -48,7 +48,8 @@ class Verified:
 class Resharding:
     """``await Resharding({"a": url, "b": url}, models=[Base]).plan(to="b", buckets=range(100))``, then `run`.
 
-    ``shards``: URLs by name, the home of the map first, as `ShardedCluster` has them; each process of the application
+    ``shards``: URLs by name, the home of the map first, as `ShardedCluster` has them; for a shard with replicas a list
+    of the URLs of all its servers, of which the primary is looked for at each call. Each process of the application
     must know the shards that are to receive buckets. The user must be allowed to set ``session_replication_role``.
     ``models``: what `Scheme` takes. ``on_progress`` is called between steps.
 
@@ -59,7 +60,7 @@ class Resharding:
 
     def __init__(
         self,
-        shards: Mapping[str, str | URL],
+        shards: Mapping[str, str | URL | Sequence[str | URL]],
         *,
         models: Iterable[Any],
         options: ReshardOptions | None = None,
@@ -67,7 +68,14 @@ class Resharding:
     ) -> None:
         if not shards:
             raise MisuseError("shards: expected URLs by name, the home of the map first")
-        self._urls = {name: asyncpg_url(url, f"shards[{name!r}]") for name, url in shards.items()}
+        self._urls = {
+            name: tuple(
+                asyncpg_url(url, f"shards[{name!r}]") for url in ([given] if isinstance(given, (str, URL)) else given)
+            )
+            for name, given in shards.items()
+        }
+        if empty := [name for name, given in self._urls.items() if not given]:
+            raise MisuseError(f"shards[{empty[0]!r}]: expected a URL, or those of all its servers, got none")
         self._home = next(iter(self._urls))
         # Sorted, because logs and copies are numbered by it and a registry has its models in any order.
         self._wanted = sorted(
@@ -89,7 +97,7 @@ class Resharding:
         if (to is not None) + (empty is not None) + even != 1 or bool(buckets) != (to is not None):
             raise CannotMove("plan: expected one of buckets with a shard they go to, a shard to empty, or even")
         async with self._open() as links:
-            await self._prepare()
+            await self._prepare(links)
             found = await record.load(links.home)
             if found is not None and found.started:
                 raise ReshardError("a reshard is under way: `tenfold reshard run` or `tenfold reshard rollback` first")
@@ -122,7 +130,7 @@ class Resharding:
     async def verify(self) -> Verified:
         """Count where rows are, and compare live rows with their copies. Raises `Different`."""
         async with self._open() as links:
-            await self._prepare()
+            await self._prepare(links)
             state = await record.load(links.home)
             if state is not None and state.intent is not None:
                 raise ReshardError("a switch was interrupted: `tenfold reshard run` or `rollback` first")
@@ -175,9 +183,9 @@ class Resharding:
         ) as links:
             yield links
 
-    async def _prepare(self) -> None:
+    async def _prepare(self, links: Links) -> None:
         """The tables of the map and the epochs, also on a shard that is new."""
-        engines = {name: create_async_engine(url, poolclass=NullPool) for name, url in self._urls.items()}
+        engines = {name: create_async_engine(url, poolclass=NullPool) for name, url in links.urls.items()}
         try:
             await store.prepare(engines, self._home, None)
         except (*LOST, DBAPIError) as error:

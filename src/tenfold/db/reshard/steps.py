@@ -8,26 +8,30 @@ both ways.
 =========  ===========================  ===============================================
 phase      go on (``forth``)            roll back (``back``)
 =========  ===========================  ===============================================
-planned    make logs and copies         nothing to undo
+planned    make logs and empty copies   drop them
 copying    copy on, then compare        drop logs and copies
 switching  switch a group of buckets    switch back what the target holds, then drop
 moved      rest                         the same
+dropping   drop logs and copies         the same
 clean      –                            –
 =========  ===========================  ===============================================
+
+A leg whose logs or copies were lost (`mend`) is planned again. What the target holds by then is copied too, so the way
+back leads through *copying* as well.
 
 Legs go one after the other, and back in the opposite order. Who holds a bucket is not noted here: the map says so, and
 two records of one fact would disagree one day. ``finish`` drops logs and copies of legs that have moved; from then on
 there is no way back.
 
-A switch spans three databases. Before it, its *intent* is stored; each side notes the intent's number in the very
-transaction in which it moves the rows. The target's commit decides: seen there, the switch is completed; not seen, the
-source takes its rows back (presumed abort; Mohan and Lindsay 1983).
+A switch spans three databases. Before it, its *intent* is stored; each side marks the switch in the very transaction in
+which it moves the rows. The taker's commit decides: seen there, the switch is completed; not seen, the giver takes its
+rows back (presumed abort; Mohan and Lindsay 1983). `mend` does either, and heals what a promotion has undone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from tenfold.db.reshard.errors import ReshardError
@@ -40,7 +44,12 @@ class Phase(StrEnum):
     COPYING = "copying"
     SWITCHING = "switching"
     MOVED = "moved"
+    DROPPING = "dropping"
     CLEAN = "clean"
+
+
+OVER = (Phase.DROPPING, Phase.CLEAN)
+"""Of these nothing is switched any more, and what stands on the shards may be gone."""
 
 
 class Course(StrEnum):
@@ -68,8 +77,8 @@ class Do(StrEnum):
 class Leg:
     """``buckets`` from ``source`` to ``target``. ``rows``: how many when it was planned.
 
-    While copying: ``table`` is the number of the table at hand, ``after`` the primary key behind which it goes on,
-    ``copied`` the rows so far.
+    While copying: ``table`` is the number of the table at hand, first those of what the source holds, then the same of
+    what the target holds; ``after`` the primary key behind which it goes on, ``copied`` the rows so far.
     """
 
     source: str
@@ -93,11 +102,20 @@ class Intent:
     buckets: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Which history a shard's primary writes: ``system`` never changes, ``timeline`` grows with each promotion."""
+
+    system: str
+    timeline: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reshard:
     """The durable state. ``tables`` are qualified names in the order of the copy; ``switches`` counts intents.
 
-    ``started``: something may stand on the shards; until then a new plan may take this one's place.
+    ``started``: something may stand on the shards; until then a new plan may take this one's place. ``servers``: the
+    primaries that were met last; ``promoted``: one of them has changed since the reshard began.
     """
 
     legs: tuple[Leg, ...]
@@ -106,6 +124,8 @@ class Reshard:
     intent: Intent | None = None
     switches: int = 0
     started: bool = False
+    servers: Mapping[str, Server] = field(default_factory=dict)
+    promoted: bool = False
 
     def with_leg(self, number: int, leg: Leg) -> Reshard:
         return replace(self, legs=(*self.legs[:number], leg, *self.legs[number + 1 :]))
@@ -130,7 +150,7 @@ def next_step(state: Reshard, owners: Sequence[str]) -> Step:
     if state.intent is not None:
         return Step(Do.RECOVER, state.intent.leg)
     for leg in state.legs:
-        if leg.phase is not Phase.CLEAN:
+        if leg.phase not in OVER:
             strays = [bucket for bucket in leg.buckets if owners[bucket] not in (leg.source, leg.target)]
             if strays:
                 raise ReshardError(
@@ -162,10 +182,19 @@ def _drop(state: Reshard, owners: Sequence[str]) -> Step:
         if leg.phase is Phase.CLEAN:
             continue
         there = held(leg, leg.target, owners)
-        if state.course is Course.BACK and there:
+        if state.course is Course.BACK and there and leg.phase is not Phase.DROPPING:
+            if leg.phase is Phase.PLANNED:
+                return Step(Do.PREPARE, number)
+            if leg.phase is Phase.COPYING:
+                return Step(Do.COPY, number)
             return Step(Do.SWITCH, number, leg.target, leg.source, there)
         return Step(Do.CLEAN, number)
     return Step(Do.FORGET)
+
+
+def anew(leg: Leg) -> Leg:
+    """The leg from its beginning, with what it has moved where it is."""
+    return replace(leg, phase=Phase.PLANNED, table=0, after=None, copied=0)
 
 
 def held(leg: Leg, shard: str, owners: Sequence[str]) -> tuple[int, ...]:
@@ -193,7 +222,7 @@ def turned(state: Reshard, course: Course) -> Reshard:
         raise ReshardError(
             "the clean-up of this reshard has begun and nothing leads back: end it with `tenfold reshard run --finish`"
         )
-    if state.course is Course.BACK and any(leg.phase is Phase.CLEAN for leg in state.legs):
+    if state.course is Course.BACK and any(leg.phase in OVER for leg in state.legs):
         raise ReshardError("this reshard has been rolled back in part: end that with `tenfold reshard rollback`")
     if course is Course.FINISH and any(leg.phase is not Phase.MOVED for leg in state.legs):
         raise ReshardError("not all buckets have moved yet: `tenfold reshard run` first, without --finish")

@@ -8,27 +8,28 @@ tool dies, its connection does, and with it the lock.
 
 *The order.* (1) Lock the map and store the intent. (2) Lock the giver's epoch; all is committed that ever will be
 under the old map. (3) Work off the log: the copy is the live rows. (4) On the taker copy → live, on the giver live →
-copy, each in an open transaction; counts and checksums of what moved must be equal. (5) Raise both epochs; commit the
+copy, each in an open transaction; counts and checksums of what moved must be equal; the taker's sequences are raised.
+(5) Raise both epochs; commit the
 giver, then the taker. (6) Raise the other shards' epochs, publish the map and forget the intent in one transaction.
 Reads between (5) and (6) meet an epoch that is not their map's, and come again. A part of a scattered read is one
 statement and selects the epoch beside its rows, so it sees rows and epoch of one moment: no row twice, none missing.
 
-*Interrupted* between (4) and (6): see `steps`. `recover` looks whether the taker has noted the intent's number.
+*Interrupted* between (4) and (6): see `mend`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
 import asyncpg
 
-from tenfold.db.reshard import record
-from tenfold.db.reshard.capture import Place
+from tenfold.db.reshard import record, sequences
 from tenfold.db.reshard.errors import Different, ReshardError
 from tenfold.db.reshard.links import Connection, Links
+from tenfold.db.reshard.marks import Mark, note
 from tenfold.db.reshard.refresh import Flow, drain
 from tenfold.db.reshard.steps import Intent, Reshard
 from tenfold.db.reshard.tables import BUCKET, Tab, listed
@@ -36,9 +37,9 @@ from tenfold.db.shards.map import ShardMap
 from tenfold.db.shards.parallel import together
 
 Tell = Callable[[str], object]
-_LOCK_EPOCH: Final = "LOCK TABLE tenfold_shard_epoch IN EXCLUSIVE MODE"
+LOCK_EPOCH: Final = "LOCK TABLE tenfold_shard_epoch IN EXCLUSIVE MODE"
 _PUBLISH_WAIT: Final = 10.0
-_RAISE: Final = "UPDATE tenfold_shard_epoch SET epoch = $1 WHERE epoch < $1"
+RAISE: Final = "UPDATE tenfold_shard_epoch SET epoch = $1 WHERE epoch < $1"
 
 
 async def current(home: Connection, lock: str = "") -> ShardMap:
@@ -52,7 +53,7 @@ async def current(home: Connection, lock: str = "") -> ShardMap:
 async def switch(links: Links, state: Reshard, flow: Flow, *, batch: int, wait: float, tell: Tell) -> Reshard:
     """Do what ``state.intent`` says. Returns the state without it.
 
-    Whatever it raises, `recover` comes next: `asyncpg.LockNotAvailableError` when a transaction on the giver or the
+    Whatever it raises, `mend` comes next: `asyncpg.LockNotAvailableError` when a transaction on the giver or the
     taker lasted longer than ``wait`` seconds, `Different`, `ReshardError` for rows that the taker cannot hold.
     """
     intent = state.intent
@@ -65,19 +66,23 @@ async def switch(links: Links, state: Reshard, flow: Flow, *, batch: int, wait: 
         giving, taking = flow.giver.transaction(), flow.taker.transaction()
         await giving.start()
         try:
-            await _limit(flow.giver, wait)
-            await flow.giver.execute(_LOCK_EPOCH)
+            await limit(flow.giver, wait)
+            await flow.giver.execute(LOCK_EPOCH)
             tell("fenced")
             while await drain(flow, batch):
                 pass
             tell("drained")
             await taking.start()
-            await _limit(flow.taker, wait)
-            await _exchange(flow, intent)
-            await flow.taker.execute(_LOCK_EPOCH)
+            await limit(flow.taker, wait)
+            counters = await sequences.behind(flow.taker, flow.place, flow.tabs, intent.buckets)
+            at = await flow.giver.fetchval("SELECT clock_timestamp()")
+            sums = await _exchange(flow, intent)
+            mark = Mark(intent.number, at, intent.giver, intent.taker, intent.buckets, sums, new.epoch)
+            await flow.taker.execute(LOCK_EPOCH)
+            await sequences.advance(flow.taker, counters)
             for connection in (flow.giver, flow.taker):
-                await connection.execute(_RAISE, new.epoch)
-                await connection.execute(f"UPDATE {flow.place.mark} SET number = $1", intent.number)
+                await connection.execute(RAISE, new.epoch)
+                await note(connection, flow.place, mark)
             tell("exchanged")
         except Exception:
             for one, connection in ((taking, flow.taker), (giving, flow.giver)):
@@ -88,51 +93,19 @@ async def switch(links: Links, state: Reshard, flow: Flow, *, batch: int, wait: 
         tell("giver committed")
         await taking.commit()
         tell("taker committed")
-        state = await _publish(links, state, new, wait)
+        state = await publish(links, state, new, wait)
     tell("published")
     return state
 
 
-async def recover(links: Links, state: Reshard, tabs: Sequence[Tab], *, wait: float) -> Reshard:
-    """End a switch that was interrupted, forth or back. Returns the state without the intent."""
-    intent = state.intent
-    assert intent is not None
-    giver, taker, place = links.shards[intent.giver], links.shards[intent.taker], Place(intent.leg)
-    async with links.home.transaction():
-        old = await current(links.home, "FOR UPDATE")
-        if await _marked(taker, place, intent):
-            return await _publish(links, state, old.moved(intent.buckets, intent.taker), wait)
-        if await _marked(giver, place, intent):
-            async with giver.transaction():
-                await giver.execute(f"UPDATE {place.mark} SET number = 0")
-                for table, tab in enumerate(tabs):
-                    await giver.execute(_to_live(tab, place.copy(table)), list(intent.buckets))
-        return await _settled(links, state, old, wait)
-
-
-async def settle(links: Links, state: Reshard, *, wait: float) -> None:
-    """Give every shard the map's epoch, which one that is new, or a change that was interrupted, may lack."""
-    async with links.home.transaction():
-        await _settled(links, state, await current(links.home, "FOR UPDATE"), wait)
-
-
-async def _settled(links: Links, state: Reshard, old: ShardMap, wait: float) -> Reshard:
-    epochs = [await one.fetchval("SELECT epoch FROM tenfold_shard_epoch") for one in links.shards.values()]
-    if any(epoch != old.epoch for epoch in epochs):
-        return await _publish(links, state, old.at(max(*epochs, old.epoch) + 1), wait)
-    state = replace(state, intent=None)
-    await record.store(links.home, state)
-    return state
-
-
-async def _publish(links: Links, state: Reshard, new: ShardMap, wait: float) -> Reshard:
-    """Within the transaction on the home: raise every epoch, store the map, forget the intent."""
+async def publish(links: Links, state: Reshard, new: ShardMap, wait: float) -> Reshard:
+    """Within the transaction on the home, `mend` too: raise every epoch, store the map, forget the intent."""
 
     async def raise_on(connection: Connection) -> None:
         async with connection.transaction():
-            await _limit(connection, max(wait, _PUBLISH_WAIT))
-            await connection.execute(_LOCK_EPOCH)
-            await connection.execute(_RAISE, new.epoch)
+            await limit(connection, max(wait, _PUBLISH_WAIT))
+            await connection.execute(LOCK_EPOCH)
+            await connection.execute(RAISE, new.epoch)
 
     await together([partial(raise_on, one) for one in links.shards.values()], len(links.shards))
     state = replace(state, intent=None)
@@ -143,8 +116,10 @@ async def _publish(links: Links, state: Reshard, new: ShardMap, wait: float) -> 
     return state
 
 
-async def _exchange(flow: Flow, intent: Intent) -> None:
+async def _exchange(flow: Flow, intent: Intent) -> dict[int, dict[int, tuple[int, int]]]:
+    """Live rows to the copy, and the copy to live rows. Returns rows and checksum by bucket and table."""
     buckets = list(intent.buckets)
+    sums: dict[int, dict[int, tuple[int, int]]] = {}
     for table, tab in enumerate(flow.tabs):
         copy = flow.place.copy(table)
         keys = await flow.taker.fetch(
@@ -156,17 +131,20 @@ async def _exchange(flow: Flow, intent: Intent) -> None:
             continue
         columns = [list(column) for column in zip(*(tuple(row) for row in keys), strict=True)]
         taken, given = await together(
-            [partial(_take, flow, tab, copy, intent), partial(flow.giver.fetchrow, _to_copy(tab, copy), *columns)], 2
+            [partial(_take, flow, tab, copy, intent), partial(flow.giver.fetch, _to_copy(tab, copy), *columns)], 2
         )
-        if taken is None or given is None or tuple(taken) != tuple(given):
+        if taken != given:
             raise Different(
                 (f"{tab.sql}: {_count(given)} rows were live on {intent.giver}, {_count(taken)} in the copy",)
             )
+        for bucket, count, sum_ in given:
+            sums.setdefault(bucket, {})[table] = (count, int(sum_))
+    return sums
 
 
 async def _take(flow: Flow, tab: Tab, copy: str, intent: Intent) -> Any:
     try:
-        return await flow.taker.fetchrow(_to_live(tab, copy), list(intent.buckets))
+        return await flow.taker.fetch(to_live(tab, copy), list(intent.buckets))
     except asyncpg.IntegrityConstraintViolationError as error:
         raise ReshardError(
             f"{intent.taker} cannot hold the rows of {tab.sql} that come from {intent.giver}: "
@@ -175,12 +153,12 @@ async def _take(flow: Flow, tab: Tab, copy: str, intent: Intent) -> Any:
         ) from error
 
 
-def _to_live(tab: Tab, copy: str) -> str:
+def to_live(tab: Tab, copy: str) -> str:
     columns = listed(tab.columns)
     return (
-        f"WITH gone AS (DELETE FROM {copy} WHERE {BUCKET} = ANY($1::int[]) RETURNING {columns}), "
+        f"WITH gone AS (DELETE FROM {copy} WHERE {BUCKET} = ANY($1::int[]) RETURNING {BUCKET}, {columns}), "
         f"kept AS (INSERT INTO {tab.sql} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM gone) "
-        f"SELECT {tab.checksum('gone')} FROM gone"
+        f"SELECT {BUCKET}, {tab.checksum('gone')} FROM gone GROUP BY 1 ORDER BY 1"
     )
 
 
@@ -190,17 +168,13 @@ def _to_copy(tab: Tab, copy: str) -> str:
         f"WITH gone AS (DELETE FROM {tab.sql} t USING {tab.unnested(tagged=True)} WHERE {tab.same_pk} "
         f"RETURNING d.b AS {BUCKET}, {listed(tab.columns, 't.')}), "
         f"kept AS (INSERT INTO {copy} ({BUCKET}, {columns}) SELECT {BUCKET}, {columns} FROM gone) "
-        f"SELECT {tab.checksum('gone')} FROM gone"
+        f"SELECT {BUCKET}, {tab.checksum('gone')} FROM gone GROUP BY 1 ORDER BY 1"
     )
 
 
-async def _marked(connection: Connection, place: Place, intent: Intent) -> bool:
-    return bool(await connection.fetchval(f"SELECT number = $1 FROM {place.mark}", intent.number))
-
-
-async def _limit(connection: Connection, wait: float) -> None:
+async def limit(connection: Connection, wait: float) -> None:
     await connection.execute(f"SET LOCAL lock_timeout = {max(1, round(wait * 1000))}")
 
 
-def _count(row: Any) -> str:
-    return "no" if row is None else str(row[0])
+def _count(rows: Any) -> int:
+    return sum(row[1] for row in rows)

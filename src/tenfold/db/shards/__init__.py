@@ -1,5 +1,6 @@
 """PostgreSQL in several shards: answered as one database would, or refused with the reason. See `ShardedCluster`."""
 
+from tenfold.db.shards.across import CrossShardTransaction
 from tenfold.db.shards.cluster import ShardedCluster
 from tenfold.db.shards.current import MapChanged
 from tenfold.db.shards.dispatch import DispatchCounters, Dispatcher
@@ -8,10 +9,13 @@ from tenfold.db.shards.errors import (
     CoordinatorLost,
     CrossShard,
     InDoubt,
+    LockTimeout,
+    MapMoved,
     PartialWrite,
     ShardError,
     StaleMap,
     TooManyGroups,
+    UnknownShard,
 )
 from tenfold.db.shards.ids import ClockWentBack, Snowflake, Uuid7, snowflake_parts, uuid7
 from tenfold.db.shards.lease import LeaseLost, NoWorkerFree, SnowflakeIds
@@ -21,7 +25,7 @@ from tenfold.db.shards.plan import plan
 from tenfold.db.shards.recovery import Recovered
 from tenfold.db.shards.scheme import Scheme
 from tenfold.db.shards.shape import Plan
-from tenfold.db.shards.twophase import CrossShardTransaction, TwoPhase
+from tenfold.db.shards.twophase import TwoPhase
 
 __all__ = [
     "CannotAnswer",
@@ -35,7 +39,9 @@ __all__ = [
     "HashStrategy",
     "InDoubt",
     "LeaseLost",
+    "LockTimeout",
     "MapChanged",
+    "MapMoved",
     "Message",
     "MessageDied",
     "NoWorkerFree",
@@ -54,6 +60,7 @@ __all__ = [
     "StaleMap",
     "TooManyGroups",
     "TwoPhase",
+    "UnknownShard",
     "Uuid7",
     "Waiting",
     "plan",

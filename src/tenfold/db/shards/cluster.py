@@ -13,6 +13,7 @@ from sqlalchemy.engine import URL, Engine, Result
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from tenfold._core.errors import MisuseError
+from tenfold._core.tasks import shielded
 from tenfold._core.units import Duration, duration, whole_number
 from tenfold.db.cluster import AsyncCluster
 from tenfold.db.shards import execute
@@ -22,6 +23,7 @@ from tenfold.db.shards.errors import CannotAnswer, StaleMap
 from tenfold.db.shards.map import ShardMap
 from tenfold.db.shards.mark import MapMark
 from tenfold.db.shards.member import DIALECT, Member, ReplicatedMember
+from tenfold.db.shards.members import Members
 from tenfold.db.shards.plan import plan
 from tenfold.db.shards.scheme import Scheme
 from tenfold.db.shards.session import ShardSession
@@ -48,7 +50,8 @@ class ShardedCluster:
 
     Used as ``async with``; belongs to the event loop that entered it. Raises `MisuseError` for what makes no sense,
     `CannotAnswer` for statements whose answer would not be that of one database, `StaleMap` when the map stays in
-    change, `tenfold.resilience.DeadlineExceeded` (a `TimeoutError`) past the deadline.
+    change, `UnknownShard` for keys that have moved to a shard it does not know,
+    `tenfold.resilience.DeadlineExceeded` (a `TimeoutError`) past the deadline.
     """
 
     def __init__(
@@ -89,7 +92,7 @@ class ShardedCluster:
             "max_overflow": 0,
             "connect_args": {"timeout": duration(connect_timeout, "connect_timeout")},
         }
-        self._members: dict[str, Member] = {}
+        self._members = Members(lambda: self.map)
         self._current = CurrentMap(first, self._members, self.home, random or Random())
         self._mark = MapMark(lambda: self.map.epoch)
         self._ready = False
@@ -99,17 +102,11 @@ class ShardedCluster:
         """Reads that went to several shards."""
 
     async def __aenter__(self) -> ShardedCluster:
-        for name, given in self._given.items():
-            if isinstance(given, AsyncCluster):
-                self._members[name] = ReplicatedMember(name, given, self._mark)
-                continue
-            engine = create_async_engine(given, pool_timeout=self._deadline.seconds, **self._options)
-            self._members[name] = Member(name, engine, self._mark)
+        for name in self._given:
+            self._members[name] = self._opened(name)
         try:
             async with self._deadline:
-                await self._current.prepare()
-                if any(isinstance(member, ReplicatedMember) for member in self._members.values()):
-                    await self._mark.identify_home(self._members[self.home].engine)
+                await self._prepare()
         except BaseException:
             await self.aclose()
             raise
@@ -168,7 +165,7 @@ class ShardedCluster:
         ``shard_key`` or ``shard`` (by name) bind it from the start; statements then run there as they stand. Otherwise
         the first statement or object with a shard key decides. Raises `CrossShard` for a second shard in a transaction.
         """
-        if shard is not None and shard not in self._given:
+        if shard is not None and shard not in self._given and shard not in self.map.names:
             raise MisuseError(f"shard: expected one of {', '.join(self._given)}, got {shard!r}")
         return AsyncSession(sync_session_class=ShardSession, cluster=self, shard_key=shard_key, shard=shard, **options)
 
@@ -270,6 +267,26 @@ class ShardedCluster:
 
     # -- the shards
 
+    async def add_shard(self, name: str, shard: str | URL | AsyncCluster) -> None:
+        """Take in a shard that was not there when this process started; before buckets move there, in every process.
+
+        Makes the tables of the map there, as entering does. Its own tables, and an outbox's, are the migrations'. An
+        `AsyncCluster` is closed with this one. Raises `MisuseError` for a name that is known.
+        """
+        self._entered()
+        if name in self._given:
+            raise MisuseError(f"name: expected that of another shard than {', '.join(self._given)}, got {name!r}")
+        self._given[name] = shard if isinstance(shard, AsyncCluster) else asyncpg_url(shard, "shard")
+        member = self._members[name] = self._opened(name)
+        try:
+            async with self._deadline:
+                await self.refresh()
+                await self._prepare()
+        except BaseException:
+            del self._given[name], self._members[name]
+            await shielded(member.aclose())
+            raise
+
     def engine(self, shard: str) -> Engine:
         """SQLAlchemy's (synchronous) engine of one shard's primary, for tools. Statements through it pass no fence."""
         return self.member(shard).engine.sync_engine
@@ -280,7 +297,7 @@ class ShardedCluster:
 
     def member(self, shard: str) -> Member:
         """One shard's servers, for what is built upon the cluster."""
-        if shard not in self._members:
+        if shard not in self._members and not (self._ready and shard in self.map.names):
             raise MisuseError(f"shard: expected one of {', '.join(self._given)} of an entered cluster, got {shard!r}")
         return self._members[shard]
 
@@ -293,6 +310,18 @@ class ShardedCluster:
         return f"ShardedCluster({', '.join(self._given)}; {self.map!r})"
 
     # -- inside
+
+    def _opened(self, name: str) -> Member:
+        given = self._given[name]
+        if isinstance(given, AsyncCluster):
+            return ReplicatedMember(name, given, self._mark)
+        engine = create_async_engine(given, pool_timeout=self._deadline.seconds, **self._options)
+        return Member(name, engine, self._mark)
+
+    async def _prepare(self) -> None:
+        await self._current.prepare()
+        if any(isinstance(member, ReplicatedMember) for member in self._members.values()):
+            await self._mark.identify_home(self._members[self.home].engine)
 
     def _entered(self) -> None:
         if not self._ready:

@@ -40,18 +40,24 @@ _log: Final = logging.getLogger("tenfold.db.shards")
 _LOCK: Final = sa.text("SELECT pg_try_advisory_lock(:key)").bindparams(sa.bindparam("key", type_=sa.BigInteger))
 _FIND: Final = sa.text(
     "SELECT id, message, topic, key, body::text, tries, asked, error, "
-    "extract(epoch FROM clock_timestamp() - at)::float8 FROM tenfold_outbox o WHERE NOT dead AND due <= "
+    "extract(epoch FROM clock_timestamp() - at)::float8, held FROM tenfold_outbox o WHERE NOT dead AND due <= "
     "clock_timestamp() AND NOT EXISTS (SELECT FROM tenfold_outbox e WHERE e.key = o.key AND NOT e.dead AND e.id < o.id "
     "AND e.due > clock_timestamp()) ORDER BY id LIMIT :most"
 )
 _CLAIM: Final = sa.text(
-    "UPDATE tenfold_outbox o SET asked = asked || c.shard FROM unnest(CAST(:ids AS bigint[]), CAST(:shards AS text[])) "
-    "c (id, shard) WHERE o.id = c.id AND c.shard <> ALL (asked)"
+    "UPDATE tenfold_outbox o SET asked = CASE WHEN c.shard = ANY (asked) THEN asked ELSE asked || c.shard END, "
+    "tries = tries + 1, held = true, due = clock_timestamp() + make_interval(secs => c.wait) FROM "
+    "unnest(CAST(:ids AS bigint[]), CAST(:shards AS text[]), CAST(:waits AS float8[])) c (id, shard, wait) "
+    "WHERE o.id = c.id"
+)
+_GIVE_BACK: Final = sa.text(
+    "UPDATE tenfold_outbox SET tries = greatest(tries - 1, 0), held = :held, due = '-infinity' "
+    "WHERE id = ANY (CAST(:ids AS bigint[]))"
 )
 _DELIVERED: Final = sa.text("DELETE FROM tenfold_outbox WHERE id = ANY (CAST(:ids AS bigint[]))")
 _FAILED: Final = sa.text(
     "UPDATE tenfold_outbox SET due = clock_timestamp() + make_interval(secs => CAST(:wait AS float8)), error = :error, "
-    "tries = :tries, dead = :dead WHERE id = :id"
+    "tries = :tries, dead = :dead, held = false WHERE id = :id"
 )
 _RECEIVE: Final = sa.text("INSERT INTO tenfold_inbox (message) VALUES (:message) ON CONFLICT DO NOTHING RETURNING true")
 _RECEIVED: Final = sa.text("SELECT EXISTS (SELECT FROM tenfold_inbox WHERE message = :message)")
@@ -73,6 +79,8 @@ class DispatchCounters:
     duplicates: int = 0
     """Deliveries that had happened already."""
     failed: int = 0
+    suspects: int = 0
+    """Messages that a dispatcher had in hand when it was killed, or cut off from their shard; delivered one by one."""
     dead: int = 0
     moved: int = 0
     """Put back because the key's bucket changed its shard meanwhile."""
@@ -113,6 +121,7 @@ class Dispatcher:
         self._options = options or OutboxOptions()
         self._random = random or Random()
         self._tasks: list[asyncio.Task[None]] = []
+        self._served: set[str] = set()
         self.counters: Final = DispatchCounters()
         self.leads: Final[set[str]] = set()
         """The shards whose messages this dispatcher delivers."""
@@ -120,21 +129,35 @@ class Dispatcher:
     async def __aenter__(self) -> Dispatcher:
         if self._tasks:
             raise MisuseError("Dispatcher: expected to be entered once at a time")
-        self._tasks = [
-            asyncio.create_task(self._keep(shard), name=f"tenfold outbox {shard}") for shard in self._cluster.shards
-        ]
+        tasks: list[asyncio.Task[None]] = []
+        self._tasks = tasks
+        self._serve(tasks)
+        tasks.append(asyncio.create_task(self._serve_new(tasks), name="tenfold outbox of new shards"))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         tasks, self._tasks = self._tasks, []
+        self._served.clear()
         await shielded(_end(tasks))
 
     def __repr__(self) -> str:
         return f"<Dispatcher leads {', '.join(sorted(self.leads)) or 'nowhere'}, {self.counters}>"
 
     # -- one shard
+
+    def _serve(self, tasks: list[asyncio.Task[None]]) -> None:
+        for shard in self._cluster.shards:
+            if shard not in self._served:
+                self._served.add(shard)
+                tasks.append(asyncio.create_task(self._keep(shard), name=f"tenfold outbox {shard}"))
+
+    async def _serve_new(self, tasks: list[asyncio.Task[None]]) -> None:
+        """Shards that the cluster has taken in since (`ShardedCluster.add_shard`)."""
+        while True:
+            await asyncio.sleep(float(self._options.poll))
+            self._serve(tasks)
 
     async def _keep(self, shard: str) -> None:
         """Serve a shard for ever, over a new connection whenever one breaks."""
@@ -170,8 +193,9 @@ class Dispatcher:
                 rows = (await connection.execute(_FIND, {"most": self._options.batch})).all()
             self.counters.lag[shard] = max((row[8] for row in rows), default=0.0)
             if rows:
-                await self._carry(shard, connection, [message(row) for row in rows])
-                if len(rows) == self._options.batch:
+                suspects = [message(row) for row in rows if row[9]]
+                await self._carry_apart(shard, connection, [message(row) for row in rows if not row[9]], suspects)
+                if suspects or len(rows) == self._options.batch:
                     continue
             elif loop.time() >= forget_at:
                 forget_at = loop.time() + _FORGET_EVERY
@@ -185,10 +209,36 @@ class Dispatcher:
 
     # -- one batch
 
-    async def _carry(self, shard: str, connection: AsyncConnection, messages: Sequence[Message]) -> None:
-        targets = [self._cluster.map.shard_of(one.key) for one in messages]
+    async def _carry_apart(
+        self, shard: str, connection: AsyncConnection, messages: Sequence[Message], suspects: Sequence[Message]
+    ) -> None:
+        """What nobody suspects, as a batch, then the first suspect alone. Later messages of a suspect's key wait."""
+        keys = {(type(one.key), one.key) for one in suspects}
+        if free := [one for one in messages if (type(one.key), one.key) not in keys]:
+            await self._carry(shard, connection, free)
+        if not suspects:
+            return
+        first = suspects[0]
+        if first.tries < self._options.tries:
+            self.counters.suspects += 1
+            await self._carry(shard, connection, [first], held=True)
+            return
+        text = f"its dispatcher was killed or cut off while it delivered it, the last of {first.tries} tries"
+        if first.error is not None:
+            text = f"{text}; before that: {first.error}"
+        values = {"id": first.id, "wait": 0.0, "error": text[:_LONGEST_ERROR], "tries": first.tries, "dead": True}
         async with Deadline(self._options.deadline):
-            await connection.execute(_CLAIM, {"ids": [one.id for one in messages], "shards": targets})
+            await connection.execute(_FAILED, values)
+        self._bury(shard, first, text)
+
+    async def _carry(
+        self, shard: str, connection: AsyncConnection, messages: Sequence[Message], *, held: bool = False
+    ) -> None:
+        targets = [self._cluster.map.shard_of(one.key) for one in messages]
+        waits = [self._pause(one.tries + 1) for one in messages]
+        async with Deadline(self._options.deadline):
+            ids = [one.id for one in messages]
+            await connection.execute(_CLAIM, {"ids": ids, "shards": targets, "waits": waits})
         rows: dict[Any, tuple[str, list[Message]]] = {}
         for one, target in zip(messages, targets, strict=True):
             rows.setdefault((type(one.key), one.key), (target, []))[1].append(one)
@@ -197,7 +247,9 @@ class Dispatcher:
             work = [partial(self._in_order, row, target, results) for target, row in rows.values()]
             await together(work, self._options.concurrency)
         finally:
-            await shielded(self._settle(shard, connection, results), timeout=self._options.deadline)
+            settled = {*results.delivered, *(one.id for one, _ in results.failed)}
+            rest = [one.id for one in messages if one.id not in settled]
+            await shielded(self._settle(shard, connection, results, rest, held), timeout=self._options.deadline)
 
     async def _in_order(self, row: Sequence[Message], target: str, results: _Results) -> None:
         """The messages of one key, until one of them does not go through."""
@@ -239,13 +291,16 @@ class Dispatcher:
             await session.commit()
         return "delivered"
 
-    async def _settle(self, shard: str, connection: AsyncConnection, results: _Results) -> None:
+    async def _settle(
+        self, shard: str, connection: AsyncConnection, results: _Results, rest: Sequence[int], held: bool
+    ) -> None:
         if results.delivered:
             await connection.execute(_DELIVERED, {"ids": results.delivered})
-        base, cap = float(self._options.base), float(self._options.cap)
+        if rest:
+            await connection.execute(_GIVE_BACK, {"ids": rest, "held": held})
         for one, error in results.failed:
             self.counters.failed += 1
-            tries, wait = one.tries + 1, pause("full", one.tries + 1, 0.0, base, cap, self._random)
+            tries, wait = one.tries + 1, self._pause(one.tries + 1)
             if error in results.gone.values():  # that a shard is down is not the message's fault
                 tries, wait = one.tries, float(self._options.poll)
             dead = tries >= self._options.tries
@@ -253,9 +308,16 @@ class Dispatcher:
             values = {"id": one.id, "wait": wait, "error": text, "tries": tries, "dead": dead}
             await connection.execute(_FAILED, values)
             if dead:
-                self.counters.dead += 1
-                self._hub.emit(MessageDied(shard, one.id, one.topic, text))
-                _log.error("outbox of %s: message %d (%s) is laid aside: %s", shard, one.id, one.topic, text)
+                self._bury(shard, one, text)
+
+    def _pause(self, tries: int) -> float:
+        base, cap = float(self._options.base), float(self._options.cap)
+        return pause("full", tries, 0.0, base, cap, self._random)
+
+    def _bury(self, shard: str, one: Message, text: str) -> None:
+        self.counters.dead += 1
+        self._hub.emit(MessageDied(shard, one.id, one.topic, text))
+        _log.error("outbox of %s: message %d (%s) is laid aside: %s", shard, one.id, one.topic, text)
 
 
 async def _drop(connection: AsyncConnection) -> None:

@@ -52,6 +52,21 @@ class StaleMap(ShardError):
         self.found: Final = found
 
 
+class UnknownShard(ShardError):
+    """The map has buckets on ``shard``, of which this process has no URL. Nothing of the statement has happened there.
+
+    ``epoch`` is the map's. Other shards are served as before.
+    """
+
+    def __init__(self, shard: str, epoch: int) -> None:
+        super().__init__(
+            f"shard {shard} has buckets in the map of epoch {epoch}, and this process has no URL of it: "
+            f'`await cluster.add_shard("{shard}", url)`, or start it with that URL'
+        )
+        self.shard: Final = shard
+        self.epoch: Final = epoch
+
+
 class TooManyGroups(ShardError):
     """More groups or distinct rows to merge than ``limit``."""
 
@@ -74,6 +89,29 @@ class PartialWrite(ShardError):
         )
         self.done: Final = done
         self.failed: Final = failed
+
+
+class LockTimeout(ShardError):
+    """A transaction over several shards waited for a lock as long as it may, perhaps in a deadlock across shards, which
+    no server sees. All was rolled back; `TwoPhase.run` runs it again. ``shards``: where it was.
+    """
+
+    def __init__(self, shards: tuple[str, ...], waited: str) -> None:
+        super().__init__(
+            f"the transaction on {', '.join(shards)} waited up to {waited} for a lock, perhaps in a deadlock across "
+            "shards, which no server sees; all was rolled back. Run it again (`two.run(…)` does), touch keys in one "
+            "order, or raise lock_timeout"
+        )
+        self.shards: Final = shards
+
+
+class MapMoved(ShardError):
+    """The map changed between two sessions of one transaction, so both would be on one shard. All was rolled back;
+    `TwoPhase.run` runs it again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("the map of shards changed in the middle of the transaction: run it again")
 
 
 class CoordinatorLost(ShardError):

@@ -9,9 +9,11 @@ behind: that is the price, and the gain is that no shard ever waits for another.
 Order is kept for each key from each shard. A message gets its number before its transaction commits, so if one
 transaction began after another had committed, its messages come later; two that overlap were never ordered.
 
-Before a message goes to a shard for the first time, that is written down with it. So one whose key has moved between
-two tries is looked for in the inboxes of where it has been. A try counts when it has failed: a dispatcher that is
-killed, or a receiver that is down, makes no dead letters.
+Before a message goes to a shard, that is written down with it. So one whose key has moved between two tries is looked
+for in the inboxes of where it has been. The try is counted in the same statement, with a pause after which it is due
+again, and given back where it was no fault of the message: a receiver that is down, an end in good order. So a message
+that kills its dispatcher is counted too. Nobody knows which of those in hand it was; they are *suspects*, and each of
+them is delivered with nothing else in hand, until it is delivered or has been tried as often as it may be.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ _CREATE: Final = (
     "CREATE TABLE IF NOT EXISTS tenfold_outbox (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "
     "message uuid NOT NULL DEFAULT gen_random_uuid(), topic text NOT NULL, key text NOT NULL, body jsonb NOT NULL, "
     "at timestamptz NOT NULL DEFAULT clock_timestamp(), due timestamptz NOT NULL DEFAULT '-infinity', "
-    "tries int NOT NULL DEFAULT 0, asked text[] NOT NULL DEFAULT '{}', error text, dead bool NOT NULL DEFAULT false)",
+    "tries int NOT NULL DEFAULT 0, asked text[] NOT NULL DEFAULT '{}', error text, dead bool NOT NULL DEFAULT false, "
+    "held bool NOT NULL DEFAULT false)",
+    "ALTER TABLE tenfold_outbox ADD COLUMN IF NOT EXISTS held bool NOT NULL DEFAULT false",
     "CREATE INDEX IF NOT EXISTS tenfold_outbox_waiting ON tenfold_outbox (id) WHERE NOT dead",
     "CREATE INDEX IF NOT EXISTS tenfold_outbox_keys ON tenfold_outbox (key, id) WHERE NOT dead",
     "CREATE TABLE IF NOT EXISTS tenfold_inbox (message uuid PRIMARY KEY, at timestamptz NOT NULL DEFAULT now())",
@@ -61,13 +65,16 @@ _DEAD: Final = sa.text(
     ":most"
 )
 _REVIVE: Final = sa.text(
-    "UPDATE tenfold_outbox SET dead = false, tries = 0, due = '-infinity', error = NULL WHERE id = :id AND dead"
+    "UPDATE tenfold_outbox SET dead = false, tries = 0, due = '-infinity', error = NULL, held = false "
+    "WHERE id = :id AND dead"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class MessageDied(Event):
-    """A message was tried as often as it may be and is laid aside; later ones of its key go on."""
+    """A message was tried as often as it may be, or has killed as many dispatchers, and is laid aside; later ones of
+    its key go on.
+    """
 
     shard: str
     id: int
@@ -105,10 +112,10 @@ class OutboxOptions:
     """How a `Dispatcher` works.
 
     ``batch`` (100): messages claimed at a time; ``concurrency`` (8): keys whose messages are delivered at a time.
-    ``poll`` (1 s): how often a shard is looked at without being told. ``tries`` (10): after so many a message is laid
-    aside; pauses between them grow from ``base`` (100 ms) by doubling to ``cap`` (60 s), fully jittered. ``deadline``
-    (30 s) bounds one delivery. ``keep`` (7 days): how long the inbox remembers, which must be longer than any shard,
-    its backups included, may lag behind.
+    ``poll`` (1 s): how often a shard is looked at without being told. ``tries`` (10): after so many that failed, or
+    that their dispatcher did not survive, a message is laid aside; pauses between them grow from ``base`` (100 ms) by
+    doubling to ``cap`` (60 s), fully jittered. ``deadline`` (30 s) bounds one delivery. ``keep`` (7 days): how long the
+    inbox remembers, which must be longer than any shard, its backups included, may lag behind.
     """
 
     batch: int = 100
@@ -185,12 +192,12 @@ class Outbox:
         return dict(zip(shards, found, strict=True))
 
     async def dead(self, shard: str, *, most: int = 100) -> list[Message]:
-        """The dead letters of a shard, the oldest first."""
+        """The dead letters of a shard, the oldest first. They stay until `revive`, or until you delete their rows."""
         async with self._cluster.member(shard).alone(writes=False) as connection:
             return [message(row) for row in await connection.execute(_DEAD, {"most": most})]
 
     async def revive(self, shard: str, id: int) -> bool:
-        """Let a dead letter be tried anew; whether there was one."""
+        """Let a dead letter be tried anew; whether there was one. Later ones of its key may have gone before it."""
         async with self._cluster.member(shard).begin(None) as connection:
             found: Any = await connection.execute(_REVIVE, {"id": id})
         return bool(found.rowcount)

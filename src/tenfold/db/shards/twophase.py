@@ -9,7 +9,9 @@ decision of a coordinator that is gone may roll back. A decision is forgotten wh
 What it costs: a prepared part holds its locks until it is told, so a shard or a coordinator that is down holds up
 others for that time; two round trips and three flushes to disk more than a local commit; and no snapshot is common to
 the shards, so a reader may see one part before the other. Where a delay does no harm, an outbox is the better way
-(`outbox`). Deadlocks over shards are seen by nobody: touch keys in one order, and let a deadline bound the wait.
+(`outbox`).
+
+Deadlocks over shards are seen by nobody: `across` bounds the wait, and `TwoPhase.run` runs it again.
 
 The log lives on the home shard. If that is an `AsyncCluster` whose replicas are not synchronous, a failover may lose
 the last decisions, and with them the agreement of the shards: use synchronous replication for it.
@@ -19,55 +21,36 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from random import Random
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tenfold._core.errors import MisuseError, TenfoldError
 from tenfold._core.tasks import shielded
-from tenfold._core.units import Duration, duration
+from tenfold._core.units import Duration, duration, format_duration
+from tenfold.db.cluster_errors import RetriesExhausted
 from tenfold.db.refusals import NOT_THERE, is_gone
 from tenfold.db.shards import decisions
+from tenfold.db.shards.across import CrossShardTransaction, may_run_again, shard_of, waited_too_long
 from tenfold.db.shards.cluster import ShardedCluster
 from tenfold.db.shards.coordinator import Coordinator, driver_of
 from tenfold.db.shards.decisions import Gid, Verdict
-from tenfold.db.shards.errors import CoordinatorLost, InDoubt, ShardError
-from tenfold.db.shards.keys import check
+from tenfold.db.shards.errors import CoordinatorLost, InDoubt, LockTimeout
 from tenfold.db.shards.parallel import together
 from tenfold.db.shards.recovery import Recovered, recover
+from tenfold.db.transaction import RunOptions
+from tenfold.resilience.backoff import pause
+from tenfold.resilience.deadline import Deadline
 
+T = TypeVar("T")
 _log: Final = logging.getLogger("tenfold.db.shards")
 _BETWEEN_TRIES: Final = 0.05
-
-
-class CrossShardTransaction:
-    """What `TwoPhase.transaction` gives: one session on each shard that is touched."""
-
-    def __init__(self, cluster: ShardedCluster) -> None:
-        self._cluster = cluster
-        self.sessions: Final[dict[str, AsyncSession]] = {}
-
-    async def session(self, shard_key: Any) -> AsyncSession:
-        """The session on the shard of ``shard_key``; the same for keys of the same shard. Do not commit it."""
-        found = self.sessions.get(self._cluster.map.shard_of(check(shard_key)))
-        if found is not None:
-            return found
-        session = self._cluster.session(shard_key=shard_key, expire_on_commit=False)
-        try:
-            await session.connection()
-            shard = _shard_of(session)
-            if shard is None or shard in self.sessions:
-                raise ShardError("the map of shards changed in the middle of the transaction: run it again")
-        except BaseException:
-            await shielded(session.close())
-            raise
-        self.sessions[shard] = session
-        return session
 
 
 class TwoPhase:
@@ -80,26 +63,38 @@ class TwoPhase:
 
     The end of the block commits on all shards or on none; an exception rolls back. ``age`` (5 s): parts that a dead
     coordinator left are ended when they are that old. ``every`` (5 s): how often that is looked for. ``timeout``
-    (10 s) bounds the commit; what is not settled by then is left to recovery.
+    (10 s) bounds the commit; what is not settled by then is left to recovery. ``lock_timeout`` (2 s): how long a
+    statement waits for a lock at most, once the transaction is on several shards; it is between half of it and all.
 
     Needs ``max_prepared_transactions`` above 0 on every shard (as many as connections, to be on the safe side), and a
     session of its own on the home shard: no pooler in transaction mode. Raises `MisuseError` otherwise.
     """
 
     def __init__(
-        self, cluster: ShardedCluster, *, age: Duration = "5s", every: Duration = "5s", timeout: Duration = "10s"
+        self,
+        cluster: ShardedCluster,
+        *,
+        age: Duration = "5s",
+        every: Duration = "5s",
+        timeout: Duration = "10s",
+        lock_timeout: Duration = "2s",
+        random: Random | None = None,
     ) -> None:
         self._cluster = cluster
         self._age, self._every = duration(age, "age"), duration(every, "every")
         self._timeout = duration(timeout, "timeout")
-        if not self._every or not self._timeout:
-            raise MisuseError('every and timeout: expected durations above 0 such as "5s", got 0')
+        self._lock_timeout = duration(lock_timeout, "lock_timeout")
+        self._random = random or Random()
+        if not self._every or not self._timeout or not self._lock_timeout:
+            raise MisuseError('every, timeout and lock_timeout: expected durations above 0 such as "5s", got 0')
         self._coordinator = Coordinator(cluster)
         self._number = 0
         self._active: set[int] = set()
         self._look = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.committed = 0
+        self.retries = 0
+        """Times that `run` has run a function again."""
         self.aborted = 0
         """Transactions of several shards that were rolled back after their block had ended well."""
         self.late = 0
@@ -132,23 +127,61 @@ class TwoPhase:
         """A transaction over whichever shards its sessions are on. One that touched a single shard commits as usual.
 
         Once the block has ended well, a cancellation or a deadline no longer stops it: it is passed on after the
-        outcome stands. Raises what made a shard refuse (all is rolled back), `CoordinatorLost`, `InDoubt`.
+        outcome stands. Raises what made a shard refuse (all is rolled back), `LockTimeout`, `CoordinatorLost`,
+        `InDoubt`.
         """
         if self._task is None:
             raise MisuseError("TwoPhase: expected to be entered (`async with`), and is not")
         await self._coordinator.ensure()
-        transaction = CrossShardTransaction(self._cluster)
+        transaction = CrossShardTransaction(self._cluster, self._lock_timeout * self._random.uniform(0.5, 1.0))
         try:
             yield transaction
             for shard, session in transaction.sessions.items():
-                if _shard_of(session) != shard:
+                if shard_of(session) != shard:
                     raise MisuseError(f"the session on {shard} was ended by itself; the transaction's end does that")
             if len(transaction.sessions) == 1:
                 await next(iter(transaction.sessions.values())).commit()
             elif transaction.sessions:
                 await shielded(self._commit(transaction))
+        except Exception as error:
+            if len(transaction.sessions) > 1 and waited_too_long(error):
+                raise LockTimeout(tuple(transaction.sessions), format_duration(self._lock_timeout)) from error
+            raise
         finally:
             await shielded(_close(transaction.sessions.values(), self._timeout))
+
+    async def run(
+        self,
+        fn: Callable[[CrossShardTransaction], Awaitable[T]],
+        *,
+        deadline: Duration | None = None,
+        options: RunOptions | None = None,
+    ) -> T:
+        """Run ``fn(tx)`` in a `transaction`; give back what it returned.
+
+        ``fn`` is run again from the start, in fresh sessions, after `LockTimeout`, a deadlock or a serialization
+        failure on one shard, `MapMoved` and `CoordinatorLost`, with pauses that are fully jittered: it must do nothing
+        outside of the sessions that cannot be done twice. ``deadline``: for all of it. ``options``: ``attempts``,
+        ``base`` and ``cap``. Raises what `transaction` and ``fn`` raise, `RetriesExhausted`, `DeadlineExceeded`.
+        """
+        how = options or RunOptions()
+        async with AsyncExitStack() as stack:
+            if deadline is not None:
+                await stack.enter_async_context(Deadline(deadline))
+            for number in range(1, how.attempts + 1):
+                try:
+                    async with self.transaction() as transaction:
+                        return await fn(transaction)
+                except Exception as error:
+                    if not may_run_again(error):
+                        raise
+                    if number == how.attempts:
+                        raise RetriesExhausted(
+                            f"the transaction failed {number} times, the last time with: {error}", number
+                        ) from error
+                self.retries += 1
+                await asyncio.sleep(pause("full", number, 0.0, float(how.base), float(how.cap), self._random))
+        raise AssertionError("the last attempt returns or raises")
 
     async def recover(self) -> Recovered:
         """End what dead coordinators left in doubt, now. The background does so too."""
@@ -276,12 +309,6 @@ class TwoPhase:
                 await asyncio.sleep(min(1.0, self._every))  # a shard that was lost needs a moment
             except TimeoutError:
                 continue
-
-
-def _shard_of(session: AsyncSession) -> str | None:
-    inner: Any = session.sync_session
-    shard: str | None = inner.shard
-    return shard
 
 
 async def _close(sessions: Iterable[AsyncSession], within: float) -> None:
