@@ -6,6 +6,7 @@ have corrected a verdict of "read".
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -113,6 +114,9 @@ async def servers(topology: Any, schema: dict[str, bool]) -> Any:
 @pytest.fixture
 async def cluster(servers: Any) -> AsyncIterator[AsyncCluster]:
     async with create_async_cluster(servers.primary.url, [servers.replicas[0].url]) as cluster:
+        async with asyncio.timeout(10):
+            while cluster.nodes()[1].seen.lag_state != "fresh":  # noqa: ASYNC110 - its first probes
+                await asyncio.sleep(0.01)
         yield cluster
 
 

@@ -259,6 +259,9 @@ class Engines(Mapping[str, AsyncEngine]):
     def __getitem__(self, name: str) -> AsyncEngine:
         return self._members[name].engine
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._members
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._members)
 
