@@ -108,7 +108,12 @@ class AsyncCluster:
         if told.to != "replica":
             return told
         choices = self.choices(Want(after=self.router.wanted()))
-        return replace(told, out=tuple(f"{one.node.name} ({one.why})" for one in choices if not one.ok))
+        doubts = {one.node.name: f"{one.node.name} ({one.why})" for one in choices if one.rank == "unknown"}
+        return replace(
+            told,
+            places=tuple(doubts.get(place.partition(" (")[0], place) for place in told.places),
+            out=tuple(f"{one.node.name} ({one.why})" for one in choices if not one.ok),
+        )
 
     @asynccontextmanager
     async def connect(self, *, read_only: bool = False) -> AsyncIterator[AsyncConnection]:
