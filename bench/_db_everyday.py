@@ -39,7 +39,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from tenfold.db.bulk import upsert
 from tenfold.db.dataloader import one_by
-from tenfold.db.hot_rows import _SAVEPOINT, HotRows, hot_rows_table
+from tenfold.db.hot_rows import HotRows, hot_rows_table
+from tenfold.db.hot_rows_sql import SAVEPOINT, Statements
 from tenfold.db.tags import QueryTags, comment, query_tags
 from tenfold.db.timeouts import statement_deadline
 from tenfold.resilience import Deadline
@@ -114,7 +115,7 @@ async def _prepare(server: Postgres) -> None:
 
 async def hot_stock(server: Postgres, *, rounds: int, seconds: int) -> dict[str, float]:
     """Purchases a second of pgbench's clients by either way, and the ratio of the best turns."""
-    take = f"{_SAVEPOINT};\n{HotRows(BUCKETS)._take}".replace(":key", "'a'")
+    take = f"{SAVEPOINT};\n{Statements(BUCKETS).take}".replace(":key", "'a'")
     one = str(_ONE_ROW).replace(":key", "'a'")
     scripts = {
         "single": _PURCHASE.format(take=f"{one} AS got"),

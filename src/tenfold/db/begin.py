@@ -10,7 +10,7 @@ The class is asyncpg's own extension point (``connection_class``). It reaches th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, Final, Protocol
 from weakref import WeakKeyDictionary
 
@@ -27,7 +27,7 @@ Addition = Callable[[], str]
 class HasNodes(Protocol):
     """An `AsyncCluster`."""
 
-    def each_engine(self, install: Callable[[Engine], None]) -> None: ...
+    def each_engine(self, install: Callable[[Engine], None], *, key: Hashable = None) -> None: ...
 
 
 _ADDITIONS: Final[WeakKeyDictionary[Engine, list[Addition]]] = WeakKeyDictionary()
@@ -46,12 +46,15 @@ class _Additions:
         return found
 
 
-def for_each_engine(target: AsyncEngine | HasNodes, install: Callable[[Engine], None]) -> None:
-    """Call ``install`` with the engine, or with all that a cluster has and will have."""
+def for_each_engine(target: AsyncEngine | HasNodes, install: Callable[[Engine], None], key: Hashable) -> None:
+    """Call ``install`` with the engine, or with all that a cluster has and will have, in any event loop.
+
+    ``key`` says what is installed; ``install`` must expect an engine that has it already.
+    """
     if isinstance(target, AsyncEngine):
         install(target.sync_engine)
     else:
-        target.each_engine(install)
+        target.each_engine(install, key=key)
 
 
 def at_begin(engine: Engine, addition: Addition) -> None:

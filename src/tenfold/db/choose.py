@@ -216,7 +216,8 @@ def _reader(want: Want, node: N, now: float, primary: str | None, spill: int | N
         each: str | float = latency or "an unknown time"
         return Choice(node, "serve", "{} in flight, {} each", (node.in_flight, each))
     if not late and primary is None:
-        return Choice(node, "unknown", "its lag is not known, and no primary is seen")
+        what = "role" if seen.role == "unknown" else "lag"
+        return Choice(node, "unknown", "its {} is not known, and no primary is seen", (what,))
     return Choice(node, "out", late[0] if late else "its lag is not known", late[1:] if late else ())
 
 

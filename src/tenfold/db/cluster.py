@@ -9,9 +9,8 @@ statement has a snapshot of its own anyway, and a single-statement read saves th
 from __future__ import annotations
 
 import asyncio
-import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from random import Random
@@ -30,6 +29,7 @@ from tenfold.db.causal_hooks import SessionHooks
 from tenfold.db.causal_read import CausalOptions
 from tenfold.db.choose import Choice, Want, best, choose
 from tenfold.db.cluster_options import ClusterOptions
+from tenfold.db.loops import LoopServers, Servers
 from tenfold.db.node import Node
 from tenfold.db.places import ClusterPlaces
 from tenfold.db.pool import release
@@ -45,17 +45,6 @@ from tenfold.resilience import remaining
 T = TypeVar("T")
 
 _BETWEEN_TRIES: Final = (0.01, 0.03)
-# Clusters of a process that was forked: closing their connections would end those of the parent.
-_INHERITED: Final[list[object]] = []
-
-
-class _Servers:
-    """The nodes of one event loop, and their watch: connections belong to the loop that made them."""
-
-    __slots__ = ("nodes", "pid", "watch")
-
-    def __init__(self, nodes: tuple[Node, ...], watch: Watch) -> None:
-        self.nodes, self.watch, self.pid = nodes, watch, os.getpid()
 
 
 class AsyncCluster:
@@ -77,8 +66,8 @@ class AsyncCluster:
         self.options = options
         self._random = random or Random()
         self._hub = hub
-        self._servers: dict[asyncio.AbstractEventLoop, _Servers] = {}
-        self._installers: list[Callable[[Engine], None]] = []
+        self._loops = LoopServers(self._settle)
+        self._here = self._loops.here
         self._runner = Runner(self, self._random)
         self.causal = ClusterCausality(self, causal)
         hooks = SessionHooks(self.causal.capture, self.causal.history, lambda: self.system)
@@ -119,7 +108,12 @@ class AsyncCluster:
         if told.to != "replica":
             return told
         choices = self.choices(Want(after=self.router.wanted()))
-        return replace(told, out=tuple(f"{one.node.name} ({one.why})" for one in choices if not one.ok))
+        doubts = {one.node.name: f"{one.node.name} ({one.why})" for one in choices if one.rank == "unknown"}
+        return replace(
+            told,
+            places=tuple(doubts.get(place.partition(" (")[0], place) for place in told.places),
+            out=tuple(f"{one.node.name} ({one.why})" for one in choices if not one.ok),
+        )
 
     @asynccontextmanager
     async def connect(self, *, read_only: bool = False) -> AsyncIterator[AsyncConnection]:
@@ -168,16 +162,7 @@ class AsyncCluster:
 
     async def aclose(self) -> None:
         """Close the running loop's connections. The cluster may be used again afterwards."""
-        servers = self._servers.pop(asyncio.get_running_loop(), None)
-        if servers is None:
-            return
-        if servers.pid != os.getpid():
-            _INHERITED.append(servers)
-            return
-        try:
-            await servers.watch.close()
-        finally:
-            await asyncio.gather(*[node.close() for node in servers.nodes])
+        await self._loops.close()
 
     async def __aenter__(self) -> AsyncCluster:
         return self
@@ -189,13 +174,14 @@ class AsyncCluster:
         """The servers as the running loop sees them, in the order in which they were declared."""
         return self._here().nodes
 
-    def each_engine(self, install: Callable[[Engine], None]) -> None:
-        """Have ``install`` called with each engine of each node: of the running loop now, of others when they first use
-        the cluster, and again after `aclose`.
+    def each_engine(self, install: Callable[[Engine], None], *, key: Hashable = None) -> None:
+        """Have ``install`` called with each engine of each node: of every loop that uses the cluster now, of others
+        when they first do, and again after `aclose`. Needs no running loop.
+
+        ``key`` (``install`` itself) says what it is: the same once more does nothing; another ``install`` with that key
+        takes the first one's place, and is called with the engines that have the first already.
         """
-        for node in self.nodes():
-            _install(node, install)
-        self._installers.append(install)
+        self._loops.each_engine(install, key)
 
     @property
     def watch(self) -> Watch:
@@ -284,8 +270,7 @@ class AsyncCluster:
 
         May be called from any thread. See `tenfold.db.state` and, for Prometheus and OpenTelemetry, `tenfold.observe`.
         """
-        pid = os.getpid()
-        loops = [(servers.nodes, servers.watch) for servers in list(self._servers.values()) if servers.pid == pid]
+        loops = [(servers.nodes, servers.watch) for servers in self._loops.all()]
         return cluster_state(self.name, loops, self.router, self.causal.counters, self._runner)
 
     def __repr__(self) -> str:
@@ -294,29 +279,8 @@ class AsyncCluster:
 
     # -- inside
 
-    def _here(self) -> _Servers:
-        loop = asyncio.get_running_loop()
-        servers = self._servers.get(loop)
-        if servers is None or servers.pid != os.getpid():
-            for old, theirs in list(self._servers.items()):
-                if theirs.pid != os.getpid():
-                    _INHERITED.append(self._servers.pop(old))
-                elif old.is_closed():
-                    del self._servers[old]
-            servers = self._servers[loop] = self._settle()
-            servers.watch.start()
-        return servers
-
-    def _settle(self) -> _Servers:
+    def _settle(self) -> Servers:
         nodes = tuple(
             Node(name, url, self.options, hub=self._hub, random=self._random) for name, url in self._urls.items()
         )
-        for node in nodes:
-            for install in self._installers:
-                _install(node, install)
-        return _Servers(nodes, Watch(nodes, self.options, hub=self._hub, random=self._random))
-
-
-def _install(node: Node, install: Callable[[Engine], None]) -> None:
-    for engine in (node.engine, node.reads):
-        install(engine.sync_engine)
+        return Servers(nodes, Watch(nodes, self.options, hub=self._hub, random=self._random))

@@ -39,39 +39,20 @@ from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any, Final
 
-from sqlalchemy import (
-    BigInteger,
-    CheckConstraint,
-    Column,
-    MetaData,
-    SmallInteger,
-    String,
-    Table,
-    TextClause,
-    bindparam,
-    text,
-)
-from sqlalchemy.dialects import postgresql
+from sqlalchemy import BigInteger, CheckConstraint, Column, MetaData, SmallInteger, String, Table
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.types import TypeEngine
 
 from tenfold._core.errors import MisuseError, TenfoldError
 from tenfold._core.units import Duration, duration, format_duration, whole_number
+from tenfold.db.hot_rows_sql import RESET_LOCK_TIMEOUT, ROLLBACK, SAVEPOINT, SET_LOCK_TIMEOUT, Statements
 from tenfold.resilience.deadline import remaining
 
 BUCKETS: Final = 16
 _DEADLOCK: Final = "40P01"
 _LOCK_NOT_AVAILABLE: Final = "55P03"
 _NO_TRANSACTION: Final = "25P01"
-_SAVEPOINT: Final = text("SAVEPOINT tenfold_hot_rows")
-_ROLLBACK: Final = text("ROLLBACK TO SAVEPOINT tenfold_hot_rows")
-_SET_LOCK_TIMEOUT: Final = text(
-    "WITH was AS MATERIALIZED (SELECT current_setting('lock_timeout') AS old) "
-    "SELECT was.old, set_config('lock_timeout', :new, true) FROM was"
-)
-_RESET_LOCK_TIMEOUT: Final = text("SELECT set_config('lock_timeout', :old, true)")
-_DIALECT: Final[Any] = postgresql.dialect()  # type: ignore[no-untyped-call]
 Connection = AsyncConnection | AsyncSession
 
 
@@ -121,7 +102,7 @@ class HotRows:
     (40001).
     """
 
-    __slots__ = ("_add", "_all", "_keep", "_open", "_random", "_sum", "_take", "buckets", "name", "wait")
+    __slots__ = ("_random", "_sql", "buckets", "name", "wait")
 
     def __init__(
         self, table: Table, *, buckets: int = BUCKETS, wait: Duration = "2s", random: Random | None = None
@@ -134,37 +115,7 @@ class HotRows:
         self.wait: Final = duration(wait, "wait")
         self.name: Final = table.name
         self._random = random or Random()
-        full = str(_DIALECT.identifier_preparer.format_table(table)).replace(":", "\\:")
-
-        def statement(sql: str) -> TextClause:
-            return text(sql.replace("{t}", full)).bindparams(bindparam("key", type_=table.c.key.type))
-
-        # The bucket is chosen once, in a CTE that the UPDATE joins: what PostgreSQL checks again, because a row was
-        # changed after the statement's snapshot, is then the join's condition and not another choice.
-        self._take = statement(
-            "WITH free AS MATERIALIZED (SELECT key, bucket FROM {t} WHERE key = :key AND amount >= :n "
-            "ORDER BY bucket < :start, bucket LIMIT 1 FOR UPDATE SKIP LOCKED) "
-            "UPDATE {t} AS old SET amount = old.amount - :n FROM free "
-            "WHERE old.key = free.key AND old.bucket = free.bucket RETURNING old.bucket"
-        )
-        self._add = statement(
-            "WITH free AS MATERIALIZED (SELECT key, bucket FROM {t} WHERE key = :key "
-            "ORDER BY amount, bucket LIMIT 1 FOR UPDATE SKIP LOCKED) "
-            "UPDATE {t} AS old SET amount = old.amount + :n FROM free "
-            "WHERE old.key = free.key AND old.bucket = free.bucket RETURNING old.bucket"
-        )
-        self._sum = statement("SELECT sum(amount)::bigint FROM {t} WHERE key = :key")
-        self._all = statement("SELECT bucket, amount FROM {t} WHERE key = :key ORDER BY bucket FOR UPDATE")
-        self._keep = statement(
-            "UPDATE {t} AS old SET amount = new.amount "
-            "FROM unnest(CAST(:numbers AS smallint[]), CAST(:amounts AS bigint[])) AS new (bucket, amount) "
-            "WHERE old.key = :key AND old.bucket = new.bucket"
-        )
-        self._open = statement(
-            "INSERT INTO {t} (key, bucket, amount) "
-            "SELECT :key, n, CAST(:base AS bigint) + CASE WHEN n < :rest THEN 1 ELSE 0 END "
-            "FROM generate_series(0, :buckets - 1) n"
-        )
+        self._sql = Statements(table)
 
     async def open(self, connection: Connection, key: Any, amount: int) -> None:
         """Make the buckets of ``key`` with ``amount`` spread over them.
@@ -172,7 +123,7 @@ class HotRows:
         An integrity error of SQLAlchemy's, if it has some.
         """
         base, rest = divmod(whole_number(amount, "amount"), self.buckets)
-        await connection.execute(self._open, {"key": key, "base": base, "rest": rest, "buckets": self.buckets})
+        await connection.execute(self._sql.open, {"key": key, "base": base, "rest": rest, "buckets": self.buckets})
 
     async def take(self, connection: Connection, key: Any, n: int = 1) -> bool:
         """Take ``n``; False when there are fewer, which is certain then.
@@ -184,12 +135,12 @@ class HotRows:
         await self._savepoint(connection)
         if await self._taken(connection, key, n):
             return True
-        await connection.execute(_ROLLBACK)
+        await connection.execute(ROLLBACK)
         if await self.total(connection, key) < n:
             return False
         held = await self._lock(connection, key)
         if sum(amount for _, amount in held) < n:
-            await connection.execute(_ROLLBACK)
+            await connection.execute(ROLLBACK)
             return False
         await self._write(connection, key, _gathered(held, n))
         return True
@@ -204,7 +155,7 @@ class HotRows:
     async def put(self, connection: Connection, key: Any, n: int = 1) -> None:
         """Put ``n`` back, into the emptiest bucket that nobody holds; if all are held, wait. Raises as `take`."""
         whole_number(n, "n", least=1)
-        if (await connection.execute(self._add, {"key": key, "n": n})).first() is not None:
+        if (await connection.execute(self._sql.add, {"key": key, "n": n})).first() is not None:
             return
         await self._savepoint(connection)
         held = await self._lock(connection, key)
@@ -213,7 +164,7 @@ class HotRows:
 
     async def total(self, connection: Connection, key: Any) -> int:
         """The committed sum (and what this transaction has changed), without a lock. Raises `UnknownHotRow`."""
-        found = (await connection.execute(self._sum, {"key": key})).scalar_one()
+        found = (await connection.execute(self._sql.sum, {"key": key})).scalar_one()
         if found is None:
             raise self._unknown(key)
         return int(found)
@@ -231,7 +182,7 @@ class HotRows:
 
     async def _savepoint(self, connection: Connection) -> None:
         try:
-            await connection.execute(_SAVEPOINT)
+            await connection.execute(SAVEPOINT)
         except DBAPIError as error:
             if _state(error) == _NO_TRANSACTION:
                 raise MisuseError(
@@ -243,7 +194,7 @@ class HotRows:
         """The first look. If it found nothing, locks may be left of it: roll it back."""
         start = self._random.randrange(self.buckets)
         try:
-            found = await connection.execute(self._take, {"key": key, "n": n, "start": start})
+            found = await connection.execute(self._sql.take, {"key": key, "n": n, "start": start})
         except DBAPIError as error:
             if _state(error) != _DEADLOCK:
                 raise
@@ -254,9 +205,9 @@ class HotRows:
         """All buckets and what is in them. Waits; to be run behind the savepoint, with nothing locked since."""
         left = remaining()
         wait = self.wait if left is None else min(self.wait, left)
-        old = (await connection.execute(_SET_LOCK_TIMEOUT, {"new": f"{max(1, int(wait * 1000))}ms"})).scalar_one()
+        old = (await connection.execute(SET_LOCK_TIMEOUT, {"new": f"{max(1, int(wait * 1000))}ms"})).scalar_one()
         try:
-            rows = (await connection.execute(self._all, {"key": key})).all()
+            rows = (await connection.execute(self._sql.lock, {"key": key})).all()
         except DBAPIError as error:
             why = {
                 _LOCK_NOT_AVAILABLE: f"were in use for {format_duration(wait)}",
@@ -264,9 +215,9 @@ class HotRows:
             }.get(_state(error))
             if why is None:
                 raise
-            await connection.execute(_ROLLBACK)
+            await connection.execute(ROLLBACK)
             raise HotRowBusy(f"{self.name}: the buckets of {key!r} {why}; roll back and try again") from error
-        await connection.execute(_RESET_LOCK_TIMEOUT, {"old": old})
+        await connection.execute(RESET_LOCK_TIMEOUT, {"old": old})
         if not rows:
             raise self._unknown(key)
         return [(bucket, amount) for bucket, amount in rows]
@@ -276,7 +227,7 @@ class HotRows:
 
     async def _write(self, connection: Connection, key: Any, amounts: Sequence[tuple[int, int]]) -> None:
         numbers, new = [number for number, _ in amounts], [amount for _, amount in amounts]
-        await connection.execute(self._keep, {"key": key, "numbers": numbers, "amounts": new})
+        await connection.execute(self._sql.keep, {"key": key, "numbers": numbers, "amounts": new})
 
     def __repr__(self) -> str:
         return f"<HotRows {self.name} buckets={self.buckets} wait={format_duration(self.wait)}>"

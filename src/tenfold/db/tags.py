@@ -22,6 +22,7 @@ from contextvars import ContextVar
 from random import Random
 from typing import Any, Final
 from urllib.parse import quote
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import Engine, event
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -76,6 +77,9 @@ def application_name(tags: Sequence[tuple[str, str]]) -> str:
 class QueryTags:
     """Puts the tags in force on the queries of ``target`` (an engine or a cluster, not used yet).
 
+    Needs no running loop: make it where the engine or cluster is made. A cluster's queries are tagged in every loop. Of
+    several for one target the last counts, from then on, and a query is tagged once.
+
     ``in_text`` (``("route",)``): tags with few values. ``in_name`` (``("trace", "route")``): those that
     ``application_name`` shows, first things first, since it has 63 bytes. ``max_texts`` (100): combinations of values
     that may ever go into a text. ``sample`` (0): share of executions whose text gets all tags, each at the price of
@@ -106,18 +110,22 @@ class QueryTags:
         """Executions without a comment because there were too many combinations."""
         self.sampled = 0
         """Executions whose text got all tags."""
-        for_each_engine(target, self._install)
+        for_each_engine(target, self._install, "query tags")
 
     def _install(self, engine: Engine) -> None:
+        known = _INSTALLED.get(engine)
+        if known is not None:
+            known[0] = self
+            return
         before_first_use(engine)
-        if self._in_name:
-            at_begin(engine, self._name)
+        now = _INSTALLED[engine] = [self]
+        at_begin(engine, lambda: now[0]._name())
 
         @event.listens_for(engine, "before_cursor_execute", retval=True)
         def add(
             connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool
         ) -> tuple[str, Any]:
-            more = self._comment()
+            more = now[0]._comment()
             return (f"{statement} {more}" if more else statement), parameters
 
     def _comment(self) -> str:
@@ -145,3 +153,7 @@ class QueryTags:
 
     def __repr__(self) -> str:
         return f"<QueryTags texts={len(self._texts)}/{self.max_texts} left_out={self.left_out} sampled={self.sampled}>"
+
+
+_INSTALLED: Final[WeakKeyDictionary[Engine, list[QueryTags]]] = WeakKeyDictionary()
+"""One for each engine, in a list so that its place can be taken."""

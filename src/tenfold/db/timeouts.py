@@ -14,6 +14,7 @@ deadline only by cancellation.
 from __future__ import annotations
 
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.engine import ExceptionContext
@@ -33,6 +34,9 @@ _LONGEST_MS: Final = 2**31 - 1
 def statement_deadline(target: AsyncEngine | HasNodes, *, longest: Duration | None = "30s") -> None:
     """Bound every statement on ``target`` (an engine or a cluster, not used yet) by the deadline in force.
 
+    Needs no running loop: call it where the engine or cluster is made. A cluster's engines are bounded in every loop.
+    Called again it does nothing, or changes ``longest`` where nothing is used yet.
+
     ``longest`` (30 s; None: the server's own) bounds statements without a deadline too, in autocommit as well.
 
     A transaction is not begun once its deadline has passed: `DeadlineTooShort`. A statement that the server ends
@@ -40,24 +44,40 @@ def statement_deadline(target: AsyncEngine | HasNodes, *, longest: Duration | No
     that error itself. Raises `MisuseError` as `tenfold.db.begin.at_begin`.
     """
     cap = None if longest is None else max(1, int(duration(longest, "longest") * 1000))
-    for_each_engine(target, lambda engine: _install(engine, cap))
+    for_each_engine(target, lambda engine: _install(engine, cap), "statement_deadline")
+
+
+class _Bound:
+    """What bounds an engine's statements."""
+
+    __slots__ = ("cap", "pooled")
+
+    def __init__(self, cap: int | None) -> None:
+        self.cap, self.pooled = cap, False
+
+
+_BOUNDS: Final[WeakKeyDictionary[Engine, _Bound]] = WeakKeyDictionary()
 
 
 def _install(engine: Engine, cap: int | None) -> None:
+    known = _BOUNDS.get(engine)
+    if known is not None and known.cap == cap:
+        return
     before_first_use(engine)
-    pooled = False
-    at_begin(engine, lambda: setting(remaining(), cap, always=pooled))
+    if known is not None:
+        known.cap = cap
+        return
+    bound = _BOUNDS[engine] = _Bound(cap)
+    at_begin(engine, lambda: setting(remaining(), bound.cap, always=bound.pooled))
     event.listen(engine, "begin", _refuse_late)
     event.listen(engine, "handle_error", _translate)
-    if cap is not None:
 
-        @event.listens_for(engine, "do_connect")
-        def with_cap(dialect: Any, record: Any, args: Any, options: dict[str, Any]) -> None:
-            nonlocal pooled
-            pooled = is_adapted(options)
-            if pooled:
-                return  # the pooler would refuse it; there all is in transactions, and they bring it
-            options["server_settings"] = {**options.get("server_settings", {}), "statement_timeout": str(cap)}
+    @event.listens_for(engine, "do_connect")
+    def with_cap(dialect: Any, record: Any, args: Any, options: dict[str, Any]) -> None:
+        bound.pooled = is_adapted(options)
+        if bound.pooled or bound.cap is None:
+            return  # a pooler would refuse it; there all is in transactions, and they bring it
+        options["server_settings"] = {**options.get("server_settings", {}), "statement_timeout": str(bound.cap)}
 
 
 def setting(left: float | None, cap: int | None, *, always: bool = False) -> str:

@@ -5,14 +5,8 @@ statement*, because what it read is no longer true (PostgreSQL documentation, "S
 unit of retry is the caller's function, in a fresh session. The same holds before COMMIT was sent for a lost connection,
 a server that shuts down, and 25006 from a primary that was demoted: nothing of it can have lasted.
 
-COMMIT is another matter. When the answer to it is lost, the transaction may have happened, and to run it again may
-make it happen twice (the two generals' problem). Therefore the transaction's id is read before COMMIT, and when the
-answer is lost, the primary is asked for its ``pg_xact_status``. Its word counts for less than it seems: ids are given
-out anew by a server that was promoted, or that crashed before it wrote the last ones down, so "committed" may be said
-of somebody else's transaction. It is believed only from the same server, on the same timeline, whose watch connection
-has stayed up from before COMMIT until after the answer (a crash would have cut it). "Aborted", and an id that has not
-been given out yet, are true of ours in any case: had ours been committed there, the server would say so. Whatever is
-left is `CommitUnknown`, for the caller to settle, best by an idempotency key (`tenfold.db.idempotency`).
+COMMIT is another matter: when the answer to it is lost, the transaction may have happened. What became of it is looked
+for (`tenfold.db.fate`), and what nobody can tell is `CommitUnknown`.
 """
 
 from __future__ import annotations
@@ -25,7 +19,6 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final, Literal, Protocol, TypeVar
 
-from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
@@ -33,9 +26,10 @@ from tenfold._core.tasks import shielded
 from tenfold._core.units import Duration, duration, whole_number
 from tenfold.db.cluster_errors import CommitUnknown, NoPrimary, RetriesExhausted
 from tenfold.db.cluster_options import ClusterOptions
+from tenfold.db.fate import XID, Attempt, fate, is_ambiguous
 from tenfold.db.node import Node
 from tenfold.db.pool import release
-from tenfold.db.refusals import NOT_THERE, OF_THE_DRIVER, is_stale, of_the_driver
+from tenfold.db.refusals import OF_THE_DRIVER, is_stale, of_the_driver, sqlstate
 from tenfold.db.taps import refuse_aborted
 from tenfold.resilience import Budget, Deadline, DeadlineExceeded
 from tenfold.resilience.backoff import pause
@@ -43,12 +37,8 @@ from tenfold.resilience.budget import Purse
 
 T = TypeVar("T")
 Isolation = Literal["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
-Outcome = Literal["committed", "aborted", "unknown"]
 
 _AGAIN: Final = frozenset({"40001", "40P01", "25006", "57P01", "57P02", "57P03"})
-_ASK: Final = text("SELECT pg_current_xact_id_if_assigned()::text")
-_FUTURE: Final = "22023"
-_LOOK: Final = 0.05
 
 
 class _CommittedLate(Exception):
@@ -96,18 +86,6 @@ class RunOptions:
 
 
 _DEFAULT: Final = RunOptions()
-
-
-@dataclass(slots=True)
-class _Attempt:
-    """What is known of one attempt when it fails."""
-
-    node: Node | None = None
-    branch: tuple[int, int] | None = None
-    epoch: int = 0
-    xid: int | None = None
-    committing: bool = False
-    asked: bool = False
 
 
 @dataclass(slots=True)
@@ -164,16 +142,16 @@ class Runner:
     async def _run(self, fn: Callable[[AsyncSession], Awaitable[T]], isolation: Isolation | None, how: RunOptions) -> T:
         result: list[T] = []
         for number in range(1, how.attempts + 1):
-            attempt = _Attempt()
+            attempt = Attempt()
             result.clear()
             try:
                 await self._once(fn, isolation, how, attempt, result)
             except NoPrimary:
                 raise
             except BaseException as error:
-                if attempt.committing and _is_ambiguous(error):
+                if attempt.committing and is_ambiguous(error):
                     # Also when we are cancelled here: whoever cancels must not believe that nothing happened.
-                    outcome, said = await shielded(self._fate(attempt, float(how.resolve)))
+                    outcome, said = await shielded(fate(self.host, attempt, float(how.resolve)))
                     if outcome == "unknown":
                         self.unknown += 1
                         raise CommitUnknown(
@@ -202,7 +180,7 @@ class Runner:
         fn: Callable[[AsyncSession], Awaitable[T]],
         isolation: Isolation | None,
         how: RunOptions,
-        attempt: _Attempt,
+        attempt: Attempt,
         result: list[T],
     ) -> None:
         connection = await self.host.connect_for_writes(isolation=isolation)
@@ -212,14 +190,12 @@ class Runner:
             pool = connection.sync_engine.pool
             node = next((n for n in self.host.nodes() if n.engine.sync_engine.pool is pool), None)
             if node is not None:
-                position = node.seen.position
-                attempt.node, attempt.epoch = node, node.epoch
-                attempt.branch = None if position is None else (position.system, position.timeline)
+                attempt.on(node)
             result.append(await fn(session))
             await session.flush()
             await connection.run_sync(refuse_aborted)
             if how.track and session.in_transaction():
-                found = await session.scalar(_ASK)
+                found = await session.scalar(XID)
                 attempt.xid, attempt.asked = (None if found is None else int(found)), True
             attempt.committing = True
             await session.commit()
@@ -245,66 +221,6 @@ class Runner:
             raise RetriesExhausted(f"the budget for further tries is used up after {number}", number) from error
         self.retries += 1
 
-    async def _fate(self, attempt: _Attempt, within: float) -> tuple[Outcome, str]:
-        """What became of a transaction whose COMMIT was not answered, and in words."""
-        if attempt.asked and attempt.xid is None:
-            return "aborted", "it had written nothing"  # so nothing is lost by running it again
-        if attempt.xid is None:
-            return "unknown", "its id is not known"
-        until = time.monotonic() + within
-        said = "no primary answered"
-        while time.monotonic() < until:
-            try:
-                async with asyncio.timeout_at(asyncio.get_running_loop().time() + (until - time.monotonic())):
-                    node = await self.host.writer(until - time.monotonic())
-                    status = await _status(node, attempt.xid)
-            except (NoPrimary, *NOT_THERE):
-                status = ""
-            if status in ("aborted", "future"):
-                return "aborted", status
-            if status == "committed":
-                position = node.seen.position
-                branch = None if position is None else (position.system, position.timeline)
-                # Behind a pooler the watch's connection outlives a restart of the server, and `epoch` says nothing.
-                if (
-                    node is attempt.node
-                    and branch == attempt.branch
-                    and node.epoch == attempt.epoch
-                    and not node.pooled
-                ):
-                    return "committed", status
-                return "unknown", "the primary says committed, but it may have given the id to another transaction"
-            said = status or said
-            await asyncio.sleep(_LOOK)
-        return "unknown", said
-
-
-async def _status(node: Node, xid: int) -> str:
-    async with node.reads.connect() as connection:
-        try:
-            found = await connection.scalar(text(f"SELECT pg_xact_status('{xid:d}'::xid8)"))
-        except DBAPIError as error:
-            if getattr(error.orig, "sqlstate", None) == _FUTURE:
-                return "future"
-            raise
-        return "too long ago to tell" if found is None else str(found)
-
-
-def _sqlstate(error: BaseException) -> str | None:
-    original = error.orig if isinstance(error, DBAPIError) else error
-    found = getattr(original, "sqlstate", None)
-    return found if isinstance(found, str) else None
-
-
-def _is_ambiguous(error: BaseException) -> bool:
-    """Whether an error at COMMIT leaves open what happened: everything but an answer of the server.
-
-    The server's own answer to COMMIT is final, except that it is shutting down, which it may also say to somebody who
-    waits for a synchronous replica with the commit done.
-    """
-    state = _sqlstate(error)
-    return state is None or state.startswith(("08", "57"))
-
 
 def _is_retryable(error: BaseException) -> bool:
     """Before COMMIT, or as the server's definite answer to it."""
@@ -312,7 +228,7 @@ def _is_retryable(error: BaseException) -> bool:
         return all(map(_is_retryable, error.exceptions))
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return True
-    state = _sqlstate(error)
-    if state is not None:
+    state = sqlstate(error)
+    if state:
         return state in _AGAIN or state.startswith("08")
     return is_stale(error) or (isinstance(error, DBAPIError) and isinstance(of_the_driver(error), OF_THE_DRIVER))

@@ -50,7 +50,7 @@ _SILENT_PROBES: Final = 2
 class _Watched:
     """What the watch remembers of one node."""
 
-    __slots__ = ("afresh", "half", "info", "silent", "tries", "wake")
+    __slots__ = ("afresh", "half", "info", "silent", "sooner", "tries", "wake")
 
     def __init__(self) -> None:
         self.wake = asyncio.Event()
@@ -58,6 +58,7 @@ class _Watched:
         self.afresh = False  # connect anew before the next probe
         self.half: Position | None = None  # where a primary's last probe found half a record
         self.silent = 0  # probes in a row that were not answered in time
+        self.sooner = 0.0  # the last pause that was short because a lag was unknown; 0 when none is
         self.tries = 0  # failed ones since the last good one
 
 
@@ -221,7 +222,7 @@ class Watch:
                     if not state.afresh:  # else somebody doubted it meanwhile, and this answer may be of before
                         self._judge.judge(node, found, "its probe says so", began)
                 self._asked(node)
-                await self._rest(state)
+                await self._rest(node, state)
         finally:
             if connection is not None:
                 connection.terminate()
@@ -243,13 +244,13 @@ class Watch:
         node.epoch += 1
         return connection
 
-    async def _rest(self, state: _Watched) -> None:
+    async def _rest(self, node: Node, state: _Watched) -> None:
         no_primary = self.winner is None
         if state.tries:
             cap = _LONGEST_WITHOUT_PRIMARY if no_primary else _LONGEST_PAUSE
             seconds = max(0.005, pause("full", state.tries, 0.0, _FIRST_PAUSE, cap, self._random))
         else:
-            period = _URGENT if no_primary else float(self._options.watch_period)
+            period = _URGENT if no_primary else self._period(node, state)
             seconds = period * self._random.uniform(1 - _SPREAD, 1 + _SPREAD)
         try:
             async with asyncio.timeout(seconds):
@@ -257,6 +258,17 @@ class Watch:
         except TimeoutError:
             return
         await asyncio.sleep(0.002)  # however often it is woken
+
+    def _period(self, node: Node, state: _Watched) -> float:
+        """How long to rest while there is a primary and ``node`` answers."""
+        longest, winner = float(self._options.watch_period), self.winner
+        if not (any(map(_is_unsure, self._nodes.values())) if node is winner else _is_unsure(node)):
+            state.sooner = 0.0
+            return longest
+        if not state.sooner and winner is not None and winner is not node:
+            self.look(winner)  # where half a record was seen, its next sample is what the replica can reach
+        state.sooner = min(longest, max(_URGENT, 2 * state.sooner))
+        return state.sooner
 
     def _look_around(self) -> None:
         """The primary is lost, or another one: whoever is lost is looked for everywhere at once."""
@@ -285,6 +297,11 @@ class Watch:
                 node.fail(error, self._monotonic())
             node.last_error = reason
             self._judge.judge(node, Found("unknown", None), reason)
+
+
+def _is_unsure(node: Node) -> bool:
+    """Whether it is a replica of which nobody knows how far behind it is."""
+    return node.seen.role == "replica" and node.seen.lag_state == "unknown" and not node.stranger
 
 
 async def _ended(tasks: list[asyncio.Task[None]]) -> None:

@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import os
 import re
+import secrets
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -22,6 +23,7 @@ from typing import Final
 from tenfold._core.units import format_duration
 from tenfold.servers.errors import ServerDiedError, ServersTimeoutError
 from tenfold.servers.home import Home
+from tenfold.servers.identity import set_system_identifier
 from tenfold.servers.launch import POLL, run_tool
 from tenfold.servers.locate import Binaries
 
@@ -34,11 +36,15 @@ _WITHIN: Final = 90.0
 
 
 async def new_data_folder(home: Home, binaries: Binaries, target: Path) -> None:
-    """Make ``target`` the data folder of a server that was never started, owned by the servers' account."""
+    """Make ``target`` the data folder of a server that was never started, owned by the servers' account.
+
+    It is a system of its own, as if it had an initdb of its own.
+    """
     template = await _template(home, binaries)
     # cp keeps owner and mode, and makes a copy-on-write clone where the file system can.
     clone = ["-Rp"] if sys.platform == "darwin" else ["-a", "--reflink=auto"]
     await run_tool(["cp", *clone, template, target], folder=home.path, account=None, within=_WITHIN)
+    await asyncio.to_thread(set_system_identifier, target, secrets.randbelow(2**63))
 
 
 async def _template(home: Home, binaries: Binaries) -> Path:

@@ -6,18 +6,20 @@ import asyncio
 import os
 import pwd
 import shutil
+import signal
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import event, insert, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.util import await_only
 
 from tenfold.db import AsyncCluster, CommitUnknown, DatabaseClusterError, causality, create_async_cluster
 from tenfold.db.shards import ShardedCluster
@@ -52,18 +54,28 @@ def folder() -> Iterator[Path]:
 
 
 @asynccontextmanager
-async def pgbouncer(folder: Path, topology: Any) -> AsyncIterator[str]:
-    """A pooler before the primary and the first replica, as databases of these names; its URL without a name."""
+async def pooler(folder: Path, topology: Any) -> AsyncIterator[tuple[str, Callable[[Any], None]]]:
+    """A pooler before the primary and the first replica, as databases of these names: its URL without a name, and what
+    puts another server in the replica's place while the clients stay connected.
+    """
     port, at = free_port(), "host=127.0.0.1 user=tenfold dbname=postgres"
     configuration = folder / "pgbouncer.ini"
-    configuration.write_text(
-        f"[databases]\n"
-        f"primary = {at} port={topology.primary.port}\n"
-        f"replica = {at} port={topology.replicas[0].port}\n"
-        f"* = host=127.0.0.1 user=tenfold port={topology.primary.port}\n"
-        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n"
-        "pool_mode = transaction\ndefault_pool_size = 3\nserver_login_retry = 0.05\n"
-    )
+
+    def configure(replica: Any) -> None:
+        configuration.write_text(
+            f"[databases]\n"
+            f"primary = {at} port={topology.primary.port}\n"
+            f"replica = {at} port={replica.port}\n"
+            f"* = host=127.0.0.1 user=tenfold port={topology.primary.port}\n"
+            f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n"
+            "pool_mode = transaction\ndefault_pool_size = 3\nserver_login_retry = 0.05\n"
+        )
+
+    def point(replica: Any) -> None:
+        configure(replica)
+        process.send_signal(signal.SIGHUP)
+
+    configure(topology.replicas[0])
     nobody: dict[str, Any] = {}
     if os.geteuid() == 0:
         account = pwd.getpwnam("nobody")
@@ -82,10 +94,17 @@ async def pgbouncer(folder: Path, topology: Any) -> AsyncIterator[str]:
                 except OSError:
                     assert process.returncode is None, log.read_text()
                     await asyncio.sleep(0.02)
-        yield f"postgresql://tenfold@127.0.0.1:{port}"
+        yield f"postgresql://tenfold@127.0.0.1:{port}", point
     finally:
         process.kill()
         await process.wait()
+
+
+@asynccontextmanager
+async def pgbouncer(folder: Path, topology: Any) -> AsyncIterator[str]:
+    """Only the URL."""
+    async with pooler(folder, topology) as (url, _):
+        yield url
 
 
 @pytest.fixture
@@ -202,3 +221,63 @@ async def test_shards_behind_it(items: Any, folder: Path) -> None:
         assert [answer.scalars().all() for answer in answers] == [list(range(50))] * 20
         async with cluster.stream(select(Order.id).order_by(Order.id)) as rows:
             assert [row.id async for row in rows] == list(range(100))
+
+
+async def test_what_another_server_showed_does_not_count_for_this_one(items: Any, folder: Path) -> None:
+    """A row comes to a shard with a change of the map. A replica that replays both between the read and the question
+    for its epoch has found nothing under the old map, whatever was shown by the one that the pooler led to before.
+    """
+    ready, late = items.replicas
+    await items.primary.fetchval("CREATE DATABASE other")
+    async with (
+        pooler(folder, items) as (url, point),
+        create_async_cluster(f"{url}/primary", [f"{url}/replica"], max_lag=None, connect_timeout="10s") as many,
+        ShardedCluster({"many": many, "other": f"{url}/other"}, models=[Base]) as cluster,
+    ):
+        try:
+            for name in cluster.shards:
+                async with cluster.async_engine(name).begin() as connection:
+                    await connection.run_sync(Base.metadata.create_all)
+            for replica in items.replicas:
+                await replica.caught_up()
+            await late.pause_replay()
+            async with cluster.async_engine("many").connect() as connection:
+                await connection.execution_options(isolation_level="AUTOCOMMIT")
+                await connection.execute(insert(Order), {"id": 7, "customer": 7})
+            await cluster.install(cluster.map.moved([cluster.map.bucket_of(7)], "many"))
+            await ready.caught_up()
+            await fresh(many)
+            assert await found(cluster, 8) == []  # and the new epoch was shown
+            point(late)
+            async with asyncio.timeout(20):
+                while await port_of_reads(many) != late.port:  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+            asked: list[str] = []
+
+            def catch_up(own: Any, cursor: Any, statement: str, *rest: Any) -> None:
+                if not asked:
+                    await_only(late.resume_replay())
+                    await_only(late.caught_up())
+                asked.append(statement)
+
+            event.listen(many.nodes()[1].reads.sync_engine, "after_cursor_execute", catch_up)
+            assert await found(cluster, 7) == [7]
+            assert len(asked) == 3  # the read, the epoch, the read again
+        finally:
+            await late.resume_replay()
+
+
+async def found(cluster: ShardedCluster, number: int) -> list[int]:
+    return list((await cluster.execute(select(Order.id).where(Order.id == number))).scalars())
+
+
+async def fresh(cluster: AsyncCluster) -> None:
+    async with asyncio.timeout(20):
+        while cluster.nodes()[1].seen.lag_state != "fresh":  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+async def port_of_reads(cluster: AsyncCluster) -> int:
+    async with cluster.connect(read_only=True) as connection:
+        port: int = (await connection.execute(text("SELECT inet_server_port()"))).scalar_one()
+    return port

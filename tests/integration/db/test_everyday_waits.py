@@ -238,6 +238,63 @@ async def test_a_cluster_s_nodes_are_bounded(server: Postgres) -> None:
             assert 1000 < (await connection.execute(TIMEOUT)).scalar_one() <= 2000
 
 
+def test_a_cluster_is_bounded_and_tagged_where_it_is_made(server: Postgres) -> None:
+    """Without a loop, for several loops, and once however often it is said."""
+    cluster = create_async_cluster(server.url)
+    sent: list[str] = []
+
+    async def look() -> tuple[int, str, str]:
+        async with cluster.begin() as connection:
+            driver: Any = (await connection.get_raw_connection()).driver_connection
+            driver.add_query_logger(lambda record: sent.append(record.query))
+            timeout = (await connection.execute(TIMEOUT)).scalar_one()
+            query, name = (await connection.execute(SELF)).one()
+        return timeout, query.removeprefix(str(SELF)), name
+
+    async def lifespan() -> None:
+        install("7s")
+        await cluster.writer()
+        with query_tags(route="/orders", trace="abc"):
+            sent.clear()
+            assert await look() == (7000, " /*route='%2Forders'*/", "trace=abc route=/orders")
+            install("7s")  # in use by now, and nothing is to be done
+            async with Deadline("5s"):
+                timeout, commented, name = await look()
+            assert 4000 < timeout <= 5000
+            assert (commented, name) == (" /*route='%2Forders'*/", "trace=abc route=/orders")
+            *_, begin = (query for query in sent if query.startswith("BEGIN;"))
+            assert (begin.count("statement_timeout"), begin.count("application_name")) == (1, 1)
+        with pytest.raises(MisuseError, match="expected an engine that was not used yet"):
+            statement_deadline(cluster, longest="8s")
+        await cluster.aclose()
+
+    def install(longest: str) -> None:
+        statement_deadline(cluster, longest=longest)
+        QueryTags(cluster)
+
+    statement_deadline(cluster, longest="1s")
+    install("7s")
+    for _ in range(2):
+        asyncio.run(lifespan())
+
+
+async def test_an_engine_is_told_once_and_told_anew(engine: AsyncEngine) -> None:
+    first = QueryTags(engine, in_name=())
+    statement_deadline(engine, longest=None)
+    statement_deadline(engine, longest="3s")
+    with query_tags(route="/a", trace="t"):
+        async with engine.connect() as connection:
+            assert (await connection.execute(TIMEOUT)).scalar_one() == 3000
+            await connection.rollback()
+            second = QueryTags(engine, in_text=("trace",))
+            query, name = (await connection.execute(SELF)).one()
+    assert (query.removeprefix(str(SELF)), name) == (" /*trace='t'*/", "trace=t route=/a")
+    assert (repr(first), repr(second)) == (
+        "<QueryTags texts=1/100 left_out=0 sampled=0>",
+        "<QueryTags texts=1/100 left_out=0 sampled=0>",
+    )
+
+
 async def test_isolation_levels_and_savepoints_stay(engine: AsyncEngine) -> None:
     statement_deadline(engine)
     async with Deadline("5s"), engine.connect() as connection:

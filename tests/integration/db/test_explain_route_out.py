@@ -30,3 +30,15 @@ async def test_a_late_replica_is_named_with_its_lag(items: Any) -> None:
             assert cluster.explain_route("DELETE FROM items").out == ()
         finally:
             await late.resume_replay()
+
+
+async def test_a_server_that_does_not_answer_is_no_replica_that_may_serve() -> None:
+    nowhere = "postgresql://nobody@127.0.0.1:1/nothing"
+    async with create_async_cluster(nowhere, [nowhere]) as cluster:
+        await cluster.watch.settle()
+        told = cluster.explain_route("SELECT 1")
+        assert sorted(told.places) == [
+            "primary (its role is not known, and no primary is seen)",
+            "replica 0 (its role is not known, and no primary is seen)",
+        ]
+        assert told.out == ()

@@ -128,7 +128,7 @@ class Halting:
 
     async def execute(self, statement: Any, values: Any = None) -> Any:
         found = await self.connection.execute(statement, values)
-        if statement is self.stock._take:
+        if statement is self.stock._sql.take:
             await self.both.wait()
         return found
 

@@ -42,7 +42,11 @@ async def test_it_starts_replicates_and_lags_on_demand() -> None:
         await first.resume_replay()
         await first.caught_up()
         assert await first.fetchval("SELECT count(*) FROM t") == 1
-        # The shards are servers of their own, not replicas.
+        # The shards are servers of their own, not replicas: systems of their own, as far as PostgreSQL is concerned.
+        asked = "SELECT system_identifier FROM pg_control_system()"
+        systems = await asyncio.gather(*(server.fetchval(asked) for server in (t.primary, *t.replicas, *t.shards)))
+        assert systems[0] == systems[1] == systems[2]
+        assert len(set(systems)) == 3
         assert await t.shards[0].fetchval("SELECT to_regclass('t') IS NULL AND NOT pg_is_in_recovery()")
         with pytest.raises(MisuseError, match="expected a replica, primary is a primary"):
             await t.primary.caught_up()

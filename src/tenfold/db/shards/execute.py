@@ -22,6 +22,7 @@ from sqlalchemy.engine import Connection, Result
 from sqlalchemy.engine.result import IteratorResult, SimpleResultMetaData
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncResult
 
+from tenfold.db.pool_policy import POOLED
 from tenfold.db.refusals import NOT_THERE, refusal
 from tenfold.db.shards.errors import StaleMap
 from tenfold.db.shards.member import DIALECT, Member
@@ -30,7 +31,7 @@ from tenfold.db.shards.order import Row
 from tenfold.db.shards.parallel import together
 from tenfold.db.shards.shape import Plan
 from tenfold.db.shards.store import check_epoch, read_epoch
-from tenfold.db.wal import driver_of
+from tenfold.db.wal import Info, driver_of
 
 Members = Mapping[str, Member]
 T = TypeVar("T")
@@ -61,10 +62,11 @@ async def fetch(
         member = members[shard]
 
         def ask(connection: Connection) -> tuple[Sequence[str], Sequence[Row]]:
+            memory = _memory(connection)
             while True:
                 found = connection.execute(plan.statement, parameters)
                 keys, rows = tuple(found.keys()), found.all()
-                if _is_of(epoch, shard, rows, connection):
+                if _is_of(epoch, shard, memory, rows, connection):
                     return keys, rows
 
         async def of_replica() -> tuple[Sequence[str], Sequence[Row]]:
@@ -187,11 +189,12 @@ class _Feed:
     async def open(self, statement: Any, parameters: Any, batch: int, epoch: int) -> None:
         self._batch = batch
         statement = statement.execution_options(yield_per=batch)
+        memory = _memory(self.connection)
         while True:
             self._result = await self.connection.stream(statement, parameters)
             self.keys = tuple(self._result.keys())
             first = await self._result.fetchmany(batch)
-            if await self.connection.run_sync(partial(_is_of, epoch, self.shard, first)):
+            if await self.connection.run_sync(partial(_is_of, epoch, self.shard, memory, first)):
                 break
             await self._result.close()
         self._next = asyncio.create_task(self._ready(first))
@@ -219,16 +222,25 @@ class _Feed:
             await self._result.close()
 
 
-def _is_of(epoch: int, shard: str, rows: Sequence[Row], connection: Connection) -> bool:
+def _memory(connection: Connection | AsyncConnection) -> Info:
+    """Where to remember the epoch that a connection has shown: on it, because it stands for one start of one server.
+
+    Behind a pooler it does not, and what it has shown before says nothing of the server that answers now. There a
+    reader's statements are one transaction, and so one server's (`tenfold.db.pool_policy`): remembered for that long.
+    """
+    info = driver_of(connection)[1]
+    return {} if POOLED in info else info
+
+
+def _is_of(epoch: int, shard: str, memory: Info, rows: Sequence[Row], connection: Connection) -> bool:
     """Whether these are the rows under ``epoch``; False: they may be of before, so ask again. Raises `StaleMap`.
 
     Rows carry their epoch. Where there are none it is asked for, later: on a replica that has replayed the change of
     the map between the two statements, nothing was found under the old epoch. So an answer without rows counts once
-    this connection has shown the epoch before; epochs only grow, and a connection lives as long as its server.
+    this server has shown the epoch before, by its `_memory`; epochs only grow.
     """
     check_epoch(shard, epoch, rows[0][-1] if rows else read_epoch(connection))
-    info = driver_of(connection)[1]
-    before, info[_SHOWN] = info.get(_SHOWN), epoch
+    before, memory[_SHOWN] = memory.get(_SHOWN), epoch
     return bool(rows) or before == epoch
 
 
