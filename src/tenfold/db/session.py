@@ -26,7 +26,7 @@ from sqlalchemy.util import EMPTY_DICT
 from tenfold._core.errors import MisuseError
 from tenfold.db.classify import LEARNED, Verdict
 from tenfold.db.places import Place
-from tenfold.db.route import Decision, Route, checked_route, decide
+from tenfold.db.route import Asked, Decision, Needs, Stale, asked_route, checked_route, decide
 from tenfold.db.router import Router
 from tenfold.db.session_reads import STRICTER, SessionReads
 
@@ -36,7 +36,8 @@ def routed_sessionmaker(router: Router, **options: Any) -> async_sessionmaker[As
 
     Its sessions also take ``read_only=True`` (reads only, all from one replica; anything else raises `MisuseError` or
     is refused by the server) and ``route``: ``"primary"`` for a session that stays there, ``"replica"`` for one that
-    trusts no verdict. A statement takes the same as ``execution_options(route=…)``.
+    trusts no verdict, or `AtLeast` or `Stale` for what its reads need. A statement takes the same as
+    ``execution_options(route=…)``.
     """
     for taken in ("bind", "binds", "sync_session_class"):
         if taken in options:
@@ -47,12 +48,14 @@ def routed_sessionmaker(router: Router, **options: Any) -> async_sessionmaker[As
 class RoutedSession(Session):
     """The synchronous session inside; see `routed_sessionmaker`."""
 
-    def __init__(self, *, router: Router, read_only: bool = False, route: str | None = None, **options: Any) -> None:
+    def __init__(
+        self, *, router: Router, read_only: bool = False, route: str | Needs | None = None, **options: Any
+    ) -> None:
         super().__init__(**options)
         self._router = router
         self._read_only = read_only
         self._own_route = checked_route(route)
-        self._call_route: Route | None = None
+        self._call_route: Asked | None = None
         self._reads = SessionReads(self, router)
         self._writer: Engine | None = None
         self._primary: Place | None = None
@@ -125,18 +128,19 @@ class RoutedSession(Session):
             options = statement.get_execution_options()
             if route is None and "route" in options:
                 route = checked_route(options["route"])
+        route = route or self._own_route
         if self._on_primary and not self._read_only:
             return decide(None, on_primary=True)
         verdict = None if statement is None else self._router.classifier(statement)
-        if verdict is not None and self._read_only and (route or self._own_route) != "primary":
+        if verdict is not None and self._read_only and route != "primary":
             _check_read(verdict)
         level = options.get("isolation_level") or self.execution_options.get("isolation_level")
         return decide(
             verdict,
-            None if statement is None and not self._read_only else route or self._own_route,
+            None if statement is None and not self._read_only else route,
             read_only=self._read_only,
             one_connection=self.twophase or self.in_nested_transaction() or level in STRICTER,
-            been_there=self._been_there and self._router.wanted() is None,
+            been_there=self._been_there and not isinstance(route, Stale) and self._router.wanted() is None,
         )
 
     def _routed(self, call: Callable[..., Any], statement: Any, params: Any, options: dict[str, Any]) -> Any:
@@ -147,7 +151,7 @@ class RoutedSession(Session):
         given = options.get("execution_options") or EMPTY_DICT
         if "route" in given:
             self._call_route = checked_route(given["route"])
-        elif self._is_change(statement):
+        if self._is_change(statement):
             self._call_route = "primary"  # also for the SELECT before it (synchronize_session="fetch")
         reads.streaming = (
             _streams(given)
@@ -185,11 +189,11 @@ class RoutedSession(Session):
             ended()
 
     def _is_change(self, statement: Any) -> bool:
+        """Whether it is one, and nobody has said where it is to go."""
         return (
             isinstance(statement, UpdateBase)
             and not self._read_only
-            and self._own_route is None
-            and "route" not in statement.get_execution_options()
+            and not isinstance(asked_route(statement, self._call_route) or self._own_route, str)
         )
 
     def _connection_for_bind(self, engine: Any, execution_options: Any = None, **options: Any) -> Connection:

@@ -19,7 +19,7 @@ from tenfold.db.cluster_errors import ReadsRefused
 from tenfold.db.places import Place
 from tenfold.db.position import Position
 from tenfold.db.refusals import NOT_THERE, refusal
-from tenfold.db.route import Decision
+from tenfold.db.route import Decision, most_lag
 from tenfold.db.router import Router, not_shown, unanswered
 
 T = TypeVar("T")
@@ -31,8 +31,8 @@ class SessionReads:
     """The reads of one ``session``; `RoutedSession` decides which statements are some, and owns this."""
 
     __slots__ = (
-        "_again", "_behind", "_connected", "_cursors", "_failed", "_pinned", "_router", "_session", "_tried", "_wanted",
-        "last", "streaming",
+        "_again", "_behind", "_connected", "_cursors", "_failed", "_loose", "_pinned", "_router", "_session", "_tried",
+        "_wanted", "last", "streaming",
     )  # fmt: skip
 
     def __init__(self, session: Session, router: Router) -> None:
@@ -43,6 +43,8 @@ class SessionReads:
         self.streaming = False
         """Whether the statement under way asks for a server-side cursor."""
         self._pinned: Place | None = None
+        self._loose = False
+        """Whether the pinned one was chosen by a read that said itself how far behind it may be."""
         self._connected: dict[Engine, Connection] = {}
         self._cursors: set[Engine] = set()
         """Whose connections have a cursor open."""
@@ -71,16 +73,19 @@ class SessionReads:
                 raise not_shown(None)
             self.last = primary, decision
             return primary
-        pinned, wanted = self._pinned, router.wanted()
+        pinned, wanted, max_lag = self._pinned, router.wanted(decision.needs), most_lag(decision.needs)
         if pinned is not None:
             held = self._connected.get(self.engine(pinned))
             if held is not None:  # in the midst of a transaction
-                if wanted is None or not pinned.replica or pinned.shows(held, wanted, not self._behind):
+                fresh = (max_lag is None and not self._loose) or pinned.fresh(max_lag)
+                if fresh and (wanted is None or not pinned.replica or pinned.shows(held, wanted, not self._behind)):
+                    self._loose = self._loose and max_lag is not None
                     self.last = pinned, decision
                     return pinned
-                self._stand_aside(pinned)
+                self._leave(pinned, held, fresh)
         place: Place | None = None
-        for candidate in router.readers(wanted, been_there=been_there, pinned=None if pinned is None else pinned.name):
+        name = None if pinned is None else pinned.name
+        for candidate in router.readers(wanted, been_there=been_there, pinned=name, max_lag=max_lag):
             if candidate.name not in self._behind and candidate.name not in self._tried:
                 place = candidate
                 if place.name not in self._failed:
@@ -88,6 +93,7 @@ class SessionReads:
         if place is None:
             raise not_shown(wanted)
         self._pinned = place
+        self._loose = max_lag is not None and place.replica
         self._wanted = wanted if place.replica else None
         self.last = place, decision
         return place
@@ -177,6 +183,18 @@ class SessionReads:
         self._failed.clear()
 
     # -- inside
+
+    def _leave(self, pinned: Place, held: Connection, fresh: bool) -> None:
+        """It does not do for this read in the midst of a transaction: it does not show enough, or is not ``fresh``."""
+        if fresh:
+            self._stand_aside(pinned)
+            return
+        if _shares_a_snapshot(held):
+            reason = f"{pinned.name} holds the snapshot of this transaction's reads, and is too far behind for this one"
+            raise ReadsRefused(f"{reason}. Run the whole transaction again", (reason,))
+        self.let_go()
+        if held.engine in self._connected:  # a cursor is being read from it
+            self._behind.add(pinned.name)
 
     def _stand_aside(self, place: Place) -> None:
         """It does not show what this read wants."""
