@@ -8,12 +8,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from tenfold._core.errors import MisuseError
 from tenfold.db import AsyncCluster, AtLeast, CausalOptions, ReadsRefused, Stale, Token, TokenKeys, causality
 from tenfold.db import create_async_cluster as created
+from tenfold.db.seen import Seen
 from tenfold.db.token import UNKNOWN
 from tenfold.servers import Postgres, Topology
 
@@ -50,18 +51,28 @@ async def paused(*replicas: Postgres) -> AsyncIterator[None]:
             await replica.resume_replay()
 
 
-async def until(cluster: AsyncCluster, holds: Callable[[Any], bool], names: tuple[str, ...]) -> None:
-    """Until the watch has seen ``holds(seen)`` of each of these."""
+async def until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
-        while not all(holds(node.seen) for node in cluster.nodes() if node.name in names):
+        while not holds():  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.01)
 
 
-REPLICAS = ("replica 0", "replica 1")
+async def until_seen(cluster: AsyncCluster, holds: Callable[[Seen], bool], *names: str) -> None:
+    """Until the watch has seen so much of each of these; of all replicas without names."""
+    nodes = [node for node in cluster.nodes() if node.name in (names or ("replica 0", "replica 1"))]
+    await until(lambda: all(holds(node.seen) for node in nodes))
 
 
-def fresh(seen: Any) -> bool:
+def fresh(seen: Seen) -> bool:
     return seen.lag_state == "fresh"
+
+
+def late(seen: Seen) -> bool:
+    return (seen.lag or 0.0) > 0.2
+
+
+def there(seen: Seen) -> bool:
+    return seen.lag == 0.0
 
 
 @pytest.fixture
@@ -69,7 +80,7 @@ async def cluster(items: Topology) -> AsyncIterator[AsyncCluster]:
     urls = [replica.url for replica in items.replicas]
     async with created(items.primary.url, urls, max_lag="30s", watch_period="20ms", spill=5) as cluster:
         await cluster.router.refresh()
-        await until(cluster, fresh, REPLICAS)
+        await until_seen(cluster, fresh)
         yield cluster
 
 
@@ -89,14 +100,13 @@ async def ways(cluster: AsyncCluster, route: Any) -> dict[str, Any]:
         async with session_of(read_only=read_only) as session:
             found[f"scalar {read_only}"] = await session.scalar(NAME, execution_options={"route": route})
         async with session_of(read_only=read_only) as session:
-            found[f"entity {read_only}"] = (
-                await session.scalar(select(Item).where(Item.id == 1).execution_options(route=route))
-            ).name
+            item = await session.scalar(select(Item).where(Item.id == 1).execution_options(route=route))
+            found[f"entity {read_only}"] = item.name
         async with session_of(read_only=read_only, route=route) as session:
             found[f"session {read_only}"] = await session.scalar(NAME)
         async with session_of(read_only=read_only, route=route) as session:
             rows = await session.stream(NAME.execution_options(yield_per=1))
-            found[f"stream {read_only}"] = [name async for name in rows.scalars()][0]
+            found[f"stream {read_only}"] = (await rows.scalars().all())[0]
     async with session_of(read_only=True, route=route) as session:
         found["connection"] = (await (await session.connection()).execute(NAME)).scalar_one()
     return found
@@ -120,16 +130,15 @@ async def test_a_read_shows_what_its_token_tells_of_and_others_need_not(cluster:
 
 async def test_a_replica_that_shows_it_or_soon_does_serves_it(items: Topology) -> None:
     urls = [replica.url for replica in items.replicas]
-    patient = CausalOptions(wait="20s")
+    patient = CausalOptions(wait="20s", answer="10s")
     async with created(items.primary.url, urls, max_lag="30s", watch_period="20ms", causal=patient) as cluster:
         await cluster.router.refresh()
-        await until(cluster, fresh, REPLICAS)
+        await until_seen(cluster, fresh)
         async with paused(*items.replicas):
             await cluster.execute(renamed())
             token = await cluster.token()
             waiting = asyncio.create_task(ways(cluster, AtLeast(token)))
-            while not any(node.replayed.waits for node in cluster.nodes()):
-                await asyncio.sleep(0.01)
+            await until(lambda: any(node.replayed.waits for node in cluster.nodes()))
             assert not waiting.done()
         found = await waiting
         assert set(found.values()) == {NEW}, found
@@ -146,7 +155,6 @@ async def test_what_the_scope_wants_counts_beside_the_token(cluster: AsyncCluste
         assert (await cluster.execute(NAME, route=AtLeast(before))).scalar_one() == "other's"
     with causality(before):
         assert (await cluster.execute(NAME, route=AtLeast(after))).scalar_one() == "other's"
-        assert (await cluster.execute(NAME)).scalar_one() == OLD
         assert (await cluster.token()).positions[0].lsn >= after.positions[0].lsn
     with causality():
         await cluster.execute(renamed("mine"))
@@ -202,7 +210,8 @@ async def test_who_is_further_behind_than_the_read_may_be_is_passed_over(
     async with paused(behind):
         await cluster.execute(renamed())
         await other.caught_up()
-        await until(cluster, lambda seen: (seen.lag or 0.0) > 0.2, ("replica 0",))
+        await until_seen(cluster, late, "replica 0")
+        await until_seen(cluster, there, "replica 1")
         for _ in range(8):
             assert (await cluster.execute(NAME, route=Stale("200ms"))).scalar_one() == NEW
         told = cluster.explain_route(NAME, route=Stale("200ms"))
@@ -212,7 +221,7 @@ async def test_who_is_further_behind_than_the_read_may_be_is_passed_over(
         assert "behind, 200 ms were asked for" in told.out[0]
         async with paused(other):
             await cluster.execute(renamed("newer"))
-            await until(cluster, lambda seen: (seen.lag or 0.0) > 0.2, REPLICAS)
+            await until_seen(cluster, late)
             found = await ways(cluster, Stale("200ms"))
             assert set(found.values()) == {"newer"}, found
             told = cluster.explain_route(NAME.execution_options(route=Stale("200ms")))
@@ -229,14 +238,14 @@ async def test_a_session_leaves_the_replica_that_is_too_far_behind_for_this_read
             await cluster.execute(renamed())
             async with cluster.session(read_only=read_only) as session, session.begin():
                 assert await session.scalar(NAME) == OLD
-                await until(cluster, lambda seen: (seen.lag or 0.0) > 0.2, REPLICAS)
+                await until_seen(cluster, late)
                 assert await session.scalar(NAME) == OLD
                 assert await session.scalar(NAME, execution_options=quick) == NEW
                 assert await session.scalar(NAME) == NEW
         await cluster.execute(renamed(OLD))
         for replica in items.replicas:
             await replica.caught_up()
-        await until(cluster, lambda seen: seen.lag is not None and seen.lag < 0.1, REPLICAS)
+        await until_seen(cluster, there)
 
 
 async def test_what_one_read_tolerates_the_next_does_not(items: Topology) -> None:
@@ -244,10 +253,10 @@ async def test_what_one_read_tolerates_the_next_does_not(items: Topology) -> Non
     urls = [replica.url for replica in items.replicas]
     async with created(items.primary.url, urls, max_lag="200ms", watch_period="20ms", spill=5) as cluster:
         await cluster.router.refresh()
-        await until(cluster, fresh, REPLICAS)
+        await until_seen(cluster, fresh)
         async with paused(*items.replicas):
             await cluster.execute(renamed())
-            await until(cluster, lambda seen: seen.lag_state == "stale", REPLICAS)
+            await until_seen(cluster, lambda seen: seen.lag_state == "stale")
             for read_only in (False, True):
                 async with cluster.session(read_only=read_only) as session, session.begin():
                     for _ in range(2):
@@ -260,8 +269,8 @@ async def test_reads_that_share_a_snapshot_do_not_change_it_in_silence(items: To
         await session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
         assert await session.scalar(NAME) == OLD
         await cluster.execute(renamed())
-        await until(cluster, lambda seen: (seen.lag or 0.0) > 0.2, REPLICAS)
-        with pytest.raises(ReadsRefused, match="snapshot .* Run the whole transaction again"):
+        await until_seen(cluster, late)
+        with pytest.raises(ReadsRefused, match=r"snapshot .* Run the whole transaction again"):
             await session.scalar(NAME, execution_options={"route": Stale("200ms")})
         await session.rollback()
         assert await session.scalar(NAME, execution_options={"route": Stale("200ms")}) == NEW
@@ -270,7 +279,7 @@ async def test_reads_that_share_a_snapshot_do_not_change_it_in_silence(items: To
 async def test_a_lag_that_nobody_knows_is_too_long(items: Topology, cluster: AsyncCluster) -> None:
     await items.primary.kill()
     try:
-        await until(cluster, lambda seen: seen.lag_state == "unknown", REPLICAS)
+        await until_seen(cluster, lambda seen: seen.lag_state == "unknown")
         assert (await cluster.execute(NAME)).scalar_one() == OLD  # nobody else is left
         for _ in range(3):
             with pytest.raises(ReadsRefused, match="its lag is not known"):
@@ -306,9 +315,7 @@ async def test_what_is_no_read_is_the_primary_s(items: Topology, cluster: AsyncC
 
 @pytest.mark.usefixtures("still")
 async def test_a_bulk_update_finds_its_objects_on_the_primary(items: Topology, cluster: AsyncCluster) -> None:
-    """The SELECT that SQLAlchemy sends before it must not be answered by an old state."""
-    from sqlalchemy import update
-
+    """What SQLAlchemy looks up for its sake must not be answered by an old state, whatever the session reads from."""
     await cluster.execute(renamed())
     change = update(Item).where(Item.name == NEW).values(name="done")
     for given in ({"route": Stale("25s")}, {}):
