@@ -159,7 +159,7 @@ def decide(
         return ON_PRIMARY
     if one_connection:
         return ONE_CONNECTION
-    if isinstance(route, str):
+    if route is not None and isinstance(route, str):
         return ASKED_PRIMARY if route == "primary" else ASKED_REPLICA
     if verdict is None:
         return NO_STATEMENT

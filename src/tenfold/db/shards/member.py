@@ -10,7 +10,7 @@ with the epoch of the map that it was made under (`mark`).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
@@ -261,25 +261,6 @@ class ReplicatedMember(Member):
         if node is None:  # its generation is over; the next connection is another's
             raise error
         await self._cluster.stand_by(node, error, until)
-
-
-class Engines(Mapping[str, AsyncEngine]):
-    """The engines of the shards' present primaries by name."""
-
-    def __init__(self, members: Mapping[str, Member]) -> None:
-        self._members = members
-
-    def __getitem__(self, name: str) -> AsyncEngine:
-        return self._members[name].engine
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._members
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._members)
-
-    def __len__(self) -> int:
-        return len(self._members)
 
 
 def _asked_for(plan: Plan) -> Any:
