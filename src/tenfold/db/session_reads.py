@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
+from weakref import ref
 
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import Session
@@ -36,7 +37,7 @@ class SessionReads:
     )  # fmt: skip
 
     def __init__(self, session: Session, router: Router) -> None:
-        self._session = session
+        self._session = ref(session)  # which owns this: a cycle would leave every session to the garbage collector
         self._router = router
         self.last: tuple[Place, Decision] | None = None
         """Where the statement under way went, and why; None: to the primary as a writer."""
@@ -161,7 +162,8 @@ class SessionReads:
         SQLAlchemy would keep them to its end, and would not commit at all if one of them was lost.
         """
         going = [one for one in self._connected.values() if every or one.engine not in self._cursors]
-        transaction = self._session.get_transaction()
+        session = self._session()
+        transaction = None if session is None else session.get_transaction()
         while transaction is not None:
             held = transaction._connections
             for connection in going:

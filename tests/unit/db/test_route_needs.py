@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 from random import Random
 from typing import Any
+from weakref import ref
 
 import pytest
 from sqlalchemy import literal, select
 
 from tenfold._core.errors import MisuseError
-from tenfold.db import AtLeast, Position, Stale, Token, Want
+from tenfold.db import AtLeast, Position, Stale, Token, Want, create_async_cluster
 from tenfold.db.causality import causality
 from tenfold.db.choose import choose, too_late
 from tenfold.db.classify import READ, Verdict
 from tenfold.db.committed import committed_so_far
 from tenfold.db.route import asked_route, checked_route, decide, most_lag
 from tenfold.db.seen import Seen
+from tenfold.db.session import RoutedSession
 from tenfold.db.token import NOWHERE, UNKNOWN
 
 WRITE, DOUBT = Verdict("write", True, ("it is INSERT",)), Verdict("write", False, ("f() is VOLATILE",))
@@ -150,3 +153,17 @@ def test_a_token_of_what_was_committed_holds_what_the_scope_wants_elsewhere() ->
     ):
         with causality(scope):
             assert committed_so_far([now]) == token
+
+
+def test_a_session_is_freed_when_it_is_let_go() -> None:
+    """Not by the garbage collector some time later: there is one for each request."""
+    cluster = create_async_cluster("postgresql://nobody@127.0.0.1:1/nothing")
+    session = RoutedSession(router=cluster.router)
+    gone = ref(session)
+    session.close()
+    gc.disable()
+    try:
+        del session
+        assert gone() is None
+    finally:
+        gc.enable()
