@@ -41,7 +41,9 @@ from tenfold.db.node import Node
 from tenfold.db.pool_size import connections_for
 from tenfold.db.position import Position
 from tenfold.db.refusals import ReplicaRefused
-from tenfold.db.router import RouteExplanation, Router
+from tenfold.db.route import AtLeast, Stale
+from tenfold.db.route_explanation import RouteExplanation
+from tenfold.db.router import Router
 from tenfold.db.token import BadToken, Token, TokenKeys
 from tenfold.db.transaction import RunOptions
 
@@ -61,9 +63,11 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     # shards
     "ShardedCluster",
     # routing
+    "AtLeast",
     "Catalogue",
     "RouteExplanation",
     "Router",
+    "Stale",
     "Verdict",
     "classify",
     # read your writes

@@ -16,7 +16,8 @@ Before the draw there are classes, best first:
 4. the primary, up to ``spill`` readers at a time. Replicas that fall behind all at once (a long vacuum, a network cut)
    would otherwise turn their whole load on the one server that also takes the writes, and sink it too. Readers with a
    token are not counted out: nobody else may have what they wrote, and the pool bounds them;
-5. where no primary is seen, replicas of unknown lag: as new as anything that is left.
+5. where no primary is seen, replicas of unknown lag: as new as anything that is left. Not for a reader that says
+   itself how far behind it may be.
 
 Everybody else is left out. Nothing is dropped silently: each choice says why it stands where it stands, and those left
 out stand at the end of the list.
@@ -197,7 +198,7 @@ def _reader(want: Want, node: N, now: float, primary: str | None, spill: int | N
     seen = node.seen
     if seen.role == "primary":
         return Choice(node, "out", "it says that it is a primary and was not elected")
-    late = _too_late(want, seen)
+    late = too_late(want.max_lag, seen)
     if want.after is not None:
         shown = node.shown
         if seen.role == "unknown":
@@ -215,15 +216,15 @@ def _reader(want: Want, node: N, now: float, primary: str | None, spill: int | N
         latency = node.latency(now)
         each: str | float = latency or "an unknown time"
         return Choice(node, "serve", "{} in flight, {} each", (node.in_flight, each))
-    if not late and primary is None:
+    if not late and primary is None and want.max_lag is None:
         what = "role" if seen.role == "unknown" else "lag"
         return Choice(node, "unknown", "its {} is not known, and no primary is seen", (what,))
     return Choice(node, "out", late[0] if late else "its lag is not known", late[1:] if late else ())
 
 
-def _too_late(want: Want, seen: Seen) -> tuple[str, *tuple[float, ...]] | tuple[()] | None:
-    """The reason and its values; None: fresh enough; nothing in it: nobody knows."""
-    if want.max_lag is None:
+def too_late(max_lag: float | None, seen: Seen) -> tuple[str, *tuple[float, ...]] | tuple[()] | None:
+    """The reason and its values; None: fresh enough for ``max_lag`` (see `Want`); nothing in it: nobody knows."""
+    if max_lag is None:
         if seen.lag_state == "fresh":
             return None
         if seen.lag_state == "unknown":
@@ -231,8 +232,8 @@ def _too_late(want: Want, seen: Seen) -> tuple[str, *tuple[float, ...]] | tuple[
         return "it is {} behind, which is too much", seen.lag or 0.0
     if seen.lag is None:
         return ()
-    if seen.lag > want.max_lag:
-        return "it is {} behind, {} were asked for", seen.lag, want.max_lag
+    if seen.lag > max_lag:
+        return "it is {} behind, {} were asked for", seen.lag, max_lag
     return None
 
 

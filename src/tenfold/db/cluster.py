@@ -29,15 +29,19 @@ from tenfold.db.causal_hooks import SessionHooks
 from tenfold.db.causal_read import CausalOptions
 from tenfold.db.choose import Choice, Want, best, choose
 from tenfold.db.cluster_options import ClusterOptions
+from tenfold.db.committed import committed_so_far
 from tenfold.db.loops import LoopServers, Servers
 from tenfold.db.node import Node
 from tenfold.db.places import ClusterPlaces
 from tenfold.db.pool import release
 from tenfold.db.read_connection import reader
 from tenfold.db.refusals import NOT_THERE, is_gone
-from tenfold.db.router import RouteExplanation, Router
+from tenfold.db.route import Needs, most_lag
+from tenfold.db.route_explanation import RouteExplanation
+from tenfold.db.router import Router
 from tenfold.db.session import routed_sessionmaker
 from tenfold.db.state import cluster_state
+from tenfold.db.token import Token
 from tenfold.db.transaction import Isolation, Runner, RunOptions
 from tenfold.db.watch import Watch
 from tenfold.resilience import remaining
@@ -78,8 +82,8 @@ class AsyncCluster:
 
         Statements that are surely reads run on a replica, everything else on the primary, and what follows it in the
         session too; within `causality` later reads may go back to a replica that shows it. A session also takes
-        ``read_only=True`` (one replica until it is closed; it refuses to flush changes) and ``route="primary"`` or
-        ``"replica"``. See `tenfold.db.session`.
+        ``read_only=True`` (one replica until it is closed; it refuses to flush changes) and ``route``: ``"primary"``,
+        ``"replica"``, or for what its reads need `AtLeast` or `Stale`. See `tenfold.db.session`.
         """
         return routed_sessionmaker(self.router, **options)
 
@@ -92,7 +96,7 @@ class AsyncCluster:
         statement: Executable,
         parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         *,
-        route: str | None = None,
+        route: str | Needs | None = None,
     ) -> CursorResult[Any]:
         """Run one statement by itself: a read on a replica, anything else committed on the primary. Buffered.
 
@@ -100,14 +104,14 @@ class AsyncCluster:
         """
         return await self.router.execute(statement, parameters, route=route)
 
-    def explain_route(self, statement: Executable | str, *, route: str | None = None) -> RouteExplanation:
+    def explain_route(self, statement: Executable | str, *, route: str | Needs | None = None) -> RouteExplanation:
         """Where ``statement`` would go as the first of a session, and why; for a read also which servers would not get
         it. Sends nothing. See `Router.explain`.
         """
         told = self.router.explain(statement, route=route)
         if told.to != "replica":
             return told
-        choices = self.choices(Want(after=self.router.wanted()))
+        choices = self.choices(Want(after=self.router.wanted(told.needs), max_lag=most_lag(told.needs)))
         doubts = {one.node.name: f"{one.node.name} ({one.why})" for one in choices if one.rank == "unknown"}
         return replace(
             told,
@@ -159,6 +163,15 @@ class AsyncCluster:
             return await self._runner.run(fn, isolation=isolation, deadline=deadline, options=options)
         finally:
             self.causal.committed()  # also where nobody knows whether it was
+
+    async def token(self) -> Token:
+        """A token of all that has been committed on the cluster so far, by anybody, and of what the present `causality`
+        scope wants besides: for `AtLeast`, for a scope, or signed (`TokenKeys.sign`) for somebody else.
+
+        One round trip to the primary. It takes no session: any position that is read after a commit covers it, so ask
+        once that has returned. Waits for a primary as writers do; raises `NoPrimary`, and what SQLAlchemy raises.
+        """
+        return committed_so_far([await self.causal.capture()])
 
     async def aclose(self) -> None:
         """Close the running loop's connections. The cluster may be used again afterwards."""

@@ -12,7 +12,7 @@ from sqlalchemy.exc import MissingGreenlet
 from sqlalchemy.util import await_only
 
 from tenfold.db.causal_cluster import ClusterCausality
-from tenfold.db.choose import Choice, Want
+from tenfold.db.choose import Choice, Want, too_late
 from tenfold.db.cluster_errors import ReadsRefused
 from tenfold.db.node import Node
 from tenfold.db.position import Position
@@ -39,13 +39,21 @@ class Place:
     """Whether a fresh connection to this replica shows a position; if the last is True, after a short wait."""
     saw: Callable[[Connection], None]
     """Told when a read over this connection was answered, before anybody gets to see it. May raise as a read does."""
+    fresh: Callable[[float | None], bool]
+    """Whether it was seen to be that many seconds behind at most; for None, what the cluster was told."""
 
 
 class Places(Protocol):
     """What the router needs of a cluster."""
 
-    def readers(self, after: Position | None, pinned: str | None) -> Iterator[Place]:
-        """Places that may serve a read, best first. ``after``: a position they must show; ``pinned``: whom to prefer.
+    @property
+    def system(self) -> int | None:
+        """The identifier of the system that they are; None: not known yet."""
+        ...
+
+    def readers(self, after: Position | None, pinned: str | None, max_lag: float | None = None) -> Iterator[Place]:
+        """Places that may serve a read, best first. ``after``: a position they must show; ``pinned``: whom to prefer;
+        ``max_lag``: seconds behind at most, None for what the cluster was told.
 
         Replicas must be asked whether they show ``after`` (`Place.shows`). Never empty: raises `ReadsRefused` where no
         server may serve. All refuse to write.
@@ -70,6 +78,9 @@ class Places(Protocol):
 class _Cluster(Protocol):
     @property
     def watch(self) -> Watch: ...
+
+    @property
+    def system(self) -> int | None: ...
 
     def choices(self, want: Want) -> list[Choice[Node]]: ...
 
@@ -96,15 +107,20 @@ class ClusterPlaces:
         self._cluster = cluster
         self._made: dict[tuple[Node, bool], Place] = {}
 
-    def readers(self, after: Position | None, pinned: str | None) -> Iterator[Place]:
+    @property
+    def system(self) -> int | None:
+        """See `Places.system`."""
+        return self._cluster.system
+
+    def readers(self, after: Position | None, pinned: str | None, max_lag: float | None = None) -> Iterator[Place]:
         """See `Places.readers`. The first place is found without an order of all, which is made if it does not do; if
         nobody else may serve then, `ReadsRefused` is raised.
         """
         self._settle()
-        first = self._cluster.best_reader(pinned) if after is None else None
+        first = self._cluster.best_reader(pinned) if after is None and max_lag is None else None
         if first is not None:
             yield self._reader(first, True)
-        want = Want(after=after, pinned=pinned)
+        want = Want(after=after, max_lag=max_lag, pinned=pinned)
         choices = self._cluster.choices(want)
         found = False
         for choice in choices:
@@ -137,7 +153,7 @@ class ClusterPlaces:
         """See `Places.writer`."""
         node = self._cluster.node_for_writes()
         engine = node.engine.sync_engine
-        return Place(node.name, engine, engine, False, "the primary", _nothing, _at_once, self._saw_primary)
+        return Place(node.name, engine, engine, False, "the primary", _nothing, _at_once, self._saw_primary, _always)
 
     def at_writer(self, connect: Callable[[Engine], T]) -> T:
         """See `Places.at_writer`. Raises `NoPrimary`, or what the last try raised, after ``failover_wait``."""
@@ -169,8 +185,19 @@ class ClusterPlaces:
             def saw(connection: Connection) -> None:
                 self._cluster.causal.saw(connection)
 
+            def fresh(max_lag: float | None) -> bool:
+                return too_late(max_lag, node.seen) is None
+
             place = Place(
-                node.name, engine, streams, replica, why, failed, shows, saw if replica else self._saw_primary
+                node.name,
+                engine,
+                streams,
+                replica,
+                why,
+                failed,
+                shows,
+                saw if replica else self._saw_primary,
+                fresh if replica else _always,
             )
             self._made[node, replica] = place
         return place
@@ -193,4 +220,9 @@ def _nothing(error: BaseException) -> None:
 
 def _at_once(connection: Connection, wanted: Position, patient: bool) -> bool:
     """A primary shows all."""
+    return True
+
+
+def _always(max_lag: float | None) -> bool:
+    """A primary is not behind."""
     return True

@@ -13,8 +13,8 @@ from tenfold.db.choose import Choice, Want
 from tenfold.db.cluster_errors import ReadsRefused
 from tenfold.db.node import Node
 from tenfold.db.pool import release
-from tenfold.db.position import Position
 from tenfold.db.refusals import NOT_THERE
+from tenfold.db.route import AtLeast, Needs, Stale, most_lag
 from tenfold.db.watch import Watch
 from tenfold.resilience import BreakerOpen
 
@@ -28,20 +28,27 @@ class Host(Protocol):
     @property
     def watch(self) -> Watch: ...
 
+    @property
+    def system(self) -> int | None: ...
+
     def choices(self, want: Want) -> list[Choice[Node]]: ...
 
     def has_room(self, choice: Choice[Node], want: Want) -> bool: ...
 
 
 @asynccontextmanager
-async def reader(host: Host, within: float) -> AsyncIterator[AsyncConnection]:
-    """A connection in autocommit that refuses to write, given back within ``within`` seconds. Where reads are monotonic
-    later ones show what this one has shown, unless it ended with an exception.
+async def reader(host: Host, within: float, needs: Needs | None = None) -> AsyncIterator[AsyncConnection]:
+    """A connection in autocommit that refuses to write, given back within ``within`` seconds. ``needs``: which state,
+    beside what the scope wants or instead. Where reads are monotonic later ones show what this one has shown, unless
+    it ended with an exception.
     """
     watch = host.watch
     if not watch.settled:
         await watch.settle()
-    connection, choice = await _connect(host, await host.causal.wanted())
+    wanted = None if isinstance(needs, Stale) else await host.causal.wanted()
+    if isinstance(needs, AtLeast):
+        wanted = needs.beside(wanted, host.system)
+    connection, choice = await _connect(host, Want(after=wanted, max_lag=most_lag(needs)))
     try:
         yield connection
         if choice.rank == "spill":
@@ -56,8 +63,8 @@ async def reader(host: Host, within: float) -> AsyncIterator[AsyncConnection]:
         await release(connection, within)
 
 
-async def _connect(host: Host, wanted: Position | None) -> tuple[AsyncConnection, Choice[Node]]:
-    want = Want(after=wanted)
+async def _connect(host: Host, want: Want) -> tuple[AsyncConnection, Choice[Node]]:
+    wanted = want.after
     choices = host.choices(want)
     patient = True
     for choice in choices:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from sqlalchemy.engine import Connection, CursorResult, Engine
@@ -21,12 +20,13 @@ from sqlalchemy.util import greenlet_spawn
 from tenfold._core.errors import MisuseError
 from tenfold._core.events import EVENTS, Hub
 from tenfold._core.units import Duration, duration
-from tenfold.db.classify import Catalogue, Classifier, Verdict
+from tenfold.db.classify import Catalogue, Classifier
 from tenfold.db.cluster_errors import ReadsRefused
 from tenfold.db.places import ClusterPlaces, Place, Places
 from tenfold.db.position import Position
 from tenfold.db.refusals import NOT_THERE, ReplicaRefused, is_gone, is_stale, refusal, sqlstate
-from tenfold.db.route import Decision, Route, checked_route, decide
+from tenfold.db.route import Asked, Decision, Needs, Stale, asked_route, checked_route, decide, most_lag
+from tenfold.db.route_explanation import RouteExplanation
 from tenfold.db.token import NOWHERE
 
 _TRY_AGAIN: Final = 5.0
@@ -47,25 +47,6 @@ class Causality(Protocol):
     def wanted(self) -> Position | None:
         """The position that reads must show, None for any."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class RouteExplanation:
-    """Where a statement would go now, and why. ``to`` is what was decided; the first of ``places`` is where it would
-    run: the primary, for a read that no replica may serve.
-    """
-
-    to: Route
-    why: str
-    verdict: Verdict
-    places: tuple[str, ...]
-    """The servers that may run it, best first, each with the reason."""
-    out: tuple[str, ...] = ()
-    """Those that may not."""
-
-    def __str__(self) -> str:
-        out = f"; not {'; '.join(self.out)}" if self.out else ""
-        return f"{self.to}: {self.why}. Verdict: {self.verdict}. Servers: {', '.join(self.places)}{out}"
 
 
 class Router:
@@ -106,7 +87,7 @@ class Router:
         """Reads run again elsewhere: no connection, a lost one, or a conflict with recovery."""
 
     def explain(
-        self, statement: Executable | str, *, route: str | None = None, read_only: bool = False
+        self, statement: Executable | str, *, route: str | Needs | None = None, read_only: bool = False
     ) -> RouteExplanation:
         """Where ``statement`` would go as the first of a session, and why. Sends nothing to a server.
 
@@ -114,10 +95,14 @@ class Router:
         has run through the router) calls of functions are doubts: `refresh` reads it.
         """
         verdict = self.classifier(statement)
-        decision = decide(verdict, _asked(statement, checked_route(route)), read_only=read_only)
+        decision = decide(verdict, asked_route(statement, checked_route(route)), read_only=read_only)
         places = self._places(decision, read_only=read_only, pinned=None)
         return RouteExplanation(
-            decision.to, decision.why, verdict, tuple(f"{place.name} ({place.why})" for place in places)
+            decision.to,
+            decision.why,
+            verdict,
+            tuple(f"{place.name} ({place.why})" for place in places),
+            needs=decision.needs,
         )
 
     async def refresh(self) -> None:
@@ -129,14 +114,14 @@ class Router:
         statement: Executable,
         parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         *,
-        route: str | None = None,
+        route: str | Needs | None = None,
     ) -> CursorResult[Any]:
         """Run one statement by itself and return its buffered result.
 
         A read runs in autocommit on a replica, without BEGIN and ROLLBACK around it; anything else in a transaction of
         its own on the primary, committed at the end. A replica that refuses or is lost is corrected as in a session.
         """
-        asked = _asked(statement, checked_route(route))
+        asked = asked_route(statement, checked_route(route))
         return await greenlet_spawn(self._execute, statement, parameters, asked)
 
     # -- for sessions, within SQLAlchemy's greenlet
@@ -153,15 +138,20 @@ class Router:
             self.catalogue_error = f"{type(error).__name__}: {error}"
             self._due = now + _TRY_AGAIN
 
-    def wanted(self) -> Position | None:
-        """The position that reads must show."""
-        return None if self.causality is None else self.causality.wanted()
+    def wanted(self, needs: Needs | None = None) -> Position | None:
+        """The position that a read must show: what the scope wants and, besides or instead, what the read ``needs``."""
+        if needs is not None and isinstance(needs, Stale):
+            return None
+        wanted = None if self.causality is None else self.causality.wanted()
+        return wanted if needs is None else needs.beside(wanted, self.places.system)
 
-    def readers(self, wanted: Position | None, *, been_there: bool, pinned: str | None) -> Iterator[Place]:
-        """Places for a read that must show ``wanted``, best first; after it has ``been_there``, on the primary, whom it
-        was pinned to does not matter.
+    def readers(
+        self, wanted: Position | None, *, been_there: bool, pinned: str | None, max_lag: float | None = None
+    ) -> Iterator[Place]:
+        """Places for a read that must show ``wanted`` and may be ``max_lag`` behind (None: what the cluster was told),
+        best first; after it has ``been_there``, on the primary, whom it was pinned to does not matter.
         """
-        return self.places.readers(wanted, None if been_there else pinned)
+        return self.places.readers(wanted, None if been_there else pinned, max_lag)
 
     def note_refused(self, statement: Executable, place: Place, error: BaseException) -> None:
         """A replica refused what was classed as a read."""
@@ -204,10 +194,10 @@ class Router:
 
     def _places(self, decision: Decision, *, read_only: bool, pinned: str | None) -> Iterable[Place]:
         if decision.to == "replica":
-            return self.places.readers(self.wanted(), pinned)
+            return self.places.readers(self.wanted(decision.needs), pinned, most_lag(decision.needs))
         return [self.places.primary_reader()] if read_only else [self.places.writer()]
 
-    def _execute(self, statement: Executable, parameters: Any, route: Route | None) -> CursorResult[Any]:
+    def _execute(self, statement: Executable, parameters: Any, route: Asked | None) -> CursorResult[Any]:
         self.keep_fresh()
         decision = decide(self.classifier(statement), route)
         if decision.to == "replica":
@@ -224,10 +214,10 @@ class Router:
 
     def _read(self, statement: Executable, parameters: Any, decision: Decision) -> CursorResult[Any] | None:
         """The result, or None if a replica has refused and the primary is to run it."""
-        wanted = self.wanted()
+        wanted = self.wanted(decision.needs)
         lost: BaseException | None = None
         patient = True
-        places = self.places.readers(wanted, None)
+        places = self.places.readers(wanted, None, most_lag(decision.needs))
         while True:
             try:
                 place = next(places, None)
@@ -300,12 +290,6 @@ def unanswered(refused: ReadsRefused, lost: BaseException | None) -> BaseExcepti
         refused.__cause__ = lost
         return refused
     return lost
-
-
-def _asked(statement: Executable | str, route: Route | None) -> Route | None:
-    if route is not None or isinstance(statement, str):
-        return route
-    return checked_route(statement.get_execution_options().get("route"))
 
 
 def routed(cluster: Any, **options: Any) -> Router:

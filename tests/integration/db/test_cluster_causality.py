@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -274,6 +275,9 @@ async def test_a_monotonic_session_that_read_the_primary_does_not_go_back_to_a_r
     urls = [replica.url for replica in topology.replicas]
     async with create_async_cluster(topology.primary.url, urls, causal=CausalOptions(monotonic=True)) as cluster:
         await cluster.router.refresh()
+        async with asyncio.timeout(10):
+            while any(node.seen.lag_state != "fresh" for node in cluster.nodes()[1:]):  # noqa: ASYNC110 - first probes
+                await asyncio.sleep(0.01)
         await cluster.execute(raised(7))
         with causality() as scope:
             async with cluster.session() as session:

@@ -47,6 +47,9 @@ async def asked(cluster: AsyncCluster, times: int) -> Counter[int]:
 
 
 async def test_reads_go_to_replicas_and_writes_to_the_primary(cluster: AsyncCluster, items: Any) -> None:
+    async with asyncio.timeout(10):
+        while any(node.seen.lag_state != "fresh" for node in cluster.nodes()[1:]):  # noqa: ASYNC110 - first probes
+            await asyncio.sleep(0.01)
     ports = await asked(cluster, 60)
     assert set(ports) == {replica.port for replica in items.replicas}
     assert min(ports.values()) >= 10

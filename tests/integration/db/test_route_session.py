@@ -200,7 +200,7 @@ async def test_routes_that_were_asked_for(session_of: Any, items: Any) -> None:
         with pytest.raises(MisuseError, match="opened with read_only=True and holds changes"):
             await session.flush()
     async with session_of() as session:
-        with pytest.raises(MisuseError, match='route: expected "primary" or "replica", got \'nearest\''):
+        with pytest.raises(MisuseError, match=r'expected "primary", "replica".* got \'nearest\''):
             await session.execute(PORT, execution_options={"route": "nearest"})
         with pytest.raises(DBAPIError, match="read-only transaction"):  # who asks for a replica is believed
             await session.execute(text("DELETE FROM items"), execution_options={"route": "replica"})

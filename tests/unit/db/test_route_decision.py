@@ -47,8 +47,8 @@ def test_a_read_only_session_never_writes_and_never_moves() -> None:
             assert (decision.to, decision.may_move) == (to, False)
 
 
-def test_only_two_routes_exist() -> None:
+def test_what_is_no_route_is_refused() -> None:
     assert [checked_route(route) for route in (None, "primary", "replica")] == [None, "primary", "replica"]
     for wrong in ("nearest", 1, ["primary"]):
-        with pytest.raises(MisuseError, match='route: expected "primary" or "replica"'):
+        with pytest.raises(MisuseError, match='route: expected "primary", "replica"'):
             checked_route(wrong)

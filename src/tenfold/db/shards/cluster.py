@@ -16,6 +16,7 @@ from tenfold._core.errors import MisuseError
 from tenfold._core.tasks import shielded
 from tenfold._core.units import Duration, duration, whole_number
 from tenfold.db.cluster import AsyncCluster
+from tenfold.db.committed import committed_so_far
 from tenfold.db.shards import execute
 from tenfold.db.shards.batch import Batch
 from tenfold.db.shards.current import CurrentMap
@@ -24,10 +25,12 @@ from tenfold.db.shards.map import ShardMap
 from tenfold.db.shards.mark import MapMark
 from tenfold.db.shards.member import DIALECT, Member, ReplicatedMember
 from tenfold.db.shards.members import Members
+from tenfold.db.shards.parallel import together
 from tenfold.db.shards.plan import plan
 from tenfold.db.shards.scheme import Scheme
 from tenfold.db.shards.session import ShardSession
 from tenfold.db.shards.shape import Plan
+from tenfold.db.token import Token
 from tenfold.db.urls import asyncpg_url
 from tenfold.resilience.deadline import Deadline
 
@@ -194,7 +197,7 @@ class ShardedCluster:
 
         async def once() -> Result[Any]:
             nonlocal planned
-            only_primaries = primary or await self._mark.only_primaries(self.refresh)
+            only_primaries = primary or await self._mark.only_primaries(self.refresh, statement)
             if planned is None or self.map.epoch != epoch:
                 planned = self.plan(statement, parameters)
             made, planned = planned, None
@@ -219,7 +222,7 @@ class ShardedCluster:
         async with self._deadline, AsyncExitStack() as stack:
 
             async def once() -> AsyncIterator[Any]:
-                only_primaries = await self._mark.only_primaries(self.refresh)
+                only_primaries = await self._mark.only_primaries(self.refresh, statement)
                 made = self.plan(statement, parameters)
                 if made.merge is None or made.merge.groups is not None:
                     return _each(await self.execute(statement, parameters))
@@ -232,6 +235,19 @@ class ShardedCluster:
                 return rows
 
             yield await self._current.fenced(once)
+
+    async def token(self) -> Token:
+        """A token of all that has been committed so far on the shards that have replicas, under the map as it is stored
+        now, and of what the present `causality` scope wants besides: see `AsyncCluster.token`. For the reads of this
+        cluster; a shard that is one server needs none. The shards are asked at the same time.
+        """
+        self._entered()
+        async with self._deadline:
+            await self.refresh()
+            asked = [member.position for member in self._members.values()]
+            found = [*await together(asked, self._concurrency), self._mark.position]
+        unknown = bool(set(self.map.names) - self._members.keys())
+        return committed_so_far([position for position in found if position is not None], elsewhere=unknown)
 
     async def insert(self, target: Table | type | Insert, rows: Sequence[Mapping[str, Any]]) -> int:
         """Insert many rows, each on its shard, one transaction for each shard. Returns how many.

@@ -16,7 +16,8 @@ from tenfold._core.events import EVENTS, Event
 from tenfold.db.shards import store
 from tenfold.db.shards.errors import StaleMap
 from tenfold.db.shards.map import ShardMap
-from tenfold.db.shards.member import Engines, Member
+from tenfold.db.shards.member import Member
+from tenfold.db.shards.members import Engines
 from tenfold.db.shards.parallel import together
 
 T = TypeVar("T")

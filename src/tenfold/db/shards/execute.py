@@ -70,7 +70,7 @@ async def fetch(
                     return keys, rows
 
         async def of_replica() -> tuple[Sequence[str], Sequence[Row]]:
-            async with member.reader() as connection:
+            async with member.reader(plan) as connection:
                 return await connection.run_sync(ask)
 
         async def of_primary(writes: bool) -> tuple[Sequence[str], Sequence[Row]]:
@@ -159,7 +159,7 @@ async def _merged(
             return await _answer(
                 member,
                 plan,
-                lambda: open_in(member.reader()),
+                lambda: open_in(member.reader(plan)),
                 lambda writes: open_in(member.alone(writes=writes)),
                 primary=primary,
             )

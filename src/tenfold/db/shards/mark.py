@@ -25,6 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tenfold.db.causality import CAUSALITY
 from tenfold.db.position import Position
+from tenfold.db.route import AtLeast, asked_route
 from tenfold.db.token import NOWHERE
 from tenfold.db.wal import driver_of, identify
 
@@ -59,12 +60,23 @@ class MapMark:
         if scope is not None and self.system is not None:
             scope.saw(Position(self.system, 1, self._epoch()))
 
-    async def only_primaries(self, refresh: Callable[[], Awaitable[object]]) -> bool:
-        """Whether a read of the present scope must not ask replicas, after the map was read anew if it had to be."""
-        scope = CAUSALITY.get()
-        if scope is None or self.system is None:
+    @property
+    def position(self) -> Position | None:
+        """Of this process's map; None where no shard has replicas."""
+        return None if self.system is None else Position(self.system, 1, self._epoch())
+
+    async def only_primaries(self, refresh: Callable[[], Awaitable[object]], statement: object = None) -> bool:
+        """Whether a read of the present scope, or of ``statement`` where it asks for `AtLeast`, must not ask replicas,
+        after the map was read anew if it had to be.
+
+        A `Stale` one goes by the map that its scope wants: rows that have moved away are not old but missing.
+        """
+        if self.system is None:
             return False
-        wanted = scope.wanted_on(self.system)
+        scope, route = CAUSALITY.get(), asked_route(statement)
+        wanted = None if scope is None else scope.wanted_on(self.system)
+        if isinstance(route, AtLeast):
+            wanted = route.beside(wanted, self.system)
         if wanted is None or wanted is NOWHERE:
             return wanted is NOWHERE
         if wanted.lsn > self._epoch():

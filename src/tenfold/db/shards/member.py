@@ -10,7 +10,7 @@ with the epoch of the map that it was made under (`mark`).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
@@ -25,8 +25,10 @@ from tenfold.db import pool_policy
 from tenfold.db.classify.verdict import READ
 from tenfold.db.cluster import AsyncCluster
 from tenfold.db.pool import release
+from tenfold.db.position import Position
+from tenfold.db.read_connection import reader
 from tenfold.db.refusals import NOT_THERE, is_gone
-from tenfold.db.route import checked_route, decide
+from tenfold.db.route import asked_route, decide
 from tenfold.db.shards import direct
 from tenfold.db.shards.mark import MapMark
 from tenfold.db.shards.order import Row
@@ -140,14 +142,21 @@ class Member:
         return await greenlet_spawn(direct.ask, self._engine.sync_engine, statement, parameters)
 
     async def serves(self, plan: Plan) -> tuple[bool, bool]:
-        """Whether ``plan`` only reads, and whether `reader` may serve it."""
+        """Whether ``plan`` only reads, and whether `reader` may serve it. Raises `MisuseError` for what is no route."""
+        asked_route(_asked_for(plan))
         return False, False
 
     @asynccontextmanager
-    async def reader(self) -> AsyncIterator[AsyncConnection]:
-        """A connection in autocommit that shows what the present scope wants, to a replica if one may serve."""
+    async def reader(self, plan: Plan) -> AsyncIterator[AsyncConnection]:
+        """A connection in autocommit that shows what the present scope wants and ``plan``'s statement needs, to a
+        replica if one may serve.
+        """
         async with self.alone(writes=False) as connection:
             yield connection
+
+    async def position(self) -> Position | None:
+        """Behind all that has been committed on it so far; None where it has no replicas, to which that matters."""
+        return None
 
     def committed(self) -> None:
         """Something may have been committed on the primary: the present causality scope counts it."""
@@ -209,20 +218,24 @@ class ReplicatedMember(Member):
         return None  # the cluster listens to its connections
 
     async def serves(self, plan: Plan) -> tuple[bool, bool]:
-        statement = plan.statement if plan.original is None else plan.original
+        statement = _asked_for(plan)
         verdict, router = READ, self._cluster.router
         if plan.kind == "single":  # what scatters is row-wise, and so a read
             await greenlet_spawn(router.keep_fresh)
             verdict = router.classifier(statement)
-        route = checked_route(statement.get_execution_options().get("route"))
-        return verdict.is_read, decide(verdict, route).to == "replica"
+        return verdict.is_read, decide(verdict, asked_route(statement)).to == "replica"
 
     @asynccontextmanager
-    async def reader(self) -> AsyncIterator[AsyncConnection]:
-        async with self._cluster.connect(read_only=True) as connection:
+    async def reader(self, plan: Plan) -> AsyncIterator[AsyncConnection]:
+        cluster, route = self._cluster, asked_route(_asked_for(plan))
+        needs = None if isinstance(route, str) else route
+        async with reader(cluster, float(cluster.options.release_timeout), needs) as connection:
             yield connection
             if self._cluster.causal.options.monotonic:
                 self._mark.saw()
+
+    async def position(self) -> Position | None:
+        return await self._cluster.causal.capture()
 
     def committed(self) -> None:
         super().committed()
@@ -250,23 +263,9 @@ class ReplicatedMember(Member):
         await self._cluster.stand_by(node, error, until)
 
 
-class Engines(Mapping[str, AsyncEngine]):
-    """The engines of the shards' present primaries by name."""
-
-    def __init__(self, members: Mapping[str, Member]) -> None:
-        self._members = members
-
-    def __getitem__(self, name: str) -> AsyncEngine:
-        return self._members[name].engine
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._members
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._members)
-
-    def __len__(self) -> int:
-        return len(self._members)
+def _asked_for(plan: Plan) -> Any:
+    """The statement as it was given."""
+    return plan.statement if plan.original is None else plan.original
 
 
 def _asked(engine: Engine, question: Callable[[Connection], T]) -> T:
