@@ -163,7 +163,8 @@ class ShardedCluster:
         """An `AsyncSession` whose transactions live on one shard each. ``options`` are SQLAlchemy's.
 
         ``shard_key`` or ``shard`` (by name) bind it from the start; statements then run there as they stand. Otherwise
-        the first statement or object with a shard key decides. Raises `CrossShard` for a second shard in a transaction.
+        the first statement or object with a shard key decides, or a call with
+        ``execution_options={"shard_key": …}``. Raises `CrossShard` for a second shard in a transaction.
         """
         if shard is not None and shard not in self._given and shard not in self.map.names:
             raise MisuseError(f"shard: expected one of {', '.join(self._given)}, got {shard!r}")
