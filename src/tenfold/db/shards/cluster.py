@@ -10,29 +10,33 @@ from typing import Any, Final, TypeVar
 
 from sqlalchemy import Insert, Table, insert
 from sqlalchemy.engine import URL, Engine, Result
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from tenfold._core.errors import MisuseError
+from tenfold._core.events import EVENTS, Hub
 from tenfold._core.tasks import shielded
 from tenfold._core.units import Duration, duration, whole_number
 from tenfold.db.cluster import AsyncCluster
 from tenfold.db.shards import execute
 from tenfold.db.shards.batch import Batch
 from tenfold.db.shards.current import CurrentMap
-from tenfold.db.shards.errors import CannotAnswer, StaleMap
+from tenfold.db.shards.errors import StaleMap
+from tenfold.db.shards.keys import check
 from tenfold.db.shards.map import ShardMap
 from tenfold.db.shards.mark import MapMark
-from tenfold.db.shards.member import DIALECT, Member, ReplicatedMember
+from tenfold.db.shards.member import Member, ReplicatedMember
 from tenfold.db.shards.members import Members
-from tenfold.db.shards.plan import plan
+from tenfold.db.shards.opened import given, named, opened
+from tenfold.db.shards.planned import Planned
+from tenfold.db.shards.run import Runs
 from tenfold.db.shards.scheme import Scheme
 from tenfold.db.shards.session import ShardSession
 from tenfold.db.shards.shape import Plan
-from tenfold.db.urls import asyncpg_url
+from tenfold.db.shards.state import sharded_state
+from tenfold.db.transaction import Isolation, RunOptions
 from tenfold.resilience.deadline import Deadline
 
 T = TypeVar("T")
-_PLANS: Final = 256
 
 
 class ShardedCluster:
@@ -47,6 +51,7 @@ class ShardedCluster:
     (16): shards that one read asks at a time. ``max_groups`` (100,000): groups or distinct rows that a merge may hold.
     ``batch`` (500): rows that `stream` fetches at a time. ``rowwise``: names of SQL functions, beside the built-in
     ones, that see one row and have no effect. ``pool_size`` (10): connections to each shard that is given as a URL.
+    ``name`` ("shards") is what its metrics are told apart by; ``hub`` gets its events.
 
     Used as ``async with``; belongs to the event loop that entered it. Raises `MisuseError` for what makes no sense,
     `CannotAnswer` for statements whose answer would not be that of one database, `StaleMap` when the map stays in
@@ -68,14 +73,11 @@ class ShardedCluster:
         pool_size: int = 10,
         connect_timeout: Duration = "2s",
         random: Random | None = None,
+        name: str = "shards",
+        hub: Hub = EVENTS,
     ) -> None:
-        if isinstance(shards, str) or not shards:
-            raise MisuseError("shards: expected URLs by name or a list of URLs, one at least")
-        named = dict(shards) if isinstance(shards, Mapping) else {f"s{n}": url for n, url in enumerate(shards)}
-        self._given = {
-            name: one if isinstance(one, AsyncCluster) else asyncpg_url(one, f"shards[{name!r}]")
-            for name, one in named.items()
-        }
+        self.name: Final = name
+        self._given = named(shards)
         self.scheme: Final = Scheme(*models)
         first = map if map is not None else ShardMap.hash(sorted(self._given))
         if unknown := set(first.names) - self._given.keys():
@@ -86,18 +88,17 @@ class ShardedCluster:
         self._concurrency = whole_number(concurrency, "concurrency", least=1)
         self._max_groups = whole_number(max_groups, "max_groups", least=1)
         self._batch = whole_number(batch, "batch", least=1)
-        self._rowwise = frozenset(name.lower() for name in rowwise)
         self._options = {
             "pool_size": whole_number(pool_size, "pool_size", least=1),
             "max_overflow": 0,
             "connect_args": {"timeout": duration(connect_timeout, "connect_timeout")},
         }
         self._members = Members(lambda: self.map)
-        self._current = CurrentMap(first, self._members, self.home, random or Random())
+        self._current = CurrentMap(first, self._members, self.home, random or Random(), hub)
         self._mark = MapMark(lambda: self.map.epoch)
         self._ready = False
-        # Statements are immutable and compared by identity, so one that is kept by its module is planned once.
-        self._plans: dict[Any, tuple[int, Plan]] = {}
+        self._planned = Planned(self.scheme, lambda: self.map, frozenset(name.lower() for name in rowwise))
+        self._runs = Runs(self, random or Random())
         self.scattered = 0
         """Reads that went to several shards."""
 
@@ -136,26 +137,11 @@ class ShardedCluster:
 
     def plan(self, statement: Any, parameters: Any = None, *, shard_key: Any = None) -> Plan:
         """How ``statement`` would be answered. Raises `CannotAnswer`."""
-        if parameters is not None or shard_key is not None:
-            return plan(statement, parameters, self.scheme, self.map, shard_key=shard_key, rowwise=self._rowwise)
-        found = self._plans.get(statement)
-        if found is None or found[0] != self.map.epoch:
-            made = plan(statement, None, self.scheme, self.map, rowwise=self._rowwise)
-            if not made.volatile:
-                if len(self._plans) >= _PLANS:
-                    self._plans.clear()
-                self._plans[statement] = (self.map.epoch, made)
-            return made
-        return found[1]
+        return self._planned.plan(statement, parameters, shard_key)
 
     def explain(self, statement: Any, parameters: Any = None) -> str:
         """The plan, or the reason for the refusal, in words."""
-        try:
-            made = self.plan(statement, parameters)
-        except CannotAnswer as refused:
-            return f"refused: {refused}"
-        sent = str(made.statement.compile(dialect=DIALECT)).replace("\n", "")
-        return f"{made}\n  sent: {sent}"
+        return self._planned.explain(statement, parameters)
 
     # -- reading and writing
 
@@ -168,7 +154,36 @@ class ShardedCluster:
         """
         if shard is not None and shard not in self._given and shard not in self.map.names:
             raise MisuseError(f"shard: expected one of {', '.join(self._given)}, got {shard!r}")
-        return AsyncSession(sync_session_class=ShardSession, cluster=self, shard_key=shard_key, shard=shard, **options)
+        return self.sessionmaker(**options)(shard_key=shard_key, shard=shard)
+
+    def sessionmaker(self, **options: Any) -> async_sessionmaker[AsyncSession]:
+        """An `async_sessionmaker` of such sessions, for what takes one; ``options`` are SQLAlchemy's.
+
+        Called, it takes ``shard_key`` or ``shard`` as `session` does.
+        """
+        for taken in ("bind", "binds", "sync_session_class"):
+            if taken in options:
+                raise MisuseError(f"sessionmaker: {taken}= is the cluster's own; leave it out")
+        return async_sessionmaker(sync_session_class=ShardSession, cluster=self, **options)
+
+    async def run(
+        self,
+        fn: Callable[[AsyncSession], Awaitable[T]],
+        *,
+        shard_key: Any,
+        isolation: Isolation | None = None,
+        deadline: Duration | None = None,
+        options: RunOptions | None = None,
+    ) -> T:
+        """Run ``fn(session)`` in a transaction on the shard of ``shard_key`` and commit; give back what it returned.
+
+        As `AsyncCluster.run`: again from the start, in a fresh session, after a serialization failure, a deadlock, or a
+        loss of the server before COMMIT. ``deadline`` (the cluster's) bounds all of it. Raises what ``fn`` raises,
+        `CommitUnknown`, `RetriesExhausted`, `DeadlineExceeded`, and what `session` raises.
+        """
+        self._entered()
+        within = self._deadline.seconds if deadline is None else deadline
+        return await self._runs.run(fn, check(shard_key), isolation=isolation, deadline=within, options=options)
 
     async def execute(self, statement: Any, parameters: Any = None) -> Result[Any]:
         """Run one statement: a read on one shard or several, or a write on one, committed when this returns.
@@ -277,7 +292,7 @@ class ShardedCluster:
         self._entered()
         if name in self._given:
             raise MisuseError(f"name: expected that of another shard than {', '.join(self._given)}, got {name!r}")
-        self._given[name] = shard if isinstance(shard, AsyncCluster) else asyncpg_url(shard, "shard")
+        self._given[name] = given(shard, "shard")
         member = self._members[name] = self._opened(name)
         try:
             async with self._deadline:
@@ -307,17 +322,21 @@ class ShardedCluster:
         """The names of all shards, those without a bucket too; the first is the home of the map."""
         return tuple(self._given)
 
+    def state(self) -> dict[str, Any]:
+        """What a person or a dashboard asks for, ready for JSON: servers, connections, the map, transactions.
+
+        May be called from any thread. See `tenfold.db.shards.state` and, for metrics, `tenfold.observe`.
+        """
+        members = list(self._members.values())
+        return sharded_state(self.name, members, self.map, self._runs, scattered=self.scattered, stale=self.stale)
+
     def __repr__(self) -> str:
         return f"ShardedCluster({', '.join(self._given)}; {self.map!r})"
 
     # -- inside
 
     def _opened(self, name: str) -> Member:
-        given = self._given[name]
-        if isinstance(given, AsyncCluster):
-            return ReplicatedMember(name, given, self._mark)
-        engine = create_async_engine(given, pool_timeout=self._deadline.seconds, **self._options)
-        return Member(name, engine, self._mark)
+        return opened(name, self._given[name], self._mark, pool_timeout=self._deadline.seconds, options=self._options)
 
     async def _prepare(self) -> None:
         await self._current.prepare()

@@ -44,15 +44,25 @@ class Shards(Protocol):
 
 
 class ShardSession(Session):
-    """What `ShardedCluster.session` opens. ``shard_key`` or ``shard`` bind it from the start."""
+    """What `ShardedCluster.session` opens. ``shard_key`` or ``shard`` bind it from the start. ``isolation``: the level
+    of its transactions, the server's default if left out.
+    """
 
-    def __init__(self, *, cluster: Shards, shard_key: Any = None, shard: str | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        cluster: Shards,
+        shard_key: Any = None,
+        shard: str | None = None,
+        isolation: str | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
         if shard_key is not None and shard is not None:
             raise MisuseError("session: expected shard_key or shard, got both")
         self._cluster = cluster
         self._key: Key | None = None if shard_key is None else check(shard_key)
-        self._named = shard
+        self._named, self._isolation = shard, isolation
         self._bound: str | None = None
         self._engine: Engine | None = None
         self._been_there = False
@@ -179,7 +189,9 @@ class ShardSession(Session):
             return
 
     def _connector(self, shard: str) -> Callable[[Engine], Connection]:
-        options = {EXPECTED: self._cluster.map.epoch, SHARD: shard}
+        options: dict[str, Any] = {EXPECTED: self._cluster.map.epoch, SHARD: shard}
+        if self._isolation is not None:
+            options["isolation_level"] = self._isolation
 
         def connect(engine: Engine) -> Connection:
             self._engine = engine.execution_options(**options)
