@@ -18,9 +18,18 @@ from tenfold._core.errors import MisuseError
 from tenfold._core.events import Hub
 from tenfold.db import create_async_cluster
 from tenfold.db.cluster_errors import CommitUnknown
-from tenfold.db.shards import CannotAnswer, CrossShard, MapChanged, ShardedCluster
+from tenfold.db.shards import (
+    CannotAnswer,
+    CrossShard,
+    Dispatcher,
+    MapChanged,
+    Message,
+    Outbox,
+    OutboxOptions,
+    ShardedCluster,
+)
 from tenfold.db.transaction import RunOptions
-from tenfold.observe import DatabasesCollector, instrument_databases
+from tenfold.observe import DatabasesCollector, OutboxesCollector, instrument_databases, instrument_outboxes, outboxes
 from tenfold.observe.databases import FAMILIES
 from tenfold.servers import Topology
 
@@ -280,3 +289,40 @@ async def test_a_sessionmaker_makes_the_cluster_s_sessions(cluster: ShardedClust
             await session.scalars(select(Wallet))
     with pytest.raises(MisuseError, match="bind= is the cluster's own"):
         cluster.sessionmaker(bind=None)
+
+
+async def test_what_an_outbox_does_is_shown_by_both_readers(cluster: ShardedCluster) -> None:
+    outbox = Outbox(cluster)
+    await outbox.create_tables()
+    target = key_on(cluster, "b")
+
+    async def receive(session: AsyncSession, message: Message) -> None:
+        if message.body == "poison":
+            raise LookupError("nobody wants this")
+        await pay(session, target)
+
+    quick = OutboxOptions(poll="50ms", base="5ms", cap="20ms", tries=2)
+    dispatcher = Dispatcher(cluster, {"pay": receive}, options=quick, name="payments", hub=Hub())
+    collector = OutboxesCollector([dispatcher])
+    assert scraped(collector)["tenfold_outbox_leads", "a"] == 0
+    async with dispatcher:
+        for body in ("poison", "one", "two"):
+            async with cluster.session(shard="a") as session:
+                await outbox.send(session, "pay", key=target, body=body)
+                await session.commit()
+        async with asyncio.timeout(20):
+            while dispatcher.counters.delivered < 2 or len(dispatcher.leads) < 3:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        found = scraped(collector)
+        shown = exported(instrument_outboxes, dispatcher)
+        state = await asyncio.to_thread(dispatcher.state)
+    counted = ("delivered", "duplicates", "failed", "dead", "moved", "interrupted")
+    assert [found[f"tenfold_outbox_{name}_total",] for name in counted] == [2, 0, 2, 1, 0, 0]
+    assert [found["tenfold_outbox_leads", shard] for shard in "abc"] == [1, 1, 1]
+    for family in outboxes.FAMILIES:
+        assert shown[family.name] == labels(found, family), family.name
+    assert ("tenfold_outbox_lag_seconds", "a") in found
+    assert json.loads(json.dumps(state)) == state
+    assert dispatcher.state()["lag"] == {}  # it leads nowhere any more
+    with pytest.raises(MisuseError, match=r"'payments' twice.*Dispatcher\(…, name="):
+        OutboxesCollector([dispatcher, Dispatcher(cluster, {"pay": receive}, name="payments")])
