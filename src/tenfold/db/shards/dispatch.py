@@ -23,6 +23,7 @@ from tenfold._core.errors import MisuseError, TenfoldError
 from tenfold._core.events import EVENTS, Hub
 from tenfold._core.tasks import shielded
 from tenfold.db.advisory import lock_key
+from tenfold.db.pool_policy import must_be_direct, refuse_pooled
 from tenfold.db.refusals import NOT_THERE
 from tenfold.db.shards.carry import Carrier, Receiver
 from tenfold.db.shards.cluster import ShardedCluster
@@ -50,6 +51,8 @@ class Dispatcher:
     ``receivers`` by topic; a message of another topic fails and is tried again, for another process may be newer. Run
     one in each process, or a process of its own: for each shard one leads. It needs one connection of each shard's
     pool, and ``concurrency`` more while it delivers. ``name`` ("outbox") is what its metrics are told apart by.
+    Entering raises `MisuseError` where a pooler in transaction mode stands before a shard: it would lose the lock and
+    the notifications.
     """
 
     def __init__(
@@ -78,6 +81,9 @@ class Dispatcher:
     async def __aenter__(self) -> Dispatcher:
         if self._tasks:
             raise MisuseError("Dispatcher: expected to be entered once at a time")
+        for shard in self._cluster.shards:
+            if self._cluster.member(shard).pooled:
+                refuse_pooled(f"Dispatcher: shard {shard}")
         tasks: list[asyncio.Task[None]] = []
         self._tasks = tasks
         self._serve(tasks)
@@ -129,6 +135,7 @@ class Dispatcher:
                 connection = await self._cluster.member(shard).connect()
                 try:
                     await connection.execution_options(isolation_level="AUTOCOMMIT")
+                    await must_be_direct(connection, f"Dispatcher: shard {shard}")
                     while not (await connection.execute(_LOCK, key)).scalar_one():  # noqa: ASYNC110
                         await asyncio.sleep(self._random.uniform(poll / 2, poll))
                     self.leads.add(shard)
