@@ -19,7 +19,6 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-from sqlalchemy.pool import QueuePool
 from sqlalchemy.util import greenlet_spawn
 
 from tenfold.db import pool_policy
@@ -33,7 +32,6 @@ from tenfold.db.shards.mark import MapMark
 from tenfold.db.shards.order import Row
 from tenfold.db.shards.shape import Plan
 from tenfold.db.shards.store import EXPECTED, SHARD, fence
-from tenfold.db.state import pool_state
 
 T = TypeVar("T")
 DIALECT: Final[Any] = postgresql.asyncpg.dialect()  # type: ignore[no-untyped-call]
@@ -167,13 +165,6 @@ class Member:
     def saw_primary(self) -> None:
         """The primary was read: where reads are monotonic, later ones of the present scope must not show less."""
 
-    def state(self) -> dict[str, Any]:
-        """Its servers for a dashboard, as `AsyncCluster.state`; from any thread."""
-        pool = self._engine.sync_engine.pool
-        assert isinstance(pool, QueuePool)
-        shown = {"pooler": self._pooled, "connections": {"all": pool_state(self._engine, pool.size())}}
-        return {"nodes": {self.name: shown}}
-
     async def aclose(self) -> None:
         """Close the connections."""
         await self._engine.dispose()
@@ -254,12 +245,6 @@ class ReplicatedMember(Member):
         if self._cluster.causal.options.monotonic:
             self._cluster.causal.saw_primary()
             self._mark.saw()
-
-    def state(self) -> dict[str, Any]:
-        shown = self._cluster.state()
-        primary = shown["primary"]
-        nodes = {f"{self.name}/{name}": node for name, node in shown["nodes"].items()}
-        return {"nodes": nodes, "primary": None if primary is None else f"{self.name}/{primary}"}
 
     async def aclose(self) -> None:
         await self._cluster.aclose()

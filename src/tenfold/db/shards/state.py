@@ -10,9 +10,12 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from sqlalchemy.pool import QueuePool
+
 from tenfold.db.shards.map import ShardMap
 from tenfold.db.shards.member import Member
 from tenfold.db.shards.run import Runs
+from tenfold.db.state import pool_state
 
 
 def sharded_state(
@@ -22,10 +25,12 @@ def sharded_state(
     nodes: dict[str, Any] = {}
     primaries: dict[str, str | None] = {}
     for member in members:
-        shown = member.state()
-        nodes |= shown["nodes"]
-        if "primary" in shown:
-            primaries[member.name] = shown["primary"]
+        if member.cluster is None:
+            nodes[member.name] = _plain(member)
+            continue
+        shown = member.cluster.state()
+        nodes |= {f"{member.name}/{server}": node for server, node in shown["nodes"].items()}
+        primaries[member.name] = None if shown["primary"] is None else f"{member.name}/{shown['primary']}"
     return {
         "name": name,
         "primaries": primaries,
@@ -43,3 +48,9 @@ def sharded_state(
             "commits_unknown": runs.unknown,
         },
     }
+
+
+def _plain(member: Member) -> dict[str, Any]:
+    pool = member.engine.sync_engine.pool
+    assert isinstance(pool, QueuePool)
+    return {"pooler": member.pooled, "connections": {"all": pool_state(member.engine, pool.size())}}
