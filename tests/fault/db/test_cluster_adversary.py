@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -18,12 +17,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from tenfold._core.errors import MisuseError
 from tenfold.db import AsyncCluster, CommitUnknown, ReadsRefused, create_async_cluster, create_table, once
-from tenfold.db.advisory import advisory_lock
 from tenfold.db.cluster_errors import NoPrimary, RetriesExhausted
 from tenfold.db.tags import QueryTags, query_tags
 from tenfold.db.timeouts import statement_deadline
 from tenfold.db.transaction import RunOptions
-from tenfold.resilience import Deadline, DeadlineExceeded, State
+from tenfold.resilience import DeadlineExceeded, State
 from tenfold.testing import FaultProxy
 
 PORT = text("SELECT inet_server_port()")
@@ -390,6 +388,12 @@ async def test_giving_back_ends_with_the_deadline(ready: Any) -> None:
             await ready.primary.resume()
 
 
+async def gone(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 @asynccontextmanager
 async def forgetful(port: int, forgets: asyncio.Event) -> AsyncIterator[int]:
     """A relay like a router that forgets its connections: once told to, those it has carry nothing any more and say
@@ -413,16 +417,19 @@ async def forgetful(port: int, forgets: asyncio.Event) -> AsyncIterator[int]:
         try:
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for one in both:
-                one.cancel()
+            await gone(both)
             to_server.close()
             writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    served: list[asyncio.Task[None]] = []
+    server = await asyncio.start_server(
+        lambda reader, writer: served.append(asyncio.create_task(serve(reader, writer))), "127.0.0.1", 0
+    )
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
+        await gone(served)
 
 
 async def test_connections_that_a_router_forgot_are_not_handed_out(ready: Any) -> None:
@@ -547,77 +554,3 @@ async def test_one_loop_after_another_and_children_of_both_kinds(ready: Any, tmp
 # -- poolers
 
 _TOLERATED = {"user", "database", "client_encoding", "datestyle", "timezone", "application_name"}
-
-
-@asynccontextmanager
-async def like_pgbouncer(port: int, refused: list[str]) -> AsyncIterator[int]:
-    """A relay that does what PgBouncer does to the handshake: it makes up the key for cancel requests, and ends a
-    connection whose first message has a setting that it does not keep.
-    """
-
-    async def forward(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        while data := await source.read(65536):
-            sink.write(data)
-            await sink.drain()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        upward: asyncio.Task[None] | None = None
-        to_server: asyncio.StreamWriter | None = None
-        try:
-            while True:
-                body = await reader.readexactly(struct.unpack("!I", await reader.readexactly(4))[0] - 4)
-                if body[:4] != struct.pack("!I", 80877103):
-                    break
-                writer.write(b"N")  # no TLS
-            names = {name.decode() for name in body[4:].split(b"\0")[0::2] if name}
-            if names - _TOLERATED:
-                refused.extend(names - _TOLERATED)
-                told = b"SFATAL\0C08P01\0Munsupported startup parameter\0\0"
-                writer.write(b"E" + struct.pack("!I", len(told) + 4) + told)
-                return
-            there, to_server = await asyncio.open_connection("127.0.0.1", port)
-            to_server.write(struct.pack("!I", len(body) + 4) + body)
-            upward = asyncio.create_task(forward(reader, to_server))
-            while True:
-                kind, length = await there.readexactly(1), await there.readexactly(4)
-                answer = await there.readexactly(struct.unpack("!I", length)[0] - 4)
-                if kind == b"K":
-                    answer = struct.pack("!I", 4242) + answer[4:]
-                writer.write(kind + length + answer)
-                if kind == b"Z":
-                    break
-            await forward(there, writer)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            return
-        finally:
-            if upward is not None and to_server is not None:
-                upward.cancel()
-                to_server.close()
-            writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-
-
-async def test_what_pgbouncer_refuses_is_not_asked_of_it(ready: Any) -> None:
-    refused: list[str] = []
-    async with (
-        like_pgbouncer(ready.primary.port, refused) as port,
-        create_async_cluster(make_url(ready.primary.url).set(port=port)) as cluster,
-    ):
-        statement_deadline(cluster, longest="7s")
-        async with cluster.connect(read_only=True) as connection:
-            assert (await connection.execute(text("SHOW transaction_read_only"))).scalar_one() == "on"
-            assert (await connection.execute(TIMEOUT)).scalar_one() == 7000
-        async with cluster.begin() as connection:
-            assert (await connection.execute(TIMEOUT)).scalar_one() == 7000
-        async with Deadline("2s"), cluster.begin() as connection:
-            assert 1000 < (await connection.execute(TIMEOUT)).scalar_one() <= 2000
-        assert cluster.nodes()[0].pooled is True
-        with pytest.raises(MisuseError, match="a pooler stands between"):
-            async with advisory_lock(cluster, "job"):
-                pass
-    assert refused == []

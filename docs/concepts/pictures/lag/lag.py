@@ -1,6 +1,6 @@
 """The picture of `lag.md`: three measures of one replica's lag, on real servers, while five things happen to it.
 
-python docs/concepts/pictures/lag.py        # draws lag.svg and says what was seen; takes 25 s
+python docs/concepts/pictures/lag/lag.py        # draws lag.svg and says what was seen; takes 25 s
 """
 
 from __future__ import annotations
