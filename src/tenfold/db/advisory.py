@@ -8,7 +8,7 @@ have keys of their own choice: ``space`` keeps names of two programs apart.
 not happen is that a connection goes back into the pool with the lock in its hands, where it would stay for days. So a
 connection whose lock was not given out for certain (an error, a time-out, a cancellation between the server's yes and
 ours) or not given back for certain is not reused but closed, and the server frees what a closed session held.
-A server-side pooler in transaction mode breaks session-level locks: use the other kind there.
+A server-side pooler in transaction mode breaks session-level locks, so it is refused: use the other kind there.
 
 *Transaction level* (`lock_in_transaction`): held until the transaction ends; nothing can leak.
 
@@ -19,17 +19,18 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from sqlalchemy import BigInteger, TextClause, bindparam, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
-from tenfold._core.errors import MisuseError, TenfoldError
+from tenfold._core.errors import TenfoldError
 from tenfold._core.tasks import shielded
 from tenfold._core.units import Duration, duration, format_duration
+from tenfold.db.pool_policy import must_be_direct
 from tenfold.resilience.deadline import remaining
 
 _LOCK_NOT_AVAILABLE: Final = "55P03"
@@ -102,20 +103,15 @@ async def advisory_lock(
     ``shared`` (False) admits others that ask for it shared. The lock is not reentrant: each block has a session of its
     own, so asking for it again inside of the block waits for itself.
 
-    Raises `LockBusy`, and `MisuseError` where a cluster knows of a pooler. The block's connection is in autocommit and
+    Raises `LockBusy`, and `MisuseError` where a pooler stands between. The block's connection is in autocommit and
     holds no transaction open.
     """
     limit, key = _limit(wait), lock_key(name, space=space)
     async with engine.connect() as connection:
-        nodes: Iterable[Any] = getattr(engine, "nodes", tuple)()
-        if any(node.pooled for node in nodes):
-            raise MisuseError(
-                "advisory_lock: a pooler stands between, which gives the session with the lock to others; expected a "
-                'direct connection (pooler="none" if it pools sessions), or use lock_in_transaction'
-            )
         held = False
         try:
             await connection.execution_options(isolation_level="AUTOCOMMIT")
+            await must_be_direct(connection, "advisory_lock", instead="use lock_in_transaction")
             try:
                 held = await _acquire(connection, name, key, limit, shared)
             except LockBusy:

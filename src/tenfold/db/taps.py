@@ -53,9 +53,9 @@ class Taps:
         node.pooled = pool_policy.obey(cparams, lambda: node.pooled, lambda: pool_policy.asked(node.url, timeout))
 
     def connect(self, connection: Any, record: Any) -> None:
+        pool_policy.note(record.info, self.node.pooled)
         if not self.node.pooled:
             return
-        record.info[pool_policy.POOLED] = True
         if not self.write:
             connection.set_isolation_level("read_committed")
             connection.readonly = True

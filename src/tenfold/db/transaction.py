@@ -55,9 +55,7 @@ class Host(Protocol):
     @property
     def options(self) -> ClusterOptions: ...
 
-    async def connect_for_writes(
-        self, wait: float | None = None, *, isolation: Isolation | None = None
-    ) -> AsyncConnection: ...
+    async def opened(self, isolation: Isolation | None) -> tuple[AsyncConnection, AsyncSession]: ...
 
     async def writer(self, wait: float | None = None) -> Node: ...
 
@@ -183,8 +181,7 @@ class Runner:
         attempt: Attempt,
         result: list[T],
     ) -> None:
-        connection = await self.host.connect_for_writes(isolation=isolation)
-        session = AsyncSession(bind=connection, expire_on_commit=False)
+        connection, session = await self.host.opened(isolation)
         within = float(self.host.options.release_timeout)
         try:
             pool = connection.sync_engine.pool

@@ -72,7 +72,18 @@ def _most(node: Mapping[str, Any]) -> Iterable[Sample]:
 
 
 def _primaries(state: Mapping[str, Any]) -> Iterable[Sample]:
+    if "primaries" in state:  # of shards; one without replicas has no choice
+        return [
+            ((name,), float(name == primary))
+            for shard, primary in state["primaries"].items()
+            for name in state["nodes"]
+            if name.startswith(f"{shard}/")
+        ]
     return [((name,), float(name == state["primary"])) for name in state["nodes"]] if "primary" in state else []
+
+
+def _buckets(state: Mapping[str, Any]) -> Iterable[Sample]:
+    return [((shard,), float(count)) for shard, count in state.get("shards", {}).get("buckets", {}).items()]
 
 
 FAMILIES: Final = (
@@ -276,6 +287,35 @@ FAMILIES: Final = (
         "Commits whose fate nobody knows.",
         at("run", "commits_unknown"),
     ),
+    Family(
+        "tenfold.database.buckets",
+        "{bucket}",
+        "gauge",
+        "Buckets of the shard map that lie on a shard.",
+        _buckets,
+        ("shard",),
+    ),
+    Family(
+        "tenfold.database.map_epoch",
+        "",
+        "gauge",
+        "The version of the shard map that this process goes by.",
+        at("shards", "epoch"),
+    ),
+    Family(
+        "tenfold.database.scattered_reads",
+        "{read}",
+        "counter",
+        "Reads that went to several shards.",
+        at("shards", "scattered"),
+    ),
+    Family(
+        "tenfold.database.stale_maps",
+        "{statement}",
+        "counter",
+        "Times that a statement met a shard under another version of the map, before it had done anything.",
+        at("shards", "stale_map"),
+    ),
 )
 
 
@@ -296,5 +336,5 @@ def database_group(databases: Iterable[ShowsState], reader: str) -> Group:
         databases,
         lambda database: database.state(),
         reader,
-        'give them names: create_async_cluster(…, name="orders")',
+        'give them names: create_async_cluster(…, name="orders"), ShardedCluster(…, name="orders")',
     )

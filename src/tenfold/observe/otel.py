@@ -24,6 +24,7 @@ from tenfold._core.errors import MisuseError
 from tenfold.observe.balancers import Balances, balancer_group
 from tenfold.observe.caches import Counts, cache_group
 from tenfold.observe.databases import ShowsState, database_group
+from tenfold.observe.outboxes import outbox_group
 from tenfold.observe.policies import Shows, policy_groups
 from tenfold.observe.table import Family, Group, Owner
 from tenfold.resilience.registry import REGISTRY
@@ -84,6 +85,17 @@ def instrument_databases(databases: Iterable[ShowsState], *, meter_provider: Met
     not installed, and for two databases of one name.
     """
     _show("instrument_databases", lambda reader: (database_group(databases, reader),), meter_provider)
+
+
+def instrument_outboxes(outboxes: Iterable[ShowsState], *, meter_provider: MeterProvider | None = None) -> None:
+    """Show outboxes to OpenTelemetry, as ``tenfold.outbox.delivered`` and so on with the attribute ``outbox``::
+
+        instrument_outboxes([dispatcher])
+
+    ``outboxes`` and ``meter_provider`` are as for `instrument_caches`. Raises `MisuseError` where ``opentelemetry`` is
+    not installed, and for two outboxes of one name.
+    """
+    _show("instrument_outboxes", lambda reader: (outbox_group(outboxes, reader),), meter_provider)
 
 
 class _Kind:

@@ -1,4 +1,4 @@
-"""Policies, caches, balancers and databases for Prometheus: collectors that read plain counters when they are scraped.
+"""Policies, caches, balancers, databases and outboxes for Prometheus: collectors that read plain counters at a scrape.
 
 The other way round, a counter of ``prometheus_client`` per call, costs 0.5 µs to 2 µs each, more than a whole policy
 does. So calls and hits count into integers of their own, and a scrape turns a snapshot of each into samples. A policy
@@ -14,6 +14,7 @@ from tenfold._core.errors import MisuseError
 from tenfold.observe.balancers import Balances, balancer_group
 from tenfold.observe.caches import Counts, cache_group
 from tenfold.observe.databases import ShowsState, database_group
+from tenfold.observe.outboxes import outbox_group
 from tenfold.observe.policies import Shows, policy_groups
 from tenfold.observe.table import Family, Group
 from tenfold.resilience.registry import REGISTRY
@@ -112,6 +113,29 @@ class DatabasesCollector:
     def __init__(self, databases: Iterable[ShowsState]) -> None:
         self._client: Final = _client("DatabasesCollector")
         self._groups: Final = (database_group(databases, "DatabasesCollector"),)
+
+    def describe(self) -> Iterator[Metric]:
+        """The metrics without samples, so that registering finds names that are taken."""
+        return _describe(self._client, self._groups)
+
+    def collect(self) -> Iterator[Metric]:
+        """What Prometheus asks for at each scrape."""
+        return _collect(self._client, self._groups)
+
+
+class OutboxesCollector:
+    """Shows outboxes, by their dispatchers, to Prometheus::
+
+        from prometheus_client import REGISTRY
+        REGISTRY.register(OutboxesCollector([dispatcher]))
+
+    ``outboxes`` may be any iterable that can be gone through again, such as a list that grows. Raises `MisuseError`
+    where ``prometheus_client`` is not installed, and for two outboxes of one name.
+    """
+
+    def __init__(self, outboxes: Iterable[ShowsState]) -> None:
+        self._client: Final = _client("OutboxesCollector")
+        self._groups: Final = (outbox_group(outboxes, "OutboxesCollector"),)
 
     def describe(self) -> Iterator[Metric]:
         """The metrics without samples, so that registering finds names that are taken."""

@@ -16,13 +16,19 @@ from typing import Any
 import asyncpg
 import pytest
 from sqlalchemy import event, insert, select, text
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.util import await_only
 
+from tenfold._core.errors import MisuseError
 from tenfold.db import AsyncCluster, CommitUnknown, DatabaseClusterError, causality, create_async_cluster
-from tenfold.db.shards import ShardedCluster
+from tenfold.db.advisory import advisory_lock, lock_in_transaction
+from tenfold.db.reshard.errors import CannotMove
+from tenfold.db.reshard.links import connected
+from tenfold.db.shards import Dispatcher, Outbox, ShardedCluster, SnowflakeIds
+from tenfold.db.shards.coordinator import Coordinator
 from tenfold.db.timeouts import statement_deadline
 from tenfold.servers.ports import free_port
 
@@ -203,6 +209,56 @@ async def test_a_commit_without_an_answer_is_of_unknown_fate(cluster: AsyncClust
     finally:
         await items.primary.fetchval("ALTER SYSTEM RESET synchronous_standby_names")
         await items.primary.fetchval("SELECT pg_reload_conf()")
+
+
+async def nobody(session: AsyncSession, message: Any) -> None:
+    raise AssertionError("nothing is delivered here")
+
+
+@pytest.mark.parametrize("replicated", [False, True])
+async def test_what_needs_a_session_of_its_own_refuses_a_pooler(items: Any, folder: Path, replicated: bool) -> None:
+    between = "a pooler stands between"
+    async with pgbouncer(folder, items) as url:
+        shard = create_async_cluster(f"{url}/primary") if replicated else f"{url}/primary"
+        async with ShardedCluster({"s0": shard}, models=[Base], pool_size=2) as cluster:
+            await Outbox(cluster).create_tables()
+            with pytest.raises(MisuseError, match=f"Dispatcher: shard s0: {between}"):
+                await Dispatcher(cluster, {"topic": nobody}).__aenter__()
+            with pytest.raises(MisuseError, match=f"TwoPhase: the home shard: {between}"):
+                await Coordinator(cluster).ensure()  # what TwoPhase begins with, where servers can prepare
+            with pytest.raises(MisuseError, match=f"advisory_lock: {between}.*lock_in_transaction"):
+                await advisory_lock(cluster.async_engine("s0"), "job").__aenter__()
+            async with cluster.async_engine("s0").begin() as connection:
+                await lock_in_transaction(connection, "job")
+            async with SnowflakeIds(cluster.async_engine("s0")) as ids:  # its lease is a row, so this is no harm
+                assert await ids.next() != await ids.next()
+    locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+    assert await items.primary.fetchval(locks) == 0
+
+
+async def test_an_engine_of_one_s_own_is_asked_and_a_direct_one_is_not_refused(items: Any, folder: Path) -> None:
+    direct = create_async_engine(make_url(items.primary.url).set(drivername="postgresql+asyncpg"))
+    async with pgbouncer(folder, items) as url:
+        pooled = create_async_engine(make_url(f"{url}/primary").set(drivername="postgresql+asyncpg"))
+        try:
+            with pytest.raises(MisuseError, match="a pooler stands between"):
+                await advisory_lock(pooled, "job").__aenter__()
+            async with advisory_lock(pooled.execution_options(pooler="none"), "job"):
+                pass  # whoever says so knows better
+            async with advisory_lock(direct, "job") as held:
+                await held.check()
+        finally:
+            await pooled.dispose()
+            await direct.dispose()
+
+
+async def test_resharding_refuses_a_pooler(items: Any, folder: Path) -> None:
+    async with pgbouncer(folder, items) as url:
+        with pytest.raises(CannotMove, match="shard s0: a pooler stands between"):
+            async with connected({"s0": [make_url(f"{url}/primary")]}, timeout=10.0, within=10.0):
+                pass
+    async with connected({"s0": [make_url(items.primary.url)]}, timeout=10.0, within=10.0) as links:
+        assert list(links.shards) == ["s0"]
 
 
 async def test_shards_behind_it(items: Any, folder: Path) -> None:

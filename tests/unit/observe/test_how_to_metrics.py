@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tenfold.observe import balancers, caches, databases
+from tenfold.observe import balancers, caches, databases, outboxes
 from tenfold.observe.policies import policy_groups
 from tenfold.resilience.registry import Registry
 
@@ -22,11 +22,14 @@ def text():
 def test_every_block_of_the_how_to_passes(text, passes):
     for needed in ("prometheus_client", "opentelemetry.sdk"):
         pytest.importorskip(needed, reason="one of the blocks shows it")
-    assert passes(text) == 3
+    assert passes(text) == 4
 
 
 def test_the_table_of_the_how_to_is_that_of_the_readers(text):
-    families = {family.name: family for family in (*caches.FAMILIES, *balancers.FAMILIES, *databases.FAMILIES)}
+    families = {
+        family.name: family
+        for family in (*caches.FAMILIES, *balancers.FAMILIES, *databases.FAMILIES, *outboxes.FAMILIES)
+    }
     for group in policy_groups(Registry(), (), (), ()):
         families |= {family.name: family for family in group.families}
     rows = re.findall(r"^\| `(tenfold\.[\w.]+)` \| (?:`(.*?)` )?\| `(\w+)` \| (.*) \|$", text, re.MULTILINE)
@@ -41,8 +44,9 @@ def test_the_table_of_the_how_to_is_that_of_the_readers(text):
 
 def test_promtool_takes_the_rules(text, tmp_path):
     (rules,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
-    shown = {family.prometheus + ("_total" if family.kind == "counter" else "") for family in databases.FAMILIES}
-    assert set(re.findall(r"tenfold_database_\w+", rules)) <= shown
+    families = (*databases.FAMILIES, *outboxes.FAMILIES)
+    shown = {family.prometheus + ("_total" if family.kind == "counter" else "") for family in families}
+    assert set(re.findall(r"tenfold_(?:database|outbox)_\w+", rules)) <= shown
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool is not installed (Debian: prometheus), so nobody has checked the rules")
@@ -52,4 +56,4 @@ def test_promtool_takes_the_rules(text, tmp_path):
         [promtool, "check", "rules", str(path)], capture_output=True, text=True, timeout=30, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "7 rules found" in done.stdout
+    assert "11 rules found" in done.stdout

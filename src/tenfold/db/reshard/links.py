@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import asyncpg
 from sqlalchemy.engine import URL
 
+from tenfold._core.errors import MisuseError
 from tenfold._core.tasks import shielded
-from tenfold.db.pool_policy import driver_arguments
+from tenfold.db.pool_policy import driver_arguments, must_be_direct
 from tenfold.db.reshard.errors import CannotMove, Interrupted, ReshardError
 from tenfold.db.reshard.steps import Server
 
@@ -92,8 +93,8 @@ async def connected(urls: Mapping[str, Sequence[URL]], *, timeout: float, within
     """All connections, locked. ``timeout`` bounds each statement, ``within`` the wait for the locks, and for a primary
     among several servers of a shard, in seconds.
 
-    Raises `ReshardError` when another tool holds a lock, `Interrupted` when a shard is not there or gets lost in the
-    block.
+    Raises `ReshardError` when another tool holds a lock, `CannotMove` where a pooler stands between, `Interrupted` when
+    a shard is not there or gets lost in the block.
     """
     opened: list[Connection] = []
 
@@ -106,9 +107,17 @@ async def connected(urls: Mapping[str, Sequence[URL]], *, timeout: float, within
                 server_settings=_SETTINGS,
                 statement_cache_size=0,
             )
+        except asyncpg.ProtocolViolationError as error:
+            if "startup parameter" not in str(error):
+                raise
+            raise CannotMove(f"shard {name}: a pooler stands between ({error}); give the server's own URL") from error
         except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
             raise CannotMove(f"shard {name}: {error}; check its URL") from error
         opened.append(connection)
+        try:
+            await must_be_direct(connection, f"shard {name}")
+        except MisuseError as error:
+            raise CannotMove(str(error)) from error
         try:
             await connection.execute("SET session_replication_role = replica")
         except asyncpg.InsufficientPrivilegeError as error:

@@ -1,9 +1,10 @@
 """PostgreSQL in several shards: answered as one database would, or refused with the reason. See `ShardedCluster`."""
 
 from tenfold.db.shards.across import CrossShardTransaction
+from tenfold.db.shards.carry import DispatchCounters
 from tenfold.db.shards.cluster import ShardedCluster
 from tenfold.db.shards.current import MapChanged
-from tenfold.db.shards.dispatch import DispatchCounters, Dispatcher
+from tenfold.db.shards.dispatch import Dispatcher
 from tenfold.db.shards.errors import (
     CannotAnswer,
     CoordinatorLost,

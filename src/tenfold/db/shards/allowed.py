@@ -166,7 +166,8 @@ def check_select(statement: Select[Any]) -> None:
         ):
             raise CannotAnswer(
                 "entities of several shards would share one session and its identity map",
-                f"select columns: select(*{getattr(column, 'name', 'table')}.c), or pin the statement to one shard key",
+                f"select columns: select(*{getattr(column, 'name', 'table')}.c), or pin it: WHERE on the shard key, "
+                "or execution_options(shard_key=…)",
             )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final, TypeVar
 
-from tenfold._core.events import EVENTS, Event
+from tenfold._core.events import EVENTS, Event, Hub
 from tenfold.db.shards import store
 from tenfold.db.shards.errors import StaleMap
 from tenfold.db.shards.map import ShardMap
@@ -37,13 +37,15 @@ class MapChanged(Event):
 class CurrentMap:
     """``map`` is this process's version; ``stale`` counts how often a statement met a shard under another."""
 
-    __slots__ = ("_engines", "_home", "_members", "_random", "map", "stale")
+    __slots__ = ("_engines", "_home", "_hub", "_members", "_random", "map", "stale")
 
-    def __init__(self, first: ShardMap, members: Mapping[str, Member], home: str, random: Random) -> None:
+    def __init__(
+        self, first: ShardMap, members: Mapping[str, Member], home: str, random: Random, hub: Hub = EVENTS
+    ) -> None:
         self.map = first
         self.stale = 0
         self._members, self._engines, self._home = members, Engines(members), home
-        self._random = random
+        self._random, self._hub = random, hub
 
     async def prepare(self) -> None:
         """Make the tables where they are missing; the stored map wins over ours."""
@@ -88,4 +90,4 @@ class CurrentMap:
     def _take(self, new: ShardMap) -> None:
         if new.epoch > self.map.epoch:
             old, self.map = self.map, new
-            EVENTS.emit(MapChanged(old.epoch, new.epoch))
+            self._hub.emit(MapChanged(old.epoch, new.epoch))

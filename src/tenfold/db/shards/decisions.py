@@ -16,6 +16,8 @@ from typing import Any, Final, Literal
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from tenfold.db.pool_policy import must_be_direct
+
 Verdict = Literal["commit", "abort"]
 
 _SPACE: Final = 7233175  # the first half of the locks' keys; the second is the coordinator's number
@@ -121,7 +123,11 @@ async def create_tables(connection: AsyncConnection) -> None:
 
 
 async def register(connection: AsyncConnection) -> int:
-    """A new coordinator, alive for as long as this connection, which must be in autocommit."""
+    """A new coordinator, alive for as long as this connection, which must be in autocommit.
+
+    Raises `MisuseError` where a pooler stands between: the lock would outlive the process, or be given to others.
+    """
+    await must_be_direct(connection, "TwoPhase: the home shard")
     while True:
         found = (await connection.execute(_REGISTER)).scalar_one_or_none()
         if found is not None:

@@ -10,31 +10,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from random import Random
 from types import TracebackType
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tenfold._core.errors import MisuseError, TenfoldError
 from tenfold._core.events import EVENTS, Hub
 from tenfold._core.tasks import shielded
 from tenfold.db.advisory import lock_key
-from tenfold.db.cluster_errors import NoPrimary
-from tenfold.db.refusals import NOT_THERE, is_gone
+from tenfold.db.pool_policy import must_be_direct, refuse_pooled
+from tenfold.db.refusals import NOT_THERE
+from tenfold.db.shards.carry import Carrier, Receiver
 from tenfold.db.shards.cluster import ShardedCluster
-from tenfold.db.shards.outbox import CHANNEL, Message, MessageDied, OutboxOptions, message
-from tenfold.db.shards.parallel import together
+from tenfold.db.shards.outbox import CHANNEL, OutboxOptions, message
 from tenfold.resilience import Deadline
-from tenfold.resilience.backoff import pause
-
-Receiver = Callable[[AsyncSession, Message], Awaitable[object]]
-"""Does what a message asks for, in a session on the shard of its key, and does not commit."""
-Outcome = Literal["delivered", "duplicate", "moved"]
 
 _log: Final = logging.getLogger("tenfold.db.shards")
 _LOCK: Final = sa.text("SELECT pg_try_advisory_lock(:key)").bindparams(sa.bindparam("key", type_=sa.BigInteger))
@@ -44,58 +38,11 @@ _FIND: Final = sa.text(
     "clock_timestamp() AND NOT EXISTS (SELECT FROM tenfold_outbox e WHERE e.key = o.key AND NOT e.dead AND e.id < o.id "
     "AND e.due > clock_timestamp()) ORDER BY id LIMIT :most"
 )
-_CLAIM: Final = sa.text(
-    "UPDATE tenfold_outbox o SET asked = CASE WHEN c.shard = ANY (asked) THEN asked ELSE asked || c.shard END, "
-    "tries = tries + 1, held = true, due = clock_timestamp() + make_interval(secs => c.wait) FROM "
-    "unnest(CAST(:ids AS bigint[]), CAST(:shards AS text[]), CAST(:waits AS float8[])) c (id, shard, wait) "
-    "WHERE o.id = c.id"
-)
-_GIVE_BACK: Final = sa.text(
-    "UPDATE tenfold_outbox SET tries = greatest(tries - 1, 0), held = :held, due = '-infinity' "
-    "WHERE id = ANY (CAST(:ids AS bigint[]))"
-)
-_DELIVERED: Final = sa.text("DELETE FROM tenfold_outbox WHERE id = ANY (CAST(:ids AS bigint[]))")
-_FAILED: Final = sa.text(
-    "UPDATE tenfold_outbox SET due = clock_timestamp() + make_interval(secs => CAST(:wait AS float8)), error = :error, "
-    "tries = :tries, dead = :dead, held = false WHERE id = :id"
-)
-_RECEIVE: Final = sa.text("INSERT INTO tenfold_inbox (message) VALUES (:message) ON CONFLICT DO NOTHING RETURNING true")
-_RECEIVED: Final = sa.text("SELECT EXISTS (SELECT FROM tenfold_inbox WHERE message = :message)")
 _FORGET: Final = sa.text(
     "DELETE FROM tenfold_inbox WHERE message IN (SELECT message FROM tenfold_inbox WHERE at < now() - "
     "make_interval(secs => CAST(:keep AS float8)) ORDER BY at LIMIT 1000 FOR UPDATE SKIP LOCKED)"
 )
 _FORGET_EVERY: Final = 60.0
-_LONGEST_ERROR: Final = 1000
-
-
-@dataclass(slots=True)
-class DispatchCounters:
-    """What one `Dispatcher` has seen. ``lag``: seconds that the oldest message of a shard had waited when it was last
-    looked at, 0 for none; only of shards where this dispatcher leads.
-    """
-
-    delivered: int = 0
-    duplicates: int = 0
-    """Deliveries that had happened already."""
-    failed: int = 0
-    suspects: int = 0
-    """Messages that a dispatcher had in hand when it was killed, or cut off from their shard; delivered one by one."""
-    dead: int = 0
-    moved: int = 0
-    """Put back because the key's bucket changed its shard meanwhile."""
-    interrupted: int = 0
-    """How often a shard was lost and looked for anew."""
-    lag: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class _Results:
-    """What became of one batch. ``gone``: shards that are not there, so that nobody else waits for them."""
-
-    delivered: list[int] = field(default_factory=list)
-    failed: list[tuple[Message, Exception]] = field(default_factory=list)
-    gone: dict[str, Exception] = field(default_factory=dict)
 
 
 class Dispatcher:
@@ -103,7 +50,9 @@ class Dispatcher:
 
     ``receivers`` by topic; a message of another topic fails and is tried again, for another process may be newer. Run
     one in each process, or a process of its own: for each shard one leads. It needs one connection of each shard's
-    pool, and ``concurrency`` more while it delivers.
+    pool, and ``concurrency`` more while it delivers. ``name`` ("outbox") is what its metrics are told apart by.
+    Entering raises `MisuseError` where a pooler in transaction mode stands before a shard: it would lose the lock and
+    the notifications.
     """
 
     def __init__(
@@ -114,21 +63,27 @@ class Dispatcher:
         options: OutboxOptions | None = None,
         random: Random | None = None,
         hub: Hub = EVENTS,
+        name: str = "outbox",
     ) -> None:
         if not receivers:
             raise MisuseError('receivers: expected functions by topic such as {"points": add_points}, got none')
-        self._cluster, self._receivers, self._hub = cluster, dict(receivers), hub
+        self._cluster = cluster
         self._options = options or OutboxOptions()
         self._random = random or Random()
+        self._carrier = Carrier(cluster, dict(receivers), self._options, self._random, hub)
+        self.name: Final = name
         self._tasks: list[asyncio.Task[None]] = []
         self._served: set[str] = set()
-        self.counters: Final = DispatchCounters()
+        self.counters: Final = self._carrier.counters
         self.leads: Final[set[str]] = set()
         """The shards whose messages this dispatcher delivers."""
 
     async def __aenter__(self) -> Dispatcher:
         if self._tasks:
             raise MisuseError("Dispatcher: expected to be entered once at a time")
+        for shard in self._cluster.shards:
+            if self._cluster.member(shard).pooled:
+                refuse_pooled(f"Dispatcher: shard {shard}")
         tasks: list[asyncio.Task[None]] = []
         self._tasks = tasks
         self._serve(tasks)
@@ -141,6 +96,18 @@ class Dispatcher:
         tasks, self._tasks = self._tasks, []
         self._served.clear()
         await shielded(_end(tasks))
+
+    def state(self) -> dict[str, Any]:
+        """What a person or a dashboard asks for, ready for JSON: counters, and whether it leads each shard.
+
+        May be called from any thread. See `tenfold.observe`.
+        """
+        leads = frozenset(self.leads)
+        return {
+            "name": self.name,
+            **asdict(replace(self.counters, lag=dict(self.counters.lag))),
+            "leads": {shard: shard in leads for shard in self._cluster.shards},
+        }
 
     def __repr__(self) -> str:
         return f"<Dispatcher leads {', '.join(sorted(self.leads)) or 'nowhere'}, {self.counters}>"
@@ -168,12 +135,14 @@ class Dispatcher:
                 connection = await self._cluster.member(shard).connect()
                 try:
                     await connection.execution_options(isolation_level="AUTOCOMMIT")
+                    await must_be_direct(connection, f"Dispatcher: shard {shard}")
                     while not (await connection.execute(_LOCK, key)).scalar_one():  # noqa: ASYNC110
                         await asyncio.sleep(self._random.uniform(poll / 2, poll))
                     self.leads.add(shard)
                     await self._lead(shard, connection)
                 finally:
                     self.leads.discard(shard)
+                    self.counters.lag.pop(shard, None)
                     await shielded(_drop(connection), timeout="5s")  # the lock and the listener end with the session
             except (*NOT_THERE, TenfoldError) as error:
                 self.counters.interrupted += 1
@@ -194,7 +163,7 @@ class Dispatcher:
             self.counters.lag[shard] = max((row[8] for row in rows), default=0.0)
             if rows:
                 suspects = [message(row) for row in rows if row[9]]
-                await self._carry_apart(shard, connection, [message(row) for row in rows if not row[9]], suspects)
+                await self._carrier.carry(shard, connection, [message(row) for row in rows if not row[9]], suspects)
                 if suspects or len(rows) == self._options.batch:
                     continue
             elif loop.time() >= forget_at:
@@ -206,118 +175,6 @@ class Dispatcher:
                     await told.wait()
             except TimeoutError:
                 continue
-
-    # -- one batch
-
-    async def _carry_apart(
-        self, shard: str, connection: AsyncConnection, messages: Sequence[Message], suspects: Sequence[Message]
-    ) -> None:
-        """What nobody suspects, as a batch, then the first suspect alone. Later messages of a suspect's key wait."""
-        keys = {(type(one.key), one.key) for one in suspects}
-        if free := [one for one in messages if (type(one.key), one.key) not in keys]:
-            await self._carry(shard, connection, free)
-        if not suspects:
-            return
-        first = suspects[0]
-        if first.tries < self._options.tries:
-            self.counters.suspects += 1
-            await self._carry(shard, connection, [first], held=True)
-            return
-        text = f"its dispatcher was killed or cut off while it delivered it, the last of {first.tries} tries"
-        if first.error is not None:
-            text = f"{text}; before that: {first.error}"
-        values = {"id": first.id, "wait": 0.0, "error": text[:_LONGEST_ERROR], "tries": first.tries, "dead": True}
-        async with Deadline(self._options.deadline):
-            await connection.execute(_FAILED, values)
-        self._bury(shard, first, text)
-
-    async def _carry(
-        self, shard: str, connection: AsyncConnection, messages: Sequence[Message], *, held: bool = False
-    ) -> None:
-        targets = [self._cluster.map.shard_of(one.key) for one in messages]
-        waits = [self._pause(one.tries + 1) for one in messages]
-        async with Deadline(self._options.deadline):
-            ids = [one.id for one in messages]
-            await connection.execute(_CLAIM, {"ids": ids, "shards": targets, "waits": waits})
-        rows: dict[Any, tuple[str, list[Message]]] = {}
-        for one, target in zip(messages, targets, strict=True):
-            rows.setdefault((type(one.key), one.key), (target, []))[1].append(one)
-        results = _Results()
-        try:
-            work = [partial(self._in_order, row, target, results) for target, row in rows.values()]
-            await together(work, self._options.concurrency)
-        finally:
-            settled = {*results.delivered, *(one.id for one, _ in results.failed)}
-            rest = [one.id for one in messages if one.id not in settled]
-            await shielded(self._settle(shard, connection, results, rest, held), timeout=self._options.deadline)
-
-    async def _in_order(self, row: Sequence[Message], target: str, results: _Results) -> None:
-        """The messages of one key, until one of them does not go through."""
-        for one in row:
-            try:
-                if target in results.gone:
-                    raise results.gone[target]
-                async with Deadline(self._options.deadline):
-                    outcome = await self._deliver(one, frozenset((*one.asked, target)))
-            except Exception as error:  # noqa: BLE001 - whatever a receiver raises, the message is tried again
-                if isinstance(error, NoPrimary) or is_gone(error):
-                    results.gone[target] = error
-                results.failed.append((one, error))
-                return
-            if outcome == "moved":
-                self.counters.moved += 1
-                return
-            self.counters.delivered += outcome == "delivered"
-            self.counters.duplicates += outcome == "duplicate"
-            results.delivered.append(one.id)
-
-    async def _deliver(self, one: Message, asked: frozenset[str]) -> Outcome:
-        receiver = self._receivers.get(one.topic)
-        if receiver is None:
-            raise MisuseError(f"no receiver of topic {one.topic!r}: expected one of {', '.join(self._receivers)}")
-        async with self._cluster.session(shard_key=one.key) as session:
-            connection = await session.connection()  # it has passed the fence now, so the shard is the key's
-            here: Any = session.sync_session
-            if here.shard not in asked:
-                return "moved"
-            known = {"message": one.message}
-            if (await connection.execute(_RECEIVE, known)).scalar_one_or_none() is None:
-                return "duplicate"
-            for before in asked - {here.shard}:
-                async with self._cluster.member(before).alone(writes=False) as other:
-                    if (await other.execute(_RECEIVED, known)).scalar_one():
-                        return "duplicate"
-            await receiver(session, one)
-            await session.commit()
-        return "delivered"
-
-    async def _settle(
-        self, shard: str, connection: AsyncConnection, results: _Results, rest: Sequence[int], held: bool
-    ) -> None:
-        if results.delivered:
-            await connection.execute(_DELIVERED, {"ids": results.delivered})
-        if rest:
-            await connection.execute(_GIVE_BACK, {"ids": rest, "held": held})
-        for one, error in results.failed:
-            self.counters.failed += 1
-            tries, wait = one.tries + 1, self._pause(one.tries + 1)
-            if error in results.gone.values():  # that a shard is down is not the message's fault
-                tries, wait = one.tries, float(self._options.poll)
-            dead = tries >= self._options.tries
-            text = f"{type(error).__name__}: {error}"[:_LONGEST_ERROR]
-            values = {"id": one.id, "wait": wait, "error": text, "tries": tries, "dead": dead}
-            await connection.execute(_FAILED, values)
-            if dead:
-                self._bury(shard, one, text)
-
-    def _pause(self, tries: int) -> float:
-        base, cap = float(self._options.base), float(self._options.cap)
-        return pause("full", tries, 0.0, base, cap, self._random)
-
-    def _bury(self, shard: str, one: Message, text: str) -> None:
-        self.counters.dead += 1
-        self._hub.emit(MessageDied(shard, one.id, one.topic, text))
-        _log.error("outbox of %s: message %d (%s) is laid aside: %s", shard, one.id, one.topic, text)
 
 
 async def _drop(connection: AsyncConnection) -> None:

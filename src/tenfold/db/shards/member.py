@@ -44,11 +44,15 @@ _RELEASE: Final = 2.0
 class Member:
     """A shard that is one server, behind ``engine``."""
 
+    cluster: AsyncCluster | None = None
+    """What it is, unless it is one server."""
+
     def __init__(self, name: str, engine: AsyncEngine, mark: MapMark) -> None:
         self.name, self._mark = name, mark
         self._engine = engine
         self._pooled: bool | None = None
         event.listen(engine.sync_engine, "do_connect", self._do_connect)
+        event.listen(engine.sync_engine, "connect", lambda _, record: pool_policy.note(record.info, self._pooled))
         event.listen(engine.sync_engine, "begin", fence)
         event.listen(engine.sync_engine, "checkout", _must_be_open)
 
@@ -60,6 +64,11 @@ class Member:
     def engine(self) -> AsyncEngine:
         """Of the present primary."""
         return self._engine
+
+    @property
+    def pooled(self) -> bool:
+        """Whether a pooler is known to stand before it: see `pool_policy`."""
+        return bool(self._pooled)
 
     async def settle(self) -> None:
         """Return when `engine` is known to be a primary's."""
@@ -185,12 +194,16 @@ class ReplicatedMember(Member):
 
     def __init__(self, name: str, cluster: AsyncCluster, mark: MapMark) -> None:
         self.name, self._mark = name, mark
-        self._cluster = cluster
+        self.cluster = self._cluster = cluster
 
     @property
     def engine(self) -> AsyncEngine:
         watch, nodes = self._cluster.watch, self._cluster.nodes()
         return _fenced((watch.winner or nodes[0]).engine)
+
+    @property
+    def pooled(self) -> bool:
+        return any(node.pooled for node in self._cluster.nodes())
 
     async def settle(self) -> None:
         await self._cluster.writer()

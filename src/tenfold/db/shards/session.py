@@ -1,9 +1,10 @@
 """SQLAlchemy's session on one shard: the first statement decides which, the transaction keeps it, a second is refused.
 
 A session that was opened for a key or a shard by name runs every statement there as it stands. One that was not reads
-the key from each statement or object. What a relationship loads belongs to the object it is loaded for and is read
-where that lives. Reads that name no key scatter, unless a transaction is open: there they would miss what it has
-written.
+the key from each statement, from its execution option ``shard_key``, or from the object. What a relationship loads
+belongs to the object it is loaded for and is read where that lives (`homes`). Reads that name no key scatter, unless a
+transaction is open: there they would miss what it has written. `get` by an id that does not say its shard looks on the
+shard of the transaction; that nothing is there does not mean that there is nothing, so this is refused, not answered.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from sqlalchemy.util import await_only
 from tenfold._core.errors import MisuseError
 from tenfold.db.causality import CAUSALITY
 from tenfold.db.shards.errors import CannotAnswer, CrossShard, StaleMap
+from tenfold.db.shards.homes import home, loaded_for, object_key, remember, stays_at_home
+from tenfold.db.shards.key import locate
 from tenfold.db.shards.keys import Key, check
 from tenfold.db.shards.map import ShardMap
 from tenfold.db.shards.member import Member
-from tenfold.db.shards.scheme import Scheme, Sharded
+from tenfold.db.shards.scheme import Everywhere, Scheme, Sharded
 from tenfold.db.shards.shape import Plan
 from tenfold.db.shards.store import EXPECTED, SHARD
 
@@ -41,20 +44,34 @@ class Shards(Protocol):
 
 
 class ShardSession(Session):
-    """What `ShardedCluster.session` opens. ``shard_key`` or ``shard`` bind it from the start."""
+    """What `ShardedCluster.session` opens. ``shard_key`` or ``shard`` bind it from the start. ``isolation``: the level
+    of its transactions, the server's default if left out.
+    """
 
-    def __init__(self, *, cluster: Shards, shard_key: Any = None, shard: str | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        cluster: Shards,
+        shard_key: Any = None,
+        shard: str | None = None,
+        isolation: str | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
         if shard_key is not None and shard is not None:
             raise MisuseError("session: expected shard_key or shard, got both")
         self._cluster = cluster
         self._key: Key | None = None if shard_key is None else check(shard_key)
-        self._named = shard
+        self._named, self._isolation = shard, isolation
         self._bound: str | None = None
         self._engine: Engine | None = None
         self._been_there = False
+        self._getting: _Get | None = None
         event.listen(self, "do_orm_execute", _route)
         event.listen(self, "after_transaction_end", _unbind)
+        if self._key is None and shard is None:
+            event.listen(self, "pending_to_persistent", remember)
+            event.listen(self, "loaded_as_persistent", remember)
 
     @property
     def shard(self) -> str | None:
@@ -72,21 +89,50 @@ class ShardSession(Session):
     def flush(self, objects: Sequence[Any] | None = None) -> None:
         """As SQLAlchemy's, after every changed object has been found to live on the session's shard."""
         changed = [*self.new, *self.dirty, *self.deleted]
-        if changed and self._key is None and self._named is None:
-            keys = {key for one in changed if (key := _object_key(one, self._cluster.scheme)) is not None}
-            self.bind_shard(keys=keys)
-        elif changed:
-            home = self._target()
-            for one in changed:
-                key = _object_key(one, self._cluster.scheme)
-                if (
-                    key is not None
-                    and home is not None
-                    and self._named is None
-                    and self._cluster.map.shard_of(key) != home
-                ):
-                    raise CrossShard(home, self._cluster.map.shard_of(key))
+        if changed:
+            with self.no_autoflush:  # the shard key may have to be loaded
+                self._check_changed(changed)
         super().flush(objects)
+
+    def _check_changed(self, changed: Sequence[Any]) -> None:
+        scheme = self._cluster.scheme
+        if self._key is None and self._named is None:
+            self.bind_shard(keys={object_key(one, scheme) for one in changed})
+            return
+        target = self._target()
+        for one in changed:
+            if self._named is not None and _stands_everywhere(one, scheme):
+                continue
+            key = object_key(one, scheme)
+            if target is not None and self._named is None and self._cluster.map.shard_of(key) != target:
+                raise CrossShard(target, self._cluster.map.shard_of(key))
+
+    def get(self, entity: Any, ident: Any, **options: Any) -> Any:
+        """As SQLAlchemy's. Without the shard key, in a session that was not opened for one, it looks on the shard of
+        the transaction, and raises `CannotAnswer` instead of None when the object is not there.
+        """
+        before, self._getting = self._getting, _Get(self._getting is not None and self._getting.merges)
+        try:
+            found = super().get(entity, ident, **options)
+            if found is None and self._getting.blind:
+                raise CannotAnswer(
+                    f"there is no {getattr(entity, '__name__', entity)} {ident!r} on shard {self._bound}, where the "
+                    "transaction is, and its id does not say on which shard it would be",
+                    'say it: get(…, execution_options={"shard_key": …}), or session(shard_key=…)',
+                )
+            return found
+        finally:
+            self._getting = before
+
+    def merge(self, instance: Any, **options: Any) -> Any:
+        """As SQLAlchemy's, on the shard of the object's shard key."""
+        if self._target() is None:
+            self.bind_shard(keys={object_key(instance, self._cluster.scheme)})
+        before, self._getting = self._getting, _Get(merges=True)
+        try:
+            return super().merge(instance, **options)
+        finally:
+            self._getting = before
 
     def _bulk_save_mappings(self, *arguments: Any, **options: Any) -> None:
         """Behind SQLAlchemy's old ``bulk_…`` methods, which pass by flush and its checks."""
@@ -143,7 +189,9 @@ class ShardSession(Session):
             return
 
     def _connector(self, shard: str) -> Callable[[Engine], Connection]:
-        options = {EXPECTED: self._cluster.map.epoch, SHARD: shard}
+        options: dict[str, Any] = {EXPECTED: self._cluster.map.epoch, SHARD: shard}
+        if self._isolation is not None:
+            options["isolation_level"] = self._isolation
 
         def connect(engine: Engine) -> Connection:
             self._engine = engine.execution_options(**options)
@@ -155,14 +203,28 @@ class ShardSession(Session):
 def _route(state: ORMExecuteState) -> Result[Any] | None:
     session = state.session
     assert isinstance(session, ShardSession)
+    cluster, statement, parameters = session._cluster, state.statement, state.parameters
+    said = state.execution_options.get("shard_key")  # of the statement or of the call
     if session._target() is not None:
         session.bind_shard()
-        _check_place(session, state)
+        _check_place(session, state, said)
         return None
-    if (state.is_relationship_load or state.is_column_load) and session._bound is not None:
+    if said is None and (state.is_relationship_load or state.is_column_load) and stays_at_home(state, cluster.scheme):
+        one = loaded_for(state)
+        key = None if one is None else home(one, cluster.scheme)
+        if key is not None:
+            session.bind_shard(keys={key})
+        if session._bound is not None:
+            return None
+    try:
+        made = cluster.plan(statement, parameters, shard_key=said)
+    except CannotAnswer:
+        if session._bound is None or not _gets(session, statement):
+            raise
         return None
-    cluster, statement, parameters = session._cluster, state.statement, state.parameters
-    made = cluster.plan(statement, parameters)
+    elsewhere = session._bound is not None and made.shards[0] != session._bound
+    if elsewhere and said is None and not made.write and not locate(statement, parameters, cluster.scheme).sharded:
+        return None  # the tables stand here too
     if made.kind == "scatter":
         if session.in_transaction() and session._bound is not None:
             raise CannotAnswer(
@@ -172,13 +234,32 @@ def _route(state: ORMExecuteState) -> Result[Any] | None:
         # Without a token, a replica may lack what this session has written.
         primary = session._been_there and CAUSALITY.get() is None
         return await_only(cluster.read(statement, parameters, primary=primary))
-    session.bind_shard(plan=lambda: cluster.plan(statement, parameters).shards[0])
+    session.bind_shard(plan=lambda: cluster.plan(statement, parameters, shard_key=said).shards[0])
     return None
 
 
-def _check_place(session: ShardSession, state: ORMExecuteState) -> None:
+class _Get:
+    """A `get` under way. ``blind``: it looked on a shard where the object need not be. ``merges``: for a `merge`,
+    whose object's shard key has said where it is.
+    """
+
+    __slots__ = ("blind", "merges")
+
+    def __init__(self, merges: bool = False) -> None:
+        self.blind, self.merges = False, merges
+
+
+def _gets(session: ShardSession, statement: Any) -> bool:
+    """Whether this is `get` with an id that does not say its shard; then it looks on the session's."""
+    getting = session._getting
+    if getting is None or not isinstance(session._cluster.scheme.of(statement.get_final_froms()[0]), Sharded):
+        return False
+    getting.blind = not getting.merges
+    return True
+
+
+def _check_place(session: ShardSession, state: ORMExecuteState, said: Any) -> None:
     """In a session that is bound from its start: refuse what names another shard, and rows that belong there."""
-    said = state.statement.get_execution_options().get("shard_key")
     if session._key is not None and (said is not None or isinstance(state.statement, Insert | Update)):
         made = session._cluster.plan(
             state.statement, state.parameters, shard_key=session._key if said is None else said
@@ -187,33 +268,13 @@ def _check_place(session: ShardSession, state: ORMExecuteState) -> None:
             raise CrossShard(str(session._bound), made.shards[0])
 
 
+def _stands_everywhere(one: Any, scheme: Scheme) -> bool:
+    mapper: Any = inspect(type(one))
+    return isinstance(scheme.of(mapper.local_table), Everywhere)
+
+
 def _unbind(session: Session, transaction: Any) -> None:
     if transaction.parent is None and isinstance(session, ShardSession):
         if session._bound is not None:
             session._cluster.member(session._bound).committed()
         session._bound = session._engine = None
-
-
-def _object_key(one: Any, scheme: Scheme) -> Key | None:
-    """The shard key of a mapped object; None for tables that stand everywhere."""
-    state: Any = inspect(one)
-    table = state.mapper.local_table
-    known = scheme.of(table)
-    if not isinstance(known, Sharded):
-        raise CannotAnswer(
-            f"{table} stands on every shard, and a write reaches one",
-            "write it on each shard: cluster.session(shard=…)",
-        )
-    name = state.mapper.get_property_by_column(table.c[known.column]).key
-    if state.key is not None and state.attrs[name].history.has_changes():
-        raise CannotAnswer(
-            f"the shard key {table.c[known.column]} of a stored object was changed",
-            "insert a new object and delete this",
-        )
-    value = getattr(one, name)
-    if value is None:
-        raise CannotAnswer(
-            f"an object of {type(one).__name__} has no shard key {name} yet",
-            "set it before the flush; relationships and the database's defaults fill it too late",
-        )
-    return check(value, known.kind)

@@ -1,10 +1,4 @@
-"""One transaction over several shards: two-phase commit with a decision log, and recovery.
-
-Theory. Each shard first *prepares*: it promises to commit whatever happens to it, and keeps its locks. When all have
-promised, the coordinator writes its decision, and that is the moment of the commit; then it tells the shards. Under
-*presumed abort* (Mohan, Lindsay and Obermarck, "Transaction Management in the R* Distributed Database Management
-System", 1986) only decisions to commit are written down, and before anybody is told; whoever finds a promise and no
-decision of a coordinator that is gone may roll back. A decision is forgotten when all shards have carried it out.
+"""One transaction over several shards: two-phase commit (`commit`) with a decision log, and recovery.
 
 What it costs: a prepared part holds its locks until it is told, so a shard or a coordinator that is down holds up
 others for that time; two round trips and three flushes to disk more than a local commit; and no snapshot is common to
@@ -21,12 +15,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from random import Random
 from types import TracebackType
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -35,13 +29,13 @@ from tenfold._core.errors import MisuseError, TenfoldError
 from tenfold._core.tasks import shielded
 from tenfold._core.units import Duration, duration, format_duration
 from tenfold.db.cluster_errors import RetriesExhausted
-from tenfold.db.refusals import NOT_THERE, is_gone
+from tenfold.db.refusals import NOT_THERE
 from tenfold.db.shards import decisions
 from tenfold.db.shards.across import CrossShardTransaction, may_run_again, shard_of, waited_too_long
 from tenfold.db.shards.cluster import ShardedCluster
-from tenfold.db.shards.coordinator import Coordinator, driver_of
-from tenfold.db.shards.decisions import Gid, Verdict
-from tenfold.db.shards.errors import CoordinatorLost, InDoubt, LockTimeout
+from tenfold.db.shards.commit import Protocol
+from tenfold.db.shards.coordinator import Coordinator
+from tenfold.db.shards.errors import LockTimeout
 from tenfold.db.shards.parallel import together
 from tenfold.db.shards.recovery import Recovered, recover
 from tenfold.db.transaction import RunOptions
@@ -50,7 +44,6 @@ from tenfold.resilience.deadline import Deadline
 
 T = TypeVar("T")
 _log: Final = logging.getLogger("tenfold.db.shards")
-_BETWEEN_TRIES: Final = 0.05
 
 
 class TwoPhase:
@@ -88,17 +81,11 @@ class TwoPhase:
         if not self._every or not self._timeout or not self._lock_timeout:
             raise MisuseError('every, timeout and lock_timeout: expected durations above 0 such as "5s", got 0')
         self._coordinator = Coordinator(cluster)
-        self._number = 0
-        self._active: set[int] = set()
         self._look = asyncio.Event()
+        self._protocol = Protocol(cluster, self._coordinator, self._timeout, self._look.set)
         self._task: asyncio.Task[None] | None = None
-        self.committed = 0
         self.retries = 0
         """Times that `run` has run a function again."""
-        self.aborted = 0
-        """Transactions of several shards that were rolled back after their block had ended well."""
-        self.late = 0
-        """Parts of decided transactions that their shard did not carry out at once, and that were left to recovery."""
         self.recovered_commits = 0
         self.recovered_aborts = 0
 
@@ -122,6 +109,21 @@ class TwoPhase:
             await asyncio.wait([task])
         await shielded(self._coordinator.leave(), timeout=self._timeout)
 
+    @property
+    def committed(self) -> int:
+        """Transactions of several shards that were committed."""
+        return self._protocol.committed
+
+    @property
+    def aborted(self) -> int:
+        """Transactions of several shards that were rolled back after their block had ended well."""
+        return self._protocol.aborted
+
+    @property
+    def late(self) -> int:
+        """Parts of decided transactions that their shard did not carry out at once, and that were left to recovery."""
+        return self._protocol.late
+
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[CrossShardTransaction]:
         """A transaction over whichever shards its sessions are on. One that touched a single shard commits as usual.
@@ -142,7 +144,7 @@ class TwoPhase:
             if len(transaction.sessions) == 1:
                 await next(iter(transaction.sessions.values())).commit()
             elif transaction.sessions:
-                await shielded(self._commit(transaction))
+                await shielded(self._protocol.commit(transaction))
         except Exception as error:
             if len(transaction.sessions) > 1 and waited_too_long(error):
                 raise LockTimeout(tuple(transaction.sessions), format_duration(self._lock_timeout)) from error
@@ -187,7 +189,7 @@ class TwoPhase:
         """End what dead coordinators left in doubt, now. The background does so too."""
         async with asyncio.timeout(self._timeout):
             found = await recover(
-                self._cluster, own=self._coordinator.id, active=lambda: frozenset(self._active), age=self._age
+                self._cluster, own=self._coordinator.id, active=lambda: frozenset(self._protocol.active), age=self._age
             )
         self.recovered_commits += found.committed
         self.recovered_aborts += found.aborted
@@ -195,95 +197,9 @@ class TwoPhase:
 
     def __repr__(self) -> str:
         return (
-            f"<TwoPhase coordinator {self._coordinator.id}, {len(self._active)} under way, {self.committed} committed, "
-            f"{self.aborted} aborted, {self.late} parts late>"
+            f"<TwoPhase coordinator {self._coordinator.id}, {len(self._protocol.active)} under way, "
+            f"{self.committed} committed, {self.aborted} aborted, {self.late} parts late>"
         )
-
-    # -- the protocol
-
-    async def _commit(self, transaction: CrossShardTransaction) -> None:
-        coordinator, tag = self._coordinator.id, self._coordinator.tag
-        assert coordinator is not None
-        self._number += 1
-        number = self._number
-        self._active.add(number)
-        try:
-            drivers: list[tuple[Gid, Any]] = []
-            for part, session in enumerate(transaction.sessions.values()):
-                await session.flush()
-                gid = Gid(coordinator, number, part, tag)
-                drivers.append((gid, driver_of(await session.connection())))
-            try:
-                await self._prepare(drivers)
-                await self._decide(coordinator, number)
-            except InDoubt:
-                raise
-            except BaseException:
-                self.aborted += 1
-                await self._tell(drivers, "abort")
-                raise
-            self.committed += 1
-            if await self._tell(drivers, "commit"):
-                self._coordinator.carried_out(number)
-            else:
-                self.late += 1
-        finally:
-            self._active.discard(number)
-
-    async def _prepare(self, drivers: Sequence[tuple[Gid, Any]]) -> None:
-        """Have all promise. Raises the first refusal after all have answered."""
-        async with asyncio.timeout(self._timeout):
-            answers = await asyncio.gather(
-                *(driver.execute(f"PREPARE TRANSACTION '{gid}'") for gid, driver in drivers), return_exceptions=True
-            )
-        for answer in answers:
-            if isinstance(answer, BaseException):
-                raise answer
-
-    async def _decide(self, coordinator: int, number: int) -> None:
-        """Write the decision; again where the answer was lost, which does not hurt. Raises `CoordinatorLost` where it
-        certainly was not written, `InDoubt` where nobody knows.
-        """
-        home = self._cluster.member(self._cluster.home)
-        lost = False
-        until = asyncio.get_running_loop().time() + self._timeout
-        while True:
-            try:
-                async with asyncio.timeout_at(until), home.alone() as connection:
-                    done, sent = list(self._coordinator.done), True
-                    if await decisions.decide(connection, coordinator, number, done):
-                        del self._coordinator.done[: len(done)]
-                        return
-                    if not lost:
-                        self._coordinator.give_up()
-                        raise CoordinatorLost("another process took this coordinator for dead; run it again")
-                    if (coordinator, number) in await decisions.decided(connection, [coordinator]):
-                        return
-                    raise InDoubt(number)
-            except NOT_THERE as error:
-                lost = lost or sent
-                if asyncio.get_running_loop().time() >= until or not (
-                    isinstance(error, TimeoutError) or is_gone(error)
-                ):
-                    if lost:
-                        raise InDoubt(number) from error
-                    raise
-            await asyncio.sleep(_BETWEEN_TRIES)
-
-    async def _tell(self, drivers: Sequence[tuple[Gid, Any]], verdict: Verdict) -> bool:
-        """Carry out the verdict on all shards; whether all have done so. What remains is recovery's."""
-        try:
-            async with asyncio.timeout(self._timeout):
-                answers = await asyncio.gather(
-                    *(decisions.resolve(driver, gid, verdict) for gid, driver in drivers), return_exceptions=True
-                )
-        except TimeoutError as error:
-            answers = [error]
-        failed = [answer for answer in answers if isinstance(answer, BaseException)]
-        if failed:
-            _log.warning("two-phase: a part of transaction %d is left to recovery: %s", drivers[0][0].number, failed[0])
-            self._look.set()
-        return not failed
 
     # -- the coordinator
 
