@@ -285,6 +285,7 @@ async def test_what_another_server_showed_does_not_count_for_this_one(items: Any
     """
     ready, late = items.replicas
     await items.primary.fetchval("CREATE DATABASE other")
+    await items.primary.fetchval("DROP TABLE IF EXISTS tenfold_shard_map, tenfold_shard_epoch")  # of another cluster
     async with (
         pooler(folder, items) as (url, point),
         create_async_cluster(f"{url}/primary", [f"{url}/replica"], max_lag=None, connect_timeout="10s") as many,
