@@ -61,8 +61,9 @@ def pytest(cache: Path) -> list[str]:
 
 def together(arguments: list[str]) -> list[Part]:
     """Both lanes, to their ends. The second one's output comes when the first is done."""
-    beside = tuple(f"tests/{each}" for each in ("integration/cache", "fault/cache", "fault/db", "fault/serve",
-                                                "integration/serve", "integration/autoscale"))  # fmt: skip
+    beside = tuple(
+        f"tests/{each}" for each in ("integration/cache", "fault/cache", "fault/db", "fault/serve", "integration/serve")
+    )
     first = Part("servers", ("tests/integration", "tests/fault", "tests/browser"), without=beside)
     computing = Part(
         "computing", ("tests/unit", "tests/property", "tests/architecture", "tests/typing"), niced=True, again=False
