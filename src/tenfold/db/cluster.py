@@ -254,7 +254,7 @@ class AsyncCluster:
     async def opened(self, isolation: Isolation | None) -> tuple[AsyncConnection, AsyncSession]:
         """A connection as `connect_for_writes` makes it and a session on it, for the caller to `release`."""
         connection = await self.connect_for_writes(isolation=isolation)
-        return connection, AsyncSession(bind=connection, expire_on_commit=False)
+        return connection, AsyncSession(bind=connection, expire_on_commit=False, close_resets_only=False)
 
     async def stand_by(self, node: Node, error: Exception, until: float) -> None:
         """``node`` refused a writer's connection: have it asked anew, and pause before the next try.

@@ -90,7 +90,7 @@ async def once(
             return json.loads(found)
     result = await fn()
     try:
-        told = json.dumps(result)
+        told = json.dumps(result, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise MisuseError(
             f"once: expected a result that JSON can hold, got {type(result).__name__}: {error}"

@@ -16,12 +16,16 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 from typing import Any, Final, Literal, Protocol, TypeVar
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError, InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.orm import Session
 
+from tenfold._core.errors import MisuseError
 from tenfold._core.tasks import shielded
 from tenfold._core.units import Duration, duration, whole_number
 from tenfold.db.cluster_errors import CommitUnknown, NoPrimary, RetriesExhausted
@@ -111,8 +115,9 @@ class Runner:
         """Run ``fn(session)`` in a transaction and commit; give back what ``fn`` returned.
 
         ``fn`` is run again from the start, in a fresh session, after a serialization failure, a deadlock, and a loss of
-        the primary before COMMIT: it must do nothing outside of the session that cannot be done twice, and must not
-        commit by itself. ``isolation``: the server's default if left out. ``deadline``: for all of it, waits included.
+        the primary before COMMIT: it must do nothing outside of the session that cannot be done twice, and neither
+        commit by itself nor close the session (`MisuseError`; savepoints and rollback are its own). ``isolation``: the
+        server's default if left out. ``deadline``: for all of it, waits included.
 
         Raises what ``fn`` raises (the transaction is rolled back), `CommitUnknown`, `NoPrimary`, `RetriesExhausted`,
         and `DeadlineExceeded`. A ``fn`` that is cancelled is rolled back.
@@ -188,10 +193,13 @@ class Runner:
             node = next((n for n in self.host.nodes() if n.engine.sync_engine.pool is pool), None)
             if node is not None:
                 attempt.on(node)
+            event.listen(session.sync_session, "before_commit", partial(_refuse_own_commit, attempt))
             result.append(await fn(session))
+            if not session.in_transaction():
+                await _refuse_closed(session)
             await session.flush()
             await connection.run_sync(refuse_aborted)
-            if how.track and session.in_transaction():
+            if how.track and connection.in_transaction():
                 found = await session.scalar(XID)
                 attempt.xid, attempt.asked = (None if found is None else int(found)), True
             attempt.committing = True
@@ -217,6 +225,25 @@ class Runner:
         if not self.purse.confirm(reservation, time.monotonic()):
             raise RetriesExhausted(f"the budget for further tries is used up after {number}", number) from error
         self.retries += 1
+
+
+def _refuse_own_commit(attempt: Attempt, session: Session) -> None:
+    if not attempt.committing and not session.in_nested_transaction():
+        raise MisuseError(
+            "run: expected a function that leaves COMMIT to run, got one that commits by itself (session.commit() or "
+            "session.begin()); if its answer was lost, nobody could tell whether to run it again. Leave it out, take "
+            "session.begin_nested() for a part, or cluster.session() for a transaction of your own"
+        )
+
+
+async def _refuse_closed(session: AsyncSession) -> None:
+    try:
+        await session.begin()
+    except InvalidRequestError as closed:
+        raise MisuseError(
+            "run: expected a function that leaves its session open, got one that closed it (async with session, or "
+            "session.close()), which has rolled back what it wrote"
+        ) from closed
 
 
 def _is_retryable(error: BaseException) -> bool:

@@ -119,6 +119,47 @@ async def test_a_connection_lost_before_commit_is_run_again(cluster: AsyncCluste
     assert await balances(cluster) == [101, 101]
 
 
+@pytest.mark.parametrize("way", ["session.commit", "session.begin", "a savepoint"])
+async def test_a_function_that_commits_by_itself_is_refused(cluster: AsyncCluster, way: str) -> None:
+    """If the answer to its own COMMIT was lost it would be run again, whatever became of it."""
+
+    async def pay(session: AsyncSession) -> None:
+        if way == "session.commit":
+            await add(session, 1, 1)
+            await session.commit()
+        else:
+            async with session.begin() if way == "session.begin" else session.begin_nested():
+                await add(session, 1, 1)
+
+    if way == "a savepoint":
+        await cluster.run(pay)
+    else:
+        with pytest.raises(MisuseError, match="leaves COMMIT to run"):
+            await cluster.run(pay)
+    assert await balances(cluster) == [101 if way == "a savepoint" else 100, 100]
+    assert cluster.nodes()[0].account.holders == {}
+
+
+async def test_a_function_that_closes_its_session_is_refused(cluster: AsyncCluster) -> None:
+    """Closing rolls back: who is told that all went well would believe that it was paid."""
+
+    async def pay(session: AsyncSession) -> None:
+        async with session:
+            await add(session, 1, 1)
+
+    async def changes_its_mind(session: AsyncSession) -> str:
+        await add(session, 1, 1)
+        await session.rollback()
+        return "not paid"
+
+    with pytest.raises(MisuseError, match="leaves its session open"):
+        await cluster.run(pay)
+    assert await cluster.run(changes_its_mind) == "not paid"
+    assert await cluster.run(lambda session: asyncio.sleep(0, "nothing")) == "nothing"
+    assert await balances(cluster) == [100, 100]
+    assert cluster.nodes()[0].account.holders == {}
+
+
 async def test_the_deadline_holds_for_all_of_it(cluster: AsyncCluster) -> None:
     async def slow(session: AsyncSession) -> None:
         await add(session, 1, 1)
@@ -251,6 +292,8 @@ async def test_once(cluster: AsyncCluster) -> None:
         await cluster.run(lambda session: once(session, "", lambda: asyncio.sleep(0)))
     with pytest.raises(MisuseError, match="a result that JSON can hold"):
         await cluster.run(lambda session: once(session, "x", lambda: asyncio.sleep(0, {1, 2})))
+    with pytest.raises(MisuseError, match="a result that JSON can hold"):
+        await cluster.run(lambda session: once(session, "x", lambda: asyncio.sleep(0, float("nan"))))
     async with cluster.begin() as connection:
         assert await prune(connection, "1h") == 0
         assert await prune(connection, 0) == 1

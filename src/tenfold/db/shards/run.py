@@ -105,7 +105,9 @@ class _HostOfKey:
     async def opened(self, isolation: Isolation | None) -> tuple[AsyncConnection, AsyncSession]:
         until = time.monotonic() + float(self.options.failover_wait)
         while True:
-            session = self.cluster.session(shard_key=self.key, isolation=isolation, expire_on_commit=False)
+            session = self.cluster.session(
+                shard_key=self.key, isolation=isolation, expire_on_commit=False, close_resets_only=False
+            )
             try:
                 connection = await session.connection()  # passes the fence
             except BaseException as error:
