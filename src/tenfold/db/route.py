@@ -16,6 +16,7 @@ surely one goes to the primary as it would without.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -29,6 +30,14 @@ from tenfold.db.position import Position
 from tenfold.db.token import NOWHERE, Token
 
 Route = Literal["primary", "replica"]
+STRICTER: Final = frozenset({"REPEATABLE READ", "SERIALIZABLE"})
+"""Levels at which the statements of a transaction share one snapshot."""
+
+
+def level_of(options: Mapping[str, Any]) -> str | None:
+    """The isolation level that execution options ask for, spelt as SQLAlchemy's dialects spell it."""
+    level = options.get("isolation_level")
+    return None if level is None else str(level).replace("_", " ").upper()
 
 
 @dataclass(frozen=True, slots=True)

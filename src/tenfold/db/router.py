@@ -1,12 +1,14 @@
 """Routes statements: classification, decision, choice of a server, and the correction when a replica refuses.
 
 The catalogue of functions is read when the first statement comes and again when it is ``refresh_every`` old, by
-whichever statement finds it so; the others go on with the old one. Without a catalogue calls of functions are doubts,
-and doubts go to the primary: a catalogue that cannot be read costs replicas' help, not correctness.
+whichever statement finds it so; the others go on with the old one, and wait for the first. Without a catalogue calls
+of functions are doubts, and doubts go to the primary. Relations are none: a view that writes is then found out by a
+replica's refusal, and a sequence may be read from one.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
@@ -15,7 +17,7 @@ from sqlalchemy.engine import Connection, CursorResult, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.sql.base import Executable
-from sqlalchemy.util import greenlet_spawn
+from sqlalchemy.util import await_only, greenlet_spawn
 
 from tenfold._core.errors import MisuseError
 from tenfold._core.events import EVENTS, Hub
@@ -25,11 +27,12 @@ from tenfold.db.cluster_errors import ReadsRefused
 from tenfold.db.places import ClusterPlaces, Place, Places
 from tenfold.db.position import Position
 from tenfold.db.refusals import NOT_THERE, ReplicaRefused, is_gone, is_stale, refusal, sqlstate
-from tenfold.db.route import Asked, Decision, Needs, Stale, asked_route, checked_route, decide, most_lag
+from tenfold.db.route import STRICTER, Asked, Decision, Needs, Stale, asked_route, checked_route, decide, most_lag
 from tenfold.db.route_explanation import RouteExplanation
 from tenfold.db.token import NOWHERE
 
 _TRY_AGAIN: Final = 5.0
+_LOOK: Final = 0.005
 _ALL_AT_ONCE: Final[Any] = {"stream_results": False, "yield_per": None}
 
 
@@ -53,8 +56,8 @@ class Router:
     """See the module. One for each cluster; `routed_sessionmaker` makes its sessions."""
 
     __slots__ = (
-        "_due", "_hub", "_monotonic", "_refresh_every", "catalogue_error", "causality", "classifier", "places",
-        "reads_on_primary", "reads_on_replicas", "refused", "repeated", "sent_to_primary",
+        "_due", "_hub", "_loading", "_monotonic", "_refresh_every", "catalogue_error", "causality", "classifier",
+        "level", "places", "reads_on_primary", "reads_on_replicas", "refused", "repeated", "sent_to_primary",
     )  # fmt: skip
 
     def __init__(
@@ -74,6 +77,9 @@ class Router:
         self._monotonic = monotonic
         self._hub = hub
         self._due = float("-inf")
+        self._loading = False
+        self.level = ""
+        """The isolation level that the database's transactions have by default, as far as it is known."""
         self.catalogue_error = ""
         """Why the catalogue could not be read last time; empty if it could."""
         self.reads_on_replicas = 0
@@ -95,7 +101,8 @@ class Router:
         has run through the router) calls of functions are doubts: `refresh` reads it.
         """
         verdict = self.classifier(statement)
-        decision = decide(verdict, asked_route(statement, checked_route(route)), read_only=read_only)
+        asked = asked_route(statement, checked_route(route))
+        decision = decide(verdict, asked, read_only=read_only, one_connection=self.level in STRICTER)
         places = self._places(decision, read_only=read_only, pinned=None)
         return RouteExplanation(
             decision.to,
@@ -121,22 +128,32 @@ class Router:
         A read runs in autocommit on a replica, without BEGIN and ROLLBACK around it; anything else in a transaction of
         its own on the primary, committed at the end. A replica that refuses or is lost is corrected as in a session.
         """
+        if not isinstance(statement, Executable):
+            raise MisuseError(f"execute: expected a statement such as select(…) or text(…), got {statement!r:.80}")
         asked = asked_route(statement, checked_route(route))
         return await greenlet_spawn(self._execute, statement, parameters, asked)
 
     # -- for sessions, within SQLAlchemy's greenlet
 
     def keep_fresh(self) -> None:
-        """Read the catalogue if it is due."""
+        """Read the catalogue if it is due. While somebody reads the first one, wait for that."""
         now = self._monotonic()
         if now < self._due:
+            while self._loading and self.classifier.catalogue is None and self._monotonic() < now + _TRY_AGAIN:
+                await_only(asyncio.sleep(_LOOK))
             return
         self._due = now + self._refresh_every  # nobody else loads meanwhile
+        self._loading = True
         try:
             self._load()
         except (ReadsRefused, PoolTimeoutError, *NOT_THERE) as error:
             self.catalogue_error = f"{type(error).__name__}: {error}"
             self._due = now + _TRY_AGAIN
+        except BaseException:  # whoever asked was cancelled: the next one reads it
+            self._due = now
+            raise
+        finally:
+            self._loading = False
 
     def wanted(self, needs: Needs | None = None) -> Position | None:
         """The position that a read must show: what the scope wants and, besides or instead, what the read ``needs``."""
@@ -190,7 +207,8 @@ class Router:
 
     def _load_from(self, place: Place) -> None:
         with place.engine.connect() as connection:
-            self.classifier.catalogue = Catalogue.load_from(connection)
+            self.classifier.catalogue = catalogue = Catalogue.load_from(connection)
+            self.level = catalogue.level
 
     def _places(self, decision: Decision, *, read_only: bool, pinned: str | None) -> Iterable[Place]:
         if decision.to == "replica":
@@ -206,10 +224,14 @@ class Router:
                 return refused
         self.sent_to_primary += 1
         with self.places.at_writer(Engine.connect) as connection:
-            with connection.begin():
-                result = _buffered(connection, statement, parameters)
-            if self.causality is not None:
-                self.causality.after_commit(connection)
+            committing = False
+            try:
+                with connection.begin():
+                    result = _buffered(connection, statement, parameters)
+                    committing = True
+            finally:
+                if committing and self.causality is not None:  # also if nobody knows what became of it
+                    self.causality.after_commit(connection)
         return result
 
     def _read(self, statement: Executable, parameters: Any, decision: Decision) -> CursorResult[Any] | None:

@@ -47,6 +47,13 @@ CREATE DOMAIN harmless AS int CHECK (VALUE > -1);
 CREATE TYPE pair AS (a int, b int);
 CREATE FUNCTION to_pair(int) RETURNS pair LANGUAGE sql VOLATILE AS 'SELECT ROW($1, $1)::adversary.pair';
 CREATE CAST (int AS pair) WITH FUNCTION to_pair(int);
+CREATE TYPE hidden_pair AS (a int, b int);
+CREATE FUNCTION to_hidden_pair(int) RETURNS hidden_pair LANGUAGE sql STABLE AS
+    'SELECT ROW($1, CASE WHEN adversary.locks($1) THEN 1 END)::adversary.hidden_pair';
+CREATE CAST (int AS hidden_pair) WITH FUNCTION to_hidden_pair(int);
+CREATE FUNCTION join(int) RETURNS bool LANGUAGE sql VOLATILE AS 'SELECT pg_try_advisory_lock($1)';
+CREATE FUNCTION is(int) RETURNS bool LANGUAGE sql VOLATILE AS 'SELECT pg_try_advisory_lock($1)';
+CREATE FUNCTION anything(int) RETURNS SETOF record LANGUAGE sql VOLATILE AS 'SELECT pg_try_advisory_lock($1)::int';
 CREATE TABLE parts (id int, k int) PARTITION BY LIST (k);
 CREATE UNLOGGED TABLE part_one PARTITION OF parts FOR VALUES IN (1);
 CREATE TABLE things (id int PRIMARY KEY, a int);
@@ -75,6 +82,14 @@ NOT_FOR_A_REPLICA = [
     "SELECT 5::pair",
     "SELECT * FROM parts",
     "SELECT pg_walfile_name('0/1000000')",  # 55000
+    "SELECT 5::hidden_pair",
+    "SELECT E'a'\n'\\'' || pg_advisory_lock(1)::text || '' -- '",
+    "SELECT join(1), is(1)",
+    'SELECT * FROM things, anything(1) AS ("select" int)',
+    # A replica tells of itself: nobody streams from it, and it has no transactions that are prepared.
+    "SELECT count(*) FROM pg_stat_replication",
+    "SELECT gid FROM pg_catalog.pg_prepared_xacts",
+    "SELECT pid FROM pg_stat_activity",
     # Calls after what looks like an alias or a common table with columns.
     "SELECT DISTINCT ON (id) locks(id) FROM things",
     "SELECT 1 OPERATOR(pg_catalog.+) locks(1)::int",
@@ -92,6 +107,9 @@ READS = [
     "EXPLAIN (ANALYZE off) UPDATE things SET a = 1",
     "SELECT 1::harmless",
     "SELECT DISTINCT ON (id) lower('A') FROM things",
+    "SELECT E'a' || 'b' || E'c' /* ' */ || E'\\''",
+    "SELECT 1 FROM things a JOIN things b USING (id) WHERE a.a IS NOT NULL AND 'x' LIKE ('y')",
+    "SELECT * FROM pg_stats",
 ]
 
 
@@ -155,6 +173,26 @@ async def test_a_replica_shows_a_sequence_ahead(servers: Any) -> None:
         found.append(await connection.fetchval("SELECT last_value FROM adversary.numbers"))
         await connection.close()
     assert found == [1, 33]
+
+
+async def test_the_first_statements_wait_for_the_catalogue(servers: Any, cluster: AsyncCluster) -> None:
+    drawn = text("SELECT last_value FROM adversary.numbers")
+    assert cluster.router.classifier.catalogue is None
+    found = await asyncio.gather(*[cluster.execute(drawn) for _ in range(5)])
+    assert [one.scalar_one() for one in found] == [1] * 5
+
+
+async def test_a_cancelled_reader_leaves_the_catalogue_to_the_next(cluster: AsyncCluster) -> None:
+    router = routed(cluster, hub=Hub())
+    first = asyncio.create_task(router.execute(text("SELECT 1")))
+    while router._due < 0:  # noqa: ASYNC110 - it has begun to read it
+        await asyncio.sleep(0)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert router.classifier.catalogue is None
+    await router.execute(text("SELECT 1"))
+    assert router.classifier.catalogue is not None
 
 
 # -- through sessions

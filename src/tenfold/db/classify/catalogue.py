@@ -52,9 +52,16 @@ _PRIMARYS: Final = text("""
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind = 'S' OR (c.relname = 'pg_sequences' AND n.nspname = 'pg_catalog')
     UNION ALL
-    SELECT n.nspname, t.typname, 'is cast to by a VOLATILE function'
-    FROM pg_cast c JOIN pg_proc p ON p.oid = c.castfunc JOIN pg_type t ON t.oid = c.casttarget
-    JOIN pg_namespace n ON n.oid = t.typnamespace WHERE p.provolatile = 'v'
+    SELECT n.nspname, c.relname, 'tells of one server, and a replica tells of itself'
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = 'pg_catalog' AND (c.relname ~ '^pg_stat(io)?_' OR c.relname IN (
+        'pg_locks', 'pg_prepared_xacts', 'pg_replication_slots', 'pg_replication_origin_status'
+    )) AND c.relname NOT IN ('pg_stat_wal_receiver', 'pg_stat_recovery_prefetch', 'pg_stat_database_conflicts')
+""")
+_CASTS: Final = text("""
+    SELECT m.nspname, p.proname, n.nspname, t.typname
+    FROM pg_cast c JOIN pg_proc p ON p.oid = c.castfunc JOIN pg_namespace m ON m.oid = p.pronamespace
+    JOIN pg_type t ON t.oid = c.casttarget JOIN pg_namespace n ON n.oid = t.typnamespace WHERE p.oid >= 16384
 """)
 _DOMAINS: Final = text("""
     WITH RECURSIVE based AS (
@@ -88,13 +95,13 @@ _BODIES: Final = text("""
     JOIN pg_namespace m ON m.oid = s.pronamespace
     WHERE p.oid >= 16384 GROUP BY 1, 2
 """)
-_PATH: Final = text("SELECT current_schemas(true)")
+_PATH: Final = text("SELECT current_schemas(true), upper(current_setting('default_transaction_isolation'))")
 
 
 class Catalogue:
     """Functions by name and schema with their volatility, and the relations that only the primary can read."""
 
-    __slots__ = ("_functions", "_names", "_operators", "_path", "_relations", "_row_functions")
+    __slots__ = ("_functions", "_names", "_operators", "_path", "_relations", "_row_functions", "level")
 
     def __init__(
         self,
@@ -104,7 +111,10 @@ class Catalogue:
         operators: Iterable[str] = (),
         row_functions: Iterable[str] = (),
         relations: Mapping[tuple[str, str], str] | None = None,
+        level: str = "READ COMMITTED",
     ) -> None:
+        self.level = level
+        """The isolation level that transactions have by default."""
         self._functions: dict[str, dict[str, bool]] = {}
         for schema, name, volatile in functions:
             self._functions.setdefault(name, {})[schema] = volatile
@@ -116,7 +126,7 @@ class Catalogue:
 
     @classmethod
     async def load(cls, connection: AsyncConnection) -> Catalogue:
-        """Read it from the database: eight queries, once. Any server of the cluster will do."""
+        """Read it from the database: nine queries, once. Any server of the cluster will do."""
         return await connection.run_sync(cls.load_from)
 
     @classmethod
@@ -128,10 +138,11 @@ class Catalogue:
             return list(connection.execute(statement).all())
 
         functions = {(row[0], row[1]): bool(row[2]) for row in rows(_FUNCTIONS)}
-        path = rows(_PATH)[0][0]
+        path, level = rows(_PATH)[0]
         operators = [((row[0], row[1]), row[2]) for row in rows(_OPERATORS)]
         row_functions = [(row[0], row[1]) for row in rows(_ROW_FUNCTIONS)]
         relations = {(row[0], row[1]): row[2] for row in rows(_PRIMARYS)}
+        casts = [((row[0], row[1]), (row[2], row[3])) for row in rows(_CASTS)]
         views = [(row[0], row[1], row[2]) for row in rows(_VIEWS) + rows(_POLICIES) + rows(_DOMAINS)]
         bodies = [(row[0], row[1], row[2]) for row in rows(_BODIES)]
         while True:
@@ -141,6 +152,7 @@ class Catalogue:
                 operators=[name for function, name in operators if functions[function]],
                 row_functions=[name for schema, name in row_functions if functions[schema, name]],
                 relations=relations,
+                level=level,
             )
             worse = [
                 (schema, name)
@@ -151,6 +163,11 @@ class Catalogue:
                 (schema, name): f"is not for a replica: {verdict.reasons[0]}"
                 for schema, name, body in views
                 if (schema, name) not in relations and not (verdict := classify_text(body, known)).is_read
+            }
+            more |= {
+                target: "is cast to by a VOLATILE function"
+                for function, target in casts
+                if functions[function] and target not in relations
             }
             if not more and not worse:
                 return known

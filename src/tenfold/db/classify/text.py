@@ -158,13 +158,16 @@ _CHANGING: Final = frozenset({"insert", "update", "delete", "merge"})
 _LOCKS: Final = frozenset({"update", "share", "no", "key"})
 # Before a parenthesis these are grammar. The first cannot name a function unless quoted; the second can.
 _RESERVED: Final = words(
-    "in and or not values as on using from join select where when then else having limit offset union except intersect "
-    "lateral group order case distinct is like ilike similar to between end all any some exists with fetch into "
+    "in and or not values as on using from select where when then else having limit offset union except intersect "
+    "lateral group order case distinct to between end all any some exists with fetch into "
     "varchar numeric decimal char character bit float time timestamp interval int integer bigint smallint boolean real "
     "precision"
 )
 _NAMING: Final = frozenset({"with", "recursive", "as", "tablesample"})
-_SOFT: Final = words("over filter by within partition rollup cube sets materialized next first repeatable columns")
+_SOFT: Final = words(
+    "over filter by within partition rollup cube sets materialized next first repeatable columns join is like ilike "
+    "similar"
+)
 
 
 def _statement(cut: Sequence[Token], catalogue: Catalogue | None, found: Findings) -> None:
@@ -251,7 +254,8 @@ def _names_columns(cut: Sequence[Token], number: int) -> bool:
     if cut[number - 1].text != ",":
         return False
     end = next((at for at in range(number, len(cut)) if cut[at].text == ")"), len(cut))
-    texts = [token.text for token in cut[end + 1 : end + 6] if token.text not in ("not", "materialized")]
+    after = [token for token in cut[end + 1 : end + 6] if token.text not in ("not", "materialized")]
+    texts = ["" if token.sort == "name" else token.text for token in after]
     return texts[:2] == ["as", "("] and texts[2:3] in (["select"], ["with"], ["table"])
 
 

@@ -49,7 +49,7 @@ class Token:
 
 def tokens(sql: str) -> Iterator[Token]:
     """The tokens of ``sql``, comments left out. Raises `UnreadableTextError`."""
-    at = 0
+    at, escaped = 0, False
     while at < len(sql):
         match = _TOKEN.match(sql, at)
         if match is None:
@@ -57,6 +57,9 @@ def tokens(sql: str) -> Iterator[Token]:
         kind, text, at = match.lastgroup, match.group(), match.end()
         if kind == "space":
             continue
+        if kind == "string" and escaped:
+            raise UnreadableTextError("an E'' string that goes on in the next line is not read")  # with backslashes
+        escaped = kind == "escaped" or (escaped and kind == "comment")
         if kind == "comment":
             at = _end_of_comment(sql, at)
         elif kind == "dollar":
