@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final
 
+from tenfold._core.errors import MisuseError
 from tenfold.db.lineage import History
 from tenfold.db.position import Position
 from tenfold.db.token import NOWHERE, UNKNOWN, Token
@@ -61,6 +62,9 @@ class Causality:
     __slots__ = ("_last", "_open", "_token", "_unread", "captures", "commits", "superseded", "wrote")
 
     def __init__(self, token: Token | None = None) -> None:
+        given: object = token
+        if given is not None and not isinstance(given, Token):
+            raise MisuseError(f"causality: expected a Token (TokenKeys.read of its text) or None, got {given!r:.80}")
         self._token = token
         self._unread: dict[Capture, _Unread] = {}
         self._open: list[int | None] = []

@@ -13,22 +13,26 @@ the time between is longer by the replica's lag. A transaction that writes what 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
-from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction
 from sqlalchemy.sql.base import Executable
 from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.util import EMPTY_DICT
 
 from tenfold._core.errors import MisuseError
+from tenfold.db.causality import CAUSALITY
 from tenfold.db.classify import LEARNED, Verdict
 from tenfold.db.places import Place
-from tenfold.db.route import Asked, Decision, Needs, Stale, asked_route, checked_route, decide
+from tenfold.db.route import STRICTER, Asked, Decision, Needs, Stale, asked_route, checked_route, decide, level_of
 from tenfold.db.router import Router
-from tenfold.db.session_reads import STRICTER, SessionReads
+from tenfold.db.session_reads import SessionReads
+
+_SEVERAL: Final = object()
+"""Stands for several scopes, none of which knows of all that a session has done."""
 
 
 def routed_sessionmaker(router: Router, **options: Any) -> async_sessionmaker[AsyncSession]:
@@ -54,8 +58,10 @@ class RoutedSession(Session):
         super().__init__(**options)
         self._router = router
         self._read_only = read_only
-        self._own_route = checked_route(route)
+        self._own_route = checked_route(self.execution_options.get("route") if route is None else route)
         self._call_route: Asked | None = None
+        self._hooked: ORMExecuteState | None = None
+        """What ``do_orm_execute`` hooks make of the statement under way, if there are any."""
         self._reads = SessionReads(self, router)
         self._writer: Engine | None = None
         self._primary: Place | None = None
@@ -64,6 +70,10 @@ class RoutedSession(Session):
         """To be called when the transaction is over that may have written."""
         self._on_primary = False
         self._been_there = False
+        self._scope: object = None
+        """The causal scope in which it has been on the primary; `_SEVERAL`: whose token may miss something of it."""
+        self._autocommits = self._lasts = False
+        """Whether what the transaction wrote may last whatever becomes of it: COMMIT was sent, or it autocommits."""
 
     def execute(self, statement: Any, params: Any = None, **options: Any) -> Any:
         """As `Session.execute`, routed."""
@@ -93,6 +103,8 @@ class RoutedSession(Session):
             self._reads.last = None
             if not self._on_primary:
                 self._reads.let_go()
+            scope = CAUSALITY.get()
+            self._scope = scope if not self._been_there or self._scope is scope else _SEVERAL
             self._on_primary = self._been_there = True
             self._router.sent_to_primary += 1
             self._note_that_it_may_write(clause)
@@ -109,6 +121,16 @@ class RoutedSession(Session):
                 "Open one without read_only to write"
             )
         super().flush(objects)
+        if self._autocommits:
+            self._count_commit()
+
+    def commit(self) -> None:
+        """As `Session.commit`. Where the answer is lost it may have happened, and later reads must show it."""
+        try:
+            super().commit()
+        finally:
+            if self._lasts:
+                self._count_commit()
 
     def close(self) -> None:
         """As `Session.close`. The next use begins anew: any replica, nothing remembered."""
@@ -116,6 +138,7 @@ class RoutedSession(Session):
         self._reads.forget()
         self._writing = None
         self._been_there = False
+        self._scope = None
         self._ended()
 
     # -- inside
@@ -125,6 +148,11 @@ class RoutedSession(Session):
         route = self._call_route
         options: Mapping[str, Any] = EMPTY_DICT
         if statement is not None:
+            hooked = self._hooked
+            if hooked is not None:
+                if not hooked.is_orm_statement:  # then SQLAlchemy hands on what came before the hooks
+                    statement = hooked.statement
+                route = checked_route(hooked.local_execution_options.get("route")) or route
             options = statement.get_execution_options()
             if route is None and "route" in options:
                 route = checked_route(options["route"])
@@ -134,19 +162,22 @@ class RoutedSession(Session):
         verdict = None if statement is None else self._router.classifier(statement)
         if verdict is not None and self._read_only and route != "primary":
             _check_read(verdict)
-        level = options.get("isolation_level") or self.execution_options.get("isolation_level")
+        level = level_of(options) or level_of(self.execution_options) or self._router.level
         return decide(
             verdict,
             None if statement is None and not self._read_only else route,
             read_only=self._read_only,
             one_connection=self.twophase or self.in_nested_transaction() or level in STRICTER,
-            been_there=self._been_there and not isinstance(route, Stale) and self._router.wanted() is None,
+            been_there=self._been_there and not isinstance(route, Stale) and not self._token_tells(),
         )
 
     def _routed(self, call: Callable[..., Any], statement: Any, params: Any, options: dict[str, Any]) -> Any:
         self._router.keep_fresh()
         reads = self._reads
-        before = self._call_route, reads.streaming
+        before = self._call_route, reads.streaming, self._hooked
+        self._hooked = None
+        if self.dispatch.do_orm_execute and not event.contains(self, "do_orm_execute", _note_hooked):
+            event.listen(self, "do_orm_execute", _note_hooked)
         reads.begin()
         given = options.get("execution_options") or EMPTY_DICT
         if "route" in given:
@@ -167,9 +198,11 @@ class RoutedSession(Session):
         try:
             result = reads.tried_on_each(once, statement, self._move)
             reads.count()
+            if self._autocommits:
+                self._count_commit()
             return result
         finally:
-            self._call_route, reads.streaming = before
+            self._call_route, reads.streaming, self._hooked = before
 
     def _move(self) -> None:
         """A replica has refused what looked like a read."""
@@ -182,6 +215,18 @@ class RoutedSession(Session):
         is_statement = isinstance(clause, Executable) and not self._flushing
         if not (is_statement and self._router.classifier(clause).is_read):
             self._may_write = causality.begun()
+
+    def _token_tells(self) -> bool:
+        """Whether what the present scope wants covers what this session has seen on the primary."""
+        return self._scope is CAUSALITY.get() and self._router.wanted() is not None
+
+    def _count_commit(self) -> None:
+        """What was written over the primary's connection may last from now on."""
+        causality = self._router.causality
+        if causality is not None and self._writing is not None:
+            causality.after_commit(self._writing)
+            if self._scope is not CAUSALITY.get():
+                self._scope = _SEVERAL
 
     def _ended(self) -> None:
         ended, self._may_write = self._may_write, None
@@ -220,31 +265,44 @@ def _streams(options: Mapping[str, Any]) -> bool:
     return above is not None and (_streams(above.execution_options) or _streams(above.query.get_execution_options()))
 
 
+def _note_hooked(state: ORMExecuteState) -> None:
+    if isinstance(state.session, RoutedSession):
+        state.session._hooked = state  # which the hooks that are called later change too
+
+
 def _after_begin(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
     if isinstance(session, RoutedSession):
         if session._reads.last is None:
             session._writing = connection
+            session._autocommits = session._lasts = level_of(connection.get_execution_options()) == "AUTOCOMMIT"
         else:
             session._reads.took(connection)
 
 
+def _before_commit(session: Session) -> None:
+    if isinstance(session, RoutedSession) and session._writing is not None and not session.in_nested_transaction():
+        session._lasts = True
+
+
 def _after_commit(session: Session) -> None:
-    if isinstance(session, RoutedSession) and session._writing is not None:
-        causality = session._router.causality
-        if causality is not None and not session.in_nested_transaction():
-            causality.after_commit(session._writing)
+    if isinstance(session, RoutedSession) and not session.in_nested_transaction():
+        session._lasts = False
+        session._count_commit()
 
 
 def _after_transaction_end(session: Session, transaction: SessionTransaction) -> None:
     if isinstance(session, RoutedSession) and transaction.parent is None:
         if session._writing is not None and session._primary is not None:
             session._primary.saw(session._writing)
-        session._on_primary = False
+        if session._lasts:  # COMMIT was sent, and nobody knows what became of it; or there was none to send
+            session._count_commit()
+        session._on_primary = session._autocommits = session._lasts = False
         session._writing = None
         session._ended()
         session._reads.ended()
 
 
 event.listen(RoutedSession, "after_begin", _after_begin)
+event.listen(RoutedSession, "before_commit", _before_commit)
 event.listen(RoutedSession, "after_commit", _after_commit)
 event.listen(RoutedSession, "after_transaction_end", _after_transaction_end)

@@ -4,7 +4,8 @@ Each read of a session runs alone, in autocommit. A replica that refuses a state
 connection or cancels it for its recovery has therefore changed nothing: the read runs again on the primary, or on
 another replica; and where the primary loses a read, on any other server that may serve it. Each is tried once. When
 none is left `ReadsRefused` is raised, with the last server's error as its cause. Reads that share a snapshot are not
-continued elsewhere: the snapshot is lost with its server.
+continued elsewhere: the snapshot is lost with its server. Nor do they leave it for what the scope wants since it was
+taken: they show its state, as on one server.
 """
 
 from __future__ import annotations
@@ -20,20 +21,19 @@ from tenfold.db.cluster_errors import ReadsRefused
 from tenfold.db.places import Place
 from tenfold.db.position import Position
 from tenfold.db.refusals import NOT_THERE, refusal
-from tenfold.db.route import Decision, most_lag
+from tenfold.db.route import STRICTER, AtLeast, Decision, Needs, level_of, most_lag
 from tenfold.db.router import Router, not_shown, unanswered
+from tenfold.db.wal import driver_of
 
 T = TypeVar("T")
-STRICTER: Final = frozenset({"REPEATABLE READ", "SERIALIZABLE"})
-"""Levels at which the statements of a transaction share one snapshot."""
 
 
 class SessionReads:
     """The reads of one ``session``; `RoutedSession` decides which statements are some, and owns this."""
 
     __slots__ = (
-        "_again", "_behind", "_connected", "_cursors", "_failed", "_loose", "_pinned", "_router", "_session", "_tried",
-        "_wanted", "last", "streaming",
+        "_again", "_behind", "_connected", "_cursors", "_failed", "_loose", "_needs", "_pinned", "_router", "_session",
+        "_tried", "_wanted", "last", "streaming",
     )  # fmt: skip
 
     def __init__(self, session: Session, router: Router) -> None:
@@ -46,6 +46,8 @@ class SessionReads:
         self._pinned: Place | None = None
         self._loose = False
         """Whether the pinned one was chosen by a read that said itself how far behind it may be."""
+        self._needs: Needs | None = None
+        """Which state the read asked for that chose the pinned one."""
         self._connected: dict[Engine, Connection] = {}
         self._cursors: set[Engine] = set()
         """Whose connections have a cursor open."""
@@ -79,7 +81,7 @@ class SessionReads:
             held = self._connected.get(self.engine(pinned))
             if held is not None:  # in the midst of a transaction
                 fresh = (max_lag is None and not self._loose) or pinned.fresh(max_lag)
-                if fresh and (wanted is None or not pinned.replica or pinned.shows(held, wanted, not self._behind)):
+                if fresh and (wanted is None or self._shows(pinned, held, wanted, decision.needs)):
                     self._loose = self._loose and max_lag is not None
                     self.last = pinned, decision
                     return pinned
@@ -94,7 +96,7 @@ class SessionReads:
         if place is None:
             raise not_shown(wanted)
         self._pinned = place
-        self._loose = max_lag is not None and place.replica
+        self._loose, self._needs = max_lag is not None and place.replica, decision.needs
         self._wanted = wanted if place.replica else None
         self.last = place, decision
         return place
@@ -186,14 +188,20 @@ class SessionReads:
 
     # -- inside
 
+    def _shows(self, pinned: Place, held: Connection, wanted: Position, needs: Needs | None) -> bool:
+        if _shares_a_snapshot(held) and driver_of(held)[0].is_in_transaction():  # it has been taken
+            return not isinstance(needs, AtLeast) or needs == self._needs
+        return not pinned.replica or pinned.shows(held, wanted, not self._behind)
+
     def _leave(self, pinned: Place, held: Connection, fresh: bool) -> None:
         """It does not do for this read in the midst of a transaction: it does not show enough, or is not ``fresh``."""
+        if _shares_a_snapshot(held):
+            what = "may not show what this one asks for" if fresh else "is too far behind for this one"
+            reason = f"{pinned.name} holds the snapshot of this transaction's reads, and {what}"
+            raise ReadsRefused(f"{reason}. Run the whole transaction again", (reason,))
         if fresh:
             self._stand_aside(pinned)
             return
-        if _shares_a_snapshot(held):
-            reason = f"{pinned.name} holds the snapshot of this transaction's reads, and is too far behind for this one"
-            raise ReadsRefused(f"{reason}. Run the whole transaction again", (reason,))
         self.let_go()
         if held.engine in self._connected:  # a cursor is being read from it
             self._behind.add(pinned.name)
@@ -254,4 +262,4 @@ class _Behind(Exception):
 
 
 def _shares_a_snapshot(connection: Connection) -> bool:
-    return connection.get_execution_options().get("isolation_level") in STRICTER
+    return level_of(connection.get_execution_options()) in STRICTER

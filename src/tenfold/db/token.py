@@ -168,6 +168,9 @@ class TokenKeys:
 
     def sign(self, token: Token) -> str:
         """The token as text for a header, a cookie or a job: 50 characters for one system (see the module)."""
+        given: object = token
+        if not isinstance(given, Token):
+            raise MisuseError(f"sign: expected a Token, got {given!r}; where nothing has to be shown, take Token()")
         body = _packed(token)
         return base64.urlsafe_b64encode(body + self._mac(self.keys[0], body)).rstrip(b"=").decode()
 
