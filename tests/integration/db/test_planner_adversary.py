@@ -490,11 +490,13 @@ def test_a_key_of_a_type_that_no_table_has_is_refused(world: World) -> None:
             call()
 
 
-def test_rows_that_name_their_own_parameters_go_by_them() -> None:
+def test_statements_with_parameters_of_their_own_go_by_them() -> None:
     statement = insert(ORDER).values(customer=sa.bindparam("c", 1), id=sa.bindparam("i"))
     rows = [{"c": key, "i": key} for key in (1, OTHER_SHARDS)]
     assert insert_keys(statement, rows, PLANS.scheme) == [1, OTHER_SHARDS]
     assert [PLANS.plan(statement, row).shards for row in rows] == [(PLANS.map.shard_of(row["c"]),) for row in rows]
+    own = select(O.id).where(O.customer == sa.bindparam("k", 2)).params(k=OTHER_SHARDS)
+    assert PLANS.plan(own).shards == (PLANS.map.shard_of(OTHER_SHARDS),)
 
 
 @pytest.mark.parametrize(
