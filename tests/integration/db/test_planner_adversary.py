@@ -11,19 +11,34 @@ import datetime as dt
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy import delete, exists, func, insert, literal, literal_column, select, text, tuple_, update
+from sqlalchemy import and_, delete, exists, func, insert, literal, literal_column, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import CITEXT
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, aliased, mapped_column
+from sqlalchemy.orm import (
+    Bundle,
+    DeclarativeBase,
+    Mapped,
+    aliased,
+    column_property,
+    joinedload,
+    mapped_column,
+    query_expression,
+    relationship,
+    undefer,
+    with_expression,
+    with_loader_criteria,
+)
 from sqlalchemy.types import TypeDecorator
 
 from tenfold._core.errors import MisuseError
-from tenfold.db.shards import CannotAnswer, ShardedCluster
+from tenfold.db.shards import CannotAnswer, CrossShard, ShardedCluster
+from tenfold.db.shards.key import insert_keys
 from tenfold.servers import Topology
 
 META = sa.MetaData()
@@ -63,6 +78,34 @@ class Note(Base):
     n: Mapped[int]
 
 
+class Mark(Base):
+    __tablename__ = "a_mark"
+    __shard_key__ = "book_id"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    book_id: Mapped[int]
+
+
+class Book(Base):
+    __tablename__ = "a_book"
+    __shard_key__ = "id"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    title: Mapped[str] = mapped_column(deferred=True)
+    n: Mapped[int]
+    marks: Mapped[list[Mark]] = relationship(primaryjoin=lambda: sa.orm.foreign(Mark.book_id) == Book.id)
+    found: Mapped[int] = query_expression()
+
+
+Book.marked = column_property(select(func.count(Mark.id)).where(Mark.book_id == Book.id).scalar_subquery())
+Note.book = relationship(Book, primaryjoin=sa.orm.foreign(Note.n) == Book.id, viewonly=True)
+
+
+class Odd(Base):
+    __tablename__ = "a_odd"
+    __shard_key__ = "id"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    notes = column_property(select(func.count(Note.id)).where(Note.n == sa.column("id")).scalar_subquery())
+
+
 class OneMore(TypeDecorator[int]):
     impl = sa.Integer
     cache_ok = True
@@ -74,7 +117,72 @@ class OneMore(TypeDecorator[int]):
 ITEMS = select(func.count()).select_from(ITEM).scalar_subquery()
 NEW = upsert(ORDER).values(id=900, customer=2)
 
+NOTE: Any = Note.__table__
+ITEMS_OF_ORDERS = ORDER.join(ITEM, I.order_id == O.id)
+NOTES = select(func.count(Note.id)).where(Note.n == Book.n).scalar_subquery()
+
 REFUSED = {
+    # An outer join keeps the rows of its left side, however they were put together.
+    "an outer join that names the keys of both left tables": (
+        select(O.id).select_from(
+            ITEMS_OF_ORDERS.outerjoin(NOTE, and_(NOTE.c.customer == O.customer, NOTE.c.customer == I.customer))
+        ),
+        "not joined on their shard keys",
+    ),
+    "a full join that names the keys of both right tables": (
+        select(O.id).select_from(
+            NOTE.join(ITEMS_OF_ORDERS, and_(NOTE.c.customer == O.customer, NOTE.c.customer == I.customer), full=True)
+        ),
+        "not joined on their shard keys",
+    ),
+    # Tables of a write beside its own.
+    "a table in SET": (update(ORDER).where(O.customer == 2).values(qty=I.order_id), "not joined on their shard keys"),
+    "a common table expression in SET": (
+        update(ORDER).where(O.customer == 2).values(qty=select(I.order_id).cte().c.order_id),
+        "one shard only",
+    ),
+    "a table in USING": (delete(ORDER).using(ITEM).where(O.customer == 2), "not joined on their shard keys"),
+    "a table in WHERE and in a subquery": (
+        update(ORDER)
+        .where(O.customer == 2, O.id == I.order_id, exists(select(I.id).where(I.customer == 2).correlate(None)))
+        .values(qty=1),
+        "not joined on their shard keys",
+    ),
+    # What the ORM adds.
+    "a subquery as a column property": (select(Odd).where(Odd.id == 1), "one shard only|not joined"),
+    "a subquery in with_expression": (
+        select(Book).where(Book.id == 1).options(with_expression(Book.found, NOTES)),
+        "one shard only|not joined",
+    ),
+    "a subquery in with_loader_criteria": (
+        select(Book).where(Book.id == 1).options(with_loader_criteria(Book, Book.n.in_(select(Note.n)))),
+        "one shard only",
+    ),
+    "a bundle": (select(Bundle("b", Note.id, Note.n)), "Bundle"),
+    # Names and values that are not what they seem.
+    "a name of two tables": (
+        select(O.id, I.id).join_from(ORDER, ITEM, I.customer == O.customer).order_by("id"),
+        "a column of several tables",
+    ),
+    "a sum as a float": (select(func.sum(O.price, type_=sa.Float)), "rounds on each shard"),
+    "a value in HAVING that is changed on its way": (
+        select(O.qty).group_by(O.qty).having(func.count() > literal(3, OneMore)),
+        "OneMore",
+    ),
+    "a value in HAVING that is rounded on its way": (
+        select(O.qty).group_by(O.qty).having(func.sum(sa.cast(O.price, sa.Numeric(10, 2))) > Decimal("1.005")),
+        "rounds to",
+    ),
+    "a subquery in VALUES": (
+        select(sa.values(sa.column("n", sa.Integer), name="v").data([(ITEMS,)])),
+        "one shard only",
+    ),
+    "parameters of a part": (
+        select(O.id).where(
+            O.customer == 1, O.id.in_(select(I.order_id).where(I.customer == sa.bindparam("k", 1)).params(k=2))
+        ),
+        "params",
+    ),
     # A name, or text, in the place of a table.
     "text in FROM": (select(text("*")).select_from(text("a_order")), "in FROM says nothing"),
     "a table by name": (select(func.count()).select_from(sa.table("a_order")), "in FROM says nothing"),
@@ -152,6 +260,19 @@ PAIRS = ANONYMOUS.join(OTHER, ANONYMOUS.c.customer == OTHER.c.customer)
 ONE_NOTE, OTHER_NOTE = aliased(Note), aliased(Note)
 
 ANSWERED = {
+    "an outer join to tables that are joined": select(O.id, I.id.label("i"), NOTE.c.id.label("n"))
+    .select_from(
+        ORDER.join(ITEM, and_(I.customer == O.customer, I.order_id == O.id)).outerjoin(
+            NOTE, and_(NOTE.c.customer == O.customer, NOTE.c.customer == I.customer, NOTE.c.n == O.qty)
+        )
+    )
+    .order_by(O.id, I.id, NOTE.c.id),
+    "a name of one table": select(O.qty, O.id).order_by("qty", O.id),
+    "the statement's own parameters": select(O.id).where(O.customer == sa.bindparam("k", 3)).params(k=4),
+    "an entity with a deferred column": select(Book).where(Book.id == 1),
+    "an entity with all columns": select(Book).options(undefer(Book.title)).where(Book.id == 1),
+    "an entity with an expression": select(Book).options(with_expression(Book.found, Book.n + 1)).where(Book.id == 1),
+    "an entity with what a join loads": select(Book).options(joinedload(Book.marks)).where(Book.id == 1),
     "text without OR": select(O.id).where(O.customer == 1, text("qty > 0")),
     "OR in parentheses": select(O.id).where(O.customer == 1, text("(qty = 1 OR qty = 2)")),
     "functions with FROM inside": select(literal_column("extract(year FROM day)")).where(O.customer == 1),
@@ -210,10 +331,17 @@ def world() -> Iterator[World]:
                 for metadata in (META, Base.metadata):
                     await connection.run_sync(metadata.create_all)
                 await connection.execute(insert(COLOUR), [{"qty": n} for n in range(4)])
-        for table, rows in ((ORDER, orders), (ITEM, items), (Note.__table__, notes)):
-            await cluster.insert(insert(table), rows)  # type: ignore[arg-type]
+        all_rows: Any = (
+            (ORDER, orders),
+            (ITEM, items),
+            (NOTE, notes),
+            (Book.__table__, [{"id": n, "title": f"t{n}", "n": n % 3} for n in range(9)]),
+            (Mark.__table__, [{"id": n, "book_id": n % 9} for n in range(20)]),
+        )
+        for table, rows in all_rows:
+            await cluster.insert(insert(table), rows)
             async with one.begin() as connection:
-                await connection.execute(insert(table), rows)  # type: ignore[arg-type]
+                await connection.execute(insert(table), rows)
         return World(runner, cluster, one)
 
     with asyncio.Runner() as runner:
@@ -229,6 +357,7 @@ def world() -> Iterator[World]:
 
 
 PLANS = ShardedCluster(["postgresql://a/a", "postgresql://b/b"], models=[META, Base])  # is never connected
+OTHER_SHARDS = next(key for key in range(99) if PLANS.map.shard_of(key) != PLANS.map.shard_of(2))
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -295,10 +424,79 @@ def test_sessions_check_what_passes_by_their_flush(world: World) -> None:
                 with pytest.raises(CannotAnswer, match="bulk_save_objects"):
                     await session.run_sync(legacy)
         async with world.cluster.session(shard_key=2) as session:
-            with pytest.raises(CannotAnswer, match="UPDATE of the shard key"):
-                await session.execute(update(Note), [{"id": 2, "customer": 3}])
+            for name in ("customer", "owner"):
+                with pytest.raises(CannotAnswer, match="UPDATE of the shard key"):
+                    await session.execute(update(Note), [{"id": 2, name: 3}])
+            await session.execute(insert(Note), [{"id": 900, "owner": 2, "n": 1}])
+            with pytest.raises(CrossShard):
+                await session.execute(insert(Note), [{"id": 901, "owner": OTHER_SHARDS, "n": 1}])
 
     world.runner.run(run())
+
+
+def test_a_scattered_read_sees_what_the_session_has_pending_or_is_refused(world: World) -> None:
+    async def run() -> None:
+        async with world.cluster.session() as session:
+            stored = await session.scalar(select(func.count(Note.id)))
+            session.add(Note(id=900, owner=2, n=1))
+            with session.no_autoflush:
+                assert await session.scalar(select(func.count(Note.id))) == stored
+            with pytest.raises(CannotAnswer, match="bound to shard"):
+                await session.scalar(select(func.count(Note.id)))
+
+    world.runner.run(run())
+
+
+def test_a_statement_is_routed_as_listeners_leave_it(world: World) -> None:
+    def narrow(state: sa.orm.ORMExecuteState) -> None:
+        state.statement = state.statement.where(Note.owner == 2)  # type: ignore[attr-defined]
+
+    async def run() -> tuple[Any, Any]:
+        async with world.cluster.session() as session, world.cluster.session() as other:
+            sa.event.listen(session.sync_session, "do_orm_execute", narrow)
+            counted = await session.scalar(select(func.count(Note.id)))
+            return counted, await other.scalar(select(func.count(Note.id)).where(Note.owner == 2))
+
+    got, expected = world.runner.run(run())
+    assert got == expected
+
+
+def test_a_relationship_to_another_key_is_not_looked_for_at_home(world: World) -> None:
+    async def run() -> Counter[str]:
+        tally: Counter[str] = Counter()
+        for key in range(9):
+            async with world.cluster.session() as session:
+                for note in (await session.scalars(select(Note).where(Note.owner == key))).all():
+                    try:
+                        book = await session.run_sync(lambda _, note=note: note.book)
+                    except CrossShard:
+                        tally["refused"] += 1
+                    else:
+                        assert book.id == note.n
+                        tally["found"] += 1
+        return tally
+
+    tally = world.runner.run(run())
+    assert tally["refused"]
+    assert tally["found"]
+
+
+def test_a_key_of_a_type_that_no_table_has_is_refused(world: World) -> None:
+    for call in (
+        lambda: world.cluster.session(shard_key="2"),
+        lambda: world.cluster.plan(select(O.id).execution_options(shard_key="2")),
+    ):
+        with pytest.raises(MisuseError, match="shard key: expected int, by which tables are cut, got str"):
+            call()
+
+
+def test_statements_with_parameters_of_their_own_go_by_them() -> None:
+    statement = insert(ORDER).values(customer=sa.bindparam("c", 1), id=sa.bindparam("i"))
+    rows = [{"c": key, "i": key} for key in (1, OTHER_SHARDS)]
+    assert insert_keys(statement, rows, PLANS.scheme) == [1, OTHER_SHARDS]
+    assert [PLANS.plan(statement, row).shards for row in rows] == [(PLANS.map.shard_of(row["c"]),) for row in rows]
+    own = select(O.id).where(O.customer == sa.bindparam("k", 2)).params(k=OTHER_SHARDS)
+    assert PLANS.plan(own).shards == (PLANS.map.shard_of(OTHER_SHARDS),)
 
 
 @pytest.mark.parametrize(

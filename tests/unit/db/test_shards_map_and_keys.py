@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy.dialects.postgresql import CITEXT
 
 from tenfold._core.errors import MisuseError
 from tenfold.db.shards import DirectoryStrategy, Scheme, ShardMap
@@ -18,6 +19,7 @@ from tenfold.db.shards.key import locate
 from tenfold.db.shards.keys import hashed, read, write
 
 NAMES = ["a", "b", "c", "d"]
+FOLDED = sa.String().with_variant(CITEXT(), "postgresql")
 KEYS = st.one_of(st.integers(), st.text(), st.binary(), st.uuids(), st.dates())
 
 
@@ -104,6 +106,10 @@ def test_refusals() -> None:
         (
             lambda: Scheme(sa.Table("x", sa.MetaData(), sa.Column("f", sa.CHAR(3)), info={"shard_key": "f"})),
             "equal byt",
+        ),
+        (
+            lambda: Scheme(sa.Table("x", sa.MetaData(), sa.Column("f", FOLDED), info={"shard_key": "f"})),
+            "CITEXT.* equal bytes",
         ),
         (lambda: Scheme(sa.Table("x", sa.MetaData(), info={"shard_key": "f"})), "expected a column of x"),
         (lambda: Scheme(3), "models: expected"),

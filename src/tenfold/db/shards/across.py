@@ -16,7 +16,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from tenfold._core.tasks import shielded
 from tenfold.db.shards.cluster import ShardedCluster
 from tenfold.db.shards.errors import CoordinatorLost, LockTimeout, MapMoved
-from tenfold.db.shards.keys import check
 from tenfold.resilience.deadline import remaining
 
 _SLACK: Final = 0.5
@@ -38,7 +37,7 @@ class CrossShardTransaction:
 
     async def session(self, shard_key: Any) -> AsyncSession:
         """The session on the shard of ``shard_key``; the same for keys of the same shard. Do not commit it."""
-        found = self.sessions.get(self._cluster.map.shard_of(check(shard_key)))
+        found = self.sessions.get(self._cluster.map.shard_of(self._cluster.scheme.key(shard_key)))
         if found is not None:
             return found
         session = self._cluster.session(shard_key=shard_key, expire_on_commit=False)

@@ -26,6 +26,7 @@ from sqlalchemy.types import NullType, TypeDecorator
 
 from tenfold.db.shards.errors import CannotAnswer
 from tenfold.db.shards.order import comparable, why_not_ordered
+from tenfold.db.shards.scheme import of_postgres
 
 _EXACT: Final = Context(prec=200_000, traps=[])
 _MIN_SIGNIFICANT: Final = 16
@@ -60,10 +61,12 @@ def parts(node: Any, where: str) -> tuple[str, list[Any]]:
     def with_filter(made: Any) -> Any:
         return made if criterion is None else made.filter(criterion)
 
+    if isinstance(node.type, TypeDecorator):
+        raise CannotAnswer(f"{name} in {where} is converted by {type(node.type).__name__}", "leave type_ out")
     if name == "count":
         return "sum0", [node]
     argument = arguments[0]
-    type_ = argument.type
+    type_: Any = of_postgres(argument.type)
     if name in ("bool_and", "every", "bool_or"):
         return ("or" if name == "bool_or" else "and"), [node]
     if name in ("min", "max"):
@@ -77,6 +80,8 @@ def parts(node: Any, where: str) -> tuple[str, list[Any]]:
     if isinstance(type_, Numeric) and not isinstance(type_, Float) and not type_.asdecimal:
         raise CannotAnswer(f"{name} in {where} of Numeric(asdecimal=False) rounds on each shard", "use asdecimal=True")
     if name == "sum":
+        if not isinstance(type_, Float) and not getattr(node.type, "asdecimal", True):
+            raise CannotAnswer(f"sum in {where} as {node.type!r} rounds on each shard", "leave type_ out")
         return "sum", [node]
     if not isinstance(node.type, NullType):
         raise CannotAnswer(f"avg in {where} with a type of its own is converted by SQLAlchemy", "leave type_ out")

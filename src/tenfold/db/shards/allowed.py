@@ -40,6 +40,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.sql.selectable import CTE, Exists, ScalarSelect, SelectBase, Subquery
 
 from tenfold.db.shards.errors import CannotAnswer
+from tenfold.db.shards.loaded import is_entity
 
 ROWWISE: Final = frozenset(
     (
@@ -159,11 +160,9 @@ def check_select(statement: Select[Any]) -> None:
     if options and (options.get("with_ties") or options.get("percent")):
         raise CannotAnswer("FETCH WITH TIES or PERCENT depends on rows of the other shards", "use limit()")
     for column in raw._raw_columns:
-        if (
-            "parententity" in column._annotations
-            and not isinstance(column, ColumnClause | Label)
-            and column.is_selectable
-        ):
+        if "bundle" in column._annotations:
+            raise CannotAnswer("a Bundle is made by the session, and merged rows are not", "select its columns")
+        if is_entity(column):
             raise CannotAnswer(
                 "entities of several shards would share one session and its identity map",
                 f"select columns: select(*{getattr(column, 'name', 'table')}.c), or pin it: WHERE on the shard key, "

@@ -29,8 +29,8 @@ from tenfold.db.shards.member import DIALECT, Member
 from tenfold.db.shards.merge import combine, kmerge
 from tenfold.db.shards.order import Row
 from tenfold.db.shards.parallel import together
-from tenfold.db.shards.shape import Plan
-from tenfold.db.shards.store import check_epoch, read_epoch
+from tenfold.db.shards.shape import Merge, Plan
+from tenfold.db.shards.store import EPOCH_COLUMN, check_epoch, read_epoch
 from tenfold.db.wal import Info, driver_of
 
 Members = Mapping[str, Member]
@@ -66,7 +66,7 @@ async def fetch(
             while True:
                 found = connection.execute(plan.statement, parameters)
                 keys, rows = tuple(found.keys()), found.all()
-                if _is_of(epoch, shard, memory, rows, connection):
+                if _is_of(epoch, shard, memory, rows, connection, _epoch_at(plan, keys)):
                     return keys, rows
 
         async def of_replica() -> tuple[Sequence[str], Sequence[Row]]:
@@ -83,8 +83,9 @@ async def fetch(
         return await _answer(member, plan, of_replica, of_primary, primary=primary)
 
     parts = await together([partial(part, shard) for shard in plan.shards], concurrency)
-    rows = combine(merge, [rows for _, rows in parts], max_groups=max_groups)
-    return _row_maker(plan, parts[0][0])(iter(rows))
+    keys = parts[0][0]
+    rows = combine(_shown(plan, keys), [rows for _, rows in parts], max_groups=max_groups)
+    return _row_maker(plan, keys)(iter(rows))
 
 
 async def _answer(
@@ -142,7 +143,7 @@ async def _merged(
                 await connection.execution_options(isolation_level=_STREAMS)
                 feed = _Feed(shard, connection)
                 try:
-                    await feed.open(plan.statement, parameters, batch, epoch)
+                    await feed.open(plan, parameters, batch, epoch)
                 except BaseException:
                     await feed.close()
                     raise
@@ -165,7 +166,7 @@ async def _merged(
             )
 
         feeds = await together([partial(opened, shard) for shard in plan.shards], len(plan.shards))
-        merged = kmerge(plan.merge, [feed.rows() for feed in feeds], max_groups=max_groups)
+        merged = kmerge(_shown(plan, feeds[0].keys), [feed.rows() for feed in feeds], max_groups=max_groups)
         yield merged, _row_maker(plan, feeds[0].keys)
 
 
@@ -186,15 +187,16 @@ class _Feed:
         self._next: asyncio.Task[Sequence[Row]] | None = None
         self._batch = 0
 
-    async def open(self, statement: Any, parameters: Any, batch: int, epoch: int) -> None:
+    async def open(self, plan: Plan, parameters: Any, batch: int, epoch: int) -> None:
         self._batch = batch
-        statement = statement.execution_options(yield_per=batch)
+        statement = plan.statement.execution_options(yield_per=batch)
         memory = _memory(self.connection)
         while True:
             self._result = await self.connection.stream(statement, parameters)
             self.keys = tuple(self._result.keys())
             first = await self._result.fetchmany(batch)
-            if await self.connection.run_sync(partial(_is_of, epoch, self.shard, memory, first)):
+            at = _epoch_at(plan, self.keys)
+            if await self.connection.run_sync(partial(_is_of, epoch, self.shard, memory, first, at=at)):
                 break
             await self._result.close()
         self._next = asyncio.create_task(self._ready(first))
@@ -232,25 +234,44 @@ def _memory(connection: Connection | AsyncConnection) -> Info:
     return {} if POOLED in info else info
 
 
-def _is_of(epoch: int, shard: str, memory: Info, rows: Sequence[Row], connection: Connection) -> bool:
+def _is_of(epoch: int, shard: str, memory: Info, rows: Sequence[Row], connection: Connection, at: int) -> bool:
     """Whether these are the rows under ``epoch``; False: they may be of before, so ask again. Raises `StaleMap`.
 
     Rows carry their epoch. Where there are none it is asked for, later: on a replica that has replayed the change of
     the map between the two statements, nothing was found under the old epoch. So an answer without rows counts once
     this server has shown the epoch before, by its `_memory`; epochs only grow.
     """
-    check_epoch(shard, epoch, rows[0][-1] if rows else read_epoch(connection))
+    check_epoch(shard, epoch, rows[0][at] if rows else read_epoch(connection))
     before, memory[_SHOWN] = memory.get(_SHOWN), epoch
     return bool(rows) or before == epoch
+
+
+def _epoch_at(plan: Plan, keys: Sequence[str]) -> int:
+    """Where the epoch is in a row: last, but what is loaded with entities by a join comes after it."""
+    return keys.index(EPOCH_COLUMN.name) if plan.entities else -1
+
+
+def _shown(plan: Plan, keys: Sequence[str]) -> Merge:
+    """The plan's merge. Of entities everything is shown that came beside the epoch."""
+    assert plan.merge is not None
+    if not plan.entities:
+        return plan.merge
+    at = _epoch_at(plan, keys)
+    return Merge(tuple(place for place in range(len(keys)) if place != at))
 
 
 def _row_maker(plan: Plan, keys: Sequence[str]) -> Callable[[Iterator[Any]], Result[Any]]:
     """A function from tuples to a result whose rows are SQLAlchemy's, found by name, position and column."""
     assert plan.merge is not None
     names = list(keys[: len(plan.columns)])
+    columns = plan.columns
+    if plan.entities:
+        names = [keys[place] for place in _shown(plan, keys).project]
+        if names != [getattr(column, "name", None) for column in columns]:
+            columns = ()
     if plan.merge.groups is not None:
         names = _names(plan)
-    metadata = SimpleResultMetaData(names, extra=[(column,) for column in plan.columns])
+    metadata = SimpleResultMetaData(names, extra=[(column,) for column in columns] or None)
     return lambda rows: IteratorResult(metadata, rows)
 
 

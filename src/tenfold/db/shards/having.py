@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any, Final
 
-from sqlalchemy import CHAR, String
+from sqlalchemy import CHAR, Numeric, String
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import (
     BinaryExpression,
@@ -21,6 +23,7 @@ from sqlalchemy.sql.elements import (
     True_,
     UnaryExpression,
 )
+from sqlalchemy.types import TypeDecorator
 
 from tenfold.db.shards.errors import CannotAnswer
 from tenfold.db.shards.order import comparable, is_c_text
@@ -112,11 +115,22 @@ def _family(value: Any) -> Any:
     return Decimal if number else type(value)
 
 
+def _is_rounded(value: Any, type_: Any) -> bool:
+    """Whether a parameter reaches the database as another number, ``$1::NUMERIC(10, 2)``."""
+    if not isinstance(type_, Numeric) or type_.precision is None or not isinstance(value, int | float | Decimal):
+        return False
+    return math.isfinite(value) and (Fraction(value) * 10 ** (type_.scale or 0)).denominator != 1
+
+
 def _operand(node: Any, resolve: Resolve, parameters: Mapping[str, Any] | None) -> Callable[[Row], Any]:
     while isinstance(node, Grouping):
         node = node.element
     if isinstance(node, BindParameter):
+        if isinstance(node.type, TypeDecorator):
+            raise CannotAnswer(f"HAVING compares with what {type(node.type).__name__} makes of a value", _INSTEAD)
         value = value_of(node, parameters)
+        if _is_rounded(value, node.type):
+            raise CannotAnswer(f"HAVING compares with {value}, which the database rounds to {node.type}", _INSTEAD)
         return lambda row: value
     if isinstance(node, True_ | False_):
         constant = isinstance(node, True_)

@@ -1,8 +1,9 @@
 """Where a mapped object lives: the shard key of one that is written, and of one for which something is loaded.
 
-What a relationship loads belongs to the object it is loaded for, and an object that is refreshed is where it was. So a
-load names its shard although its statement does not. The object may have *expired* by then, as all do at a commit, and
-its shard key with it; therefore a session writes the key down when an object enters it, and it never changes.
+What a relationship loads belongs to the object it is loaded for, unless the tables' keys say otherwise, and an object
+that is refreshed is where it was. So a load names its shard although its statement does not. The object may have
+*expired* by then, as all do at a commit, and its shard key with it; therefore a session writes the key down when an
+object enters it, and it never changes.
 """
 
 from __future__ import annotations
@@ -50,8 +51,22 @@ def stays_at_home(execution: ORMExecuteState, scheme: Scheme) -> bool:
     properties = [] if path is None else [step for step in path.path if isinstance(step, RelationshipProperty)]
     if not execution.is_relationship_load or not properties:
         return False
-    parent, target = properties[-1].parent.local_table, properties[-1].mapper.local_table
-    return isinstance(scheme.of(parent), Sharded) or not isinstance(scheme.of(target), Sharded)
+    relation = properties[-1]
+    parent, target = scheme.of(relation.parent.local_table), scheme.of(relation.mapper.local_table)
+    if not isinstance(parent, Sharded) or not isinstance(target, Sharded):
+        return isinstance(parent, Sharded) or not isinstance(target, Sharded)
+    return parent.kind == target.kind and not _leads_away(relation, scheme)
+
+
+def _leads_away(relation: RelationshipProperty[Any], scheme: Scheme) -> bool:
+    """Whether it joins the shard key of one table with what is not that of the other, as an order with its product,
+    which is sharded by its own id.
+    """
+    tables = [relation.parent.local_table, relation.mapper.local_table, relation.secondary]
+    known = [(table, scheme.of(table)) for table in tables if table is not None]
+    keys = {hash(table.c[what.column]) for table, what in known if isinstance(what, Sharded)}
+    pairs = [(hash(one) in keys, hash(other) in keys) for one, other in relation.local_remote_pairs or ()]
+    return any(one != other for one, other in pairs) and (relation.secondary is not None or (True, True) not in pairs)
 
 
 def object_key(one: Any, scheme: Scheme) -> Key:

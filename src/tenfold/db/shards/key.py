@@ -6,18 +6,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import Delete, Insert, Select, Update
-from sqlalchemy.sql import visitors
 from sqlalchemy.sql.elements import (
     BindParameter,
     ClauseElement,
     ColumnClause,
 )
-from sqlalchemy.sql.selectable import Join, SelectBase
+from sqlalchemy.sql.selectable import FromClause, Join, SelectBase
 from sqlalchemy.types import TypeDecorator
 
 from tenfold._core.errors import MisuseError
 from tenfold.db.shards.errors import CannotAnswer
 from tenfold.db.shards.keys import Key, check
+from tenfold.db.shards.loaded import added, mappers
 from tenfold.db.shards.opaque import inner_statements
 from tenfold.db.shards.scheme import Everywhere, Scheme, Sharded
 from tenfold.db.shards.tables import Located, Tables, final_froms, leaves, value_of
@@ -61,8 +61,9 @@ def insert_keys(statement: Insert, parameters: Parameters, scheme: Scheme) -> li
     if not rows:
         given: list[Mapping[str, Any]] = [parameters] if isinstance(parameters, Mapping) else list(parameters or [{}])
         rows = [{**fixed, **row} for row in given]
-    keys = [_row_key(statement.table, known, row, parameters) for row in rows]
     one = parameters if isinstance(parameters, Mapping) else None
+    names = key_names(statement, known)
+    keys = [_row_key(statement.table, known, names, row, row if one is None else one) for row in rows]
     values = [value for row in rows for value in row.values()] if statement._multi_values else []
     computed = [value for value in values if isinstance(value, ClauseElement) and not isinstance(value, BindParameter)]
     for part in (statement, *computed):  # SQLAlchemy does not count the values of many rows among the elements
@@ -86,16 +87,21 @@ def _check_conflict(statement: Insert, known: Sharded) -> None:
             )
 
 
-def _row_key(table: Any, known: Sharded, row: Mapping[Any, Any], parameters: Parameters) -> Key:
+def key_names(statement: Insert | Update | Delete, known: Sharded) -> set[str]:
+    """What a row may call the shard key: by its column, or by its attribute where the ORM sends the statement."""
+    column = statement.table.c[known.column]
+    names = {known.column, column.key}
+    entity = statement._propagate_attrs.get("plugin_subject")
+    attribute = None if entity is None else entity.mapper._columntoproperty.get(column)
+    return names if attribute is None else names | {attribute.key}
+
+
+def _row_key(table: Any, known: Sharded, names: set[str], row: Mapping[Any, Any], parameters: Mapping[Any, Any]) -> Key:
     column = table.c[known.column]
     for name, value in row.items():
-        if (
-            name in (known.column, column.key)
-            if isinstance(name, str)
-            else name is column or hash(name) == hash(column)
-        ):
+        if name in names if isinstance(name, str) else name is column or hash(name) == hash(column):
             if isinstance(value, BindParameter) and not isinstance(value.type, TypeDecorator):
-                value = value_of(value, parameters if isinstance(parameters, Mapping) else None)
+                value = value_of(value, parameters)
             return check(value, known.kind)
     raise CannotAnswer(
         f"a row for {table} comes without its shard key {known.column}",
@@ -115,13 +121,11 @@ def _locate_change(statement: Update | Delete, parameters: Parameters, scheme: S
     )
     check_key_stays(statement, parameters, known)
     criteria = list(statement._where_criteria)
-    froms: dict[int, Any] = {hash(statement.table): statement.table}
-    for term in criteria:
-        for node in visitors.iterate(term):
-            if isinstance(node, ColumnClause) and node.table is not None and not _inside_query(criteria, node):
-                froms.setdefault(hash(node.table), node.table)
-    inner = inner_statements(statement)
-    tables = Tables(list(froms.values()), [], scheme)
+    others = _other_froms(statement)
+    joins: list[Join] = []
+    froms = {hash(leaf): leaf for leaf in leaves([statement.table, *others], joins)}
+    inner = [found for part in (statement, *others) for found in inner_statements(part)]
+    tables = Tables(list(froms.values()), joins, scheme)
     keys: set[Key] = set()
     for row in many:
         found = _check_nested(inner, tables.restrict(criteria, row), row, scheme)
@@ -140,20 +144,19 @@ def check_key_stays(statement: Update | Delete, parameters: Parameters, known: S
     column = statement.table.c[known.column]
     rows = [parameters or {}] if parameters is None or isinstance(parameters, Mapping) else parameters
     names = {getattr(name, "key", name) for name in (statement._values or {})}.union(*rows)
-    if {known.column, column.key} & names:
+    if key_names(statement, known) & names:
         raise CannotAnswer(
             f"an UPDATE of the shard key {column} would have to move the row",
             "insert it under the new key and delete the old one, by outbox",
         )
 
 
-def _inside_query(criteria: Iterable[Any], node: Any) -> bool:
-    """Whether a column belongs to a nested SELECT's FROM rather than to the statement's own."""
-    return any(
-        isinstance(inner, Select) and hash(node.table) in {hash(leaf) for leaf in leaves(final_froms(inner))}
-        for term in criteria
-        for inner in visitors.iterate(term)
-    )
+def _other_froms(statement: Update | Delete) -> list[FromClause]:
+    """What SQLAlchemy names after FROM or USING: what the caller did, and what is named in WHERE and in SET."""
+    values: Mapping[Any, Any] = (statement._values or {}) if isinstance(statement, Update) else {}
+    terms = [*statement._where_criteria, *values.values()]
+    named = [one for term in terms for one in getattr(term, "_from_objects", ())]
+    return [*getattr(statement, "_extra_froms", ()), *named]
 
 
 def _locate_query(statement: SelectBase, parameters: Parameters, scheme: Scheme) -> Located:
@@ -161,8 +164,13 @@ def _locate_query(statement: SelectBase, parameters: Parameters, scheme: Scheme)
     if parameters is not None and row is None:
         raise MisuseError("parameters: expected one mapping for a SELECT, got a list")
     inner = inner_statements(statement)
-    found = _locate_select(statement, row, scheme) if isinstance(statement, Select) else Located(None, sharded=False)
-    return _check_nested(inner, found, row, scheme)
+    if not isinstance(statement, Select):
+        return _check_nested(inner, Located(None, sharded=False), row, scheme)
+    found = _check_nested(inner, _locate_select(statement, row, scheme), row, scheme)
+    own = frozenset(hash(mapper.local_table) for mapper in mappers(statement))
+    return _check_nested(
+        [one for expression in added(statement) for one in inner_statements(expression)], found, row, scheme, own
+    )
 
 
 def _locate_select(statement: Select[Any], row: Mapping[str, Any] | None, scheme: Scheme) -> Located:
@@ -171,18 +179,27 @@ def _locate_select(statement: Select[Any], row: Mapping[str, Any] | None, scheme
     return tables.restrict(statement._where_criteria, row)
 
 
-def _check_nested(inner: Iterable[Any], found: Located, row: Mapping[str, Any] | None, scheme: Scheme) -> Located:
-    """Selects inside the statement must be pinned to the very keys of the whole."""
+def _check_nested(
+    inner: Iterable[Any],
+    found: Located,
+    row: Mapping[str, Any] | None,
+    scheme: Scheme,
+    own: frozenset[int] = frozenset(),
+) -> Located:
+    """Selects inside the statement must be pinned to the very keys of the whole, or be joined on its shard key to one
+    of its ``own`` tables.
+    """
     keys, sharded, apart = found.keys, found.sharded, found.apart
     for node in inner:
         if not isinstance(node, Select):
             raise CannotAnswer("a write inside another statement is not analysed", "run it as a statement of its own")
-        own = _locate_select(node, row, scheme)
-        if not own.sharded:
+        nested = _locate_select(node, row, scheme)
+        if not nested.sharded:
             continue
         if not sharded:
-            keys, sharded, apart = own.keys, True, own.apart
-        pinned = own.keys is not None and len(own.keys) == 1 and own.keys == keys
-        if own.apart or not pinned:
-            apart = apart or own.apart or "a subquery over a sharded table would see the rows of one shard only"
+            keys, sharded, apart = nested.keys, True, nested.apart
+        pinned = nested.keys is not None and len(nested.keys) == 1 and nested.keys == keys
+        pinned = pinned or not own.isdisjoint(hash(leaf) for leaf in leaves(final_froms(node)))
+        if nested.apart or not pinned:
+            apart = apart or nested.apart or "a subquery over a sharded table would see the rows of one shard only"
     return Located(keys, sharded, apart)

@@ -26,7 +26,7 @@ from tenfold._core.errors import MisuseError
 
 Key: TypeAlias = int | str | bytes | uuid.UUID | dt.date
 
-_NAMES: Final = {"i": "int", "s": "str", "b": "bytes", "u": "uuid.UUID", "d": "datetime.date"}
+NAMES: Final = {"i": "int", "s": "str", "b": "bytes", "u": "uuid.UUID", "d": "datetime.date"}
 
 
 def kind_of(key: object) -> str | None:
@@ -48,7 +48,7 @@ def check(key: object, kind: str | None = None) -> Key:
     """``key`` if it is one, of that kind. Raises `MisuseError`."""
     found = kind_of(key)
     if found is None or (kind is not None and found != kind):
-        expected = _NAMES[kind] if kind else "int, str, bytes, uuid.UUID or datetime.date"
+        expected = NAMES[kind] if kind else "int, str, bytes, uuid.UUID or datetime.date"
         raise MisuseError(f"shard key: expected {expected}, got {type(key).__name__}: pass the column's own type")
     return key  # type: ignore[return-value]
 
@@ -102,4 +102,4 @@ def read(text: str) -> Key:
             return dt.date.fromisoformat(rest)
     except ValueError as error:
         raise MisuseError(f"stored shard key: cannot read {text!r} ({error})") from error
-    raise MisuseError(f"stored shard key: expected KIND:VALUE with a kind of {', '.join(_NAMES)}, got {text!r}")
+    raise MisuseError(f"stored shard key: expected KIND:VALUE with a kind of {', '.join(NAMES)}, got {text!r}")

@@ -7,12 +7,15 @@ beside it apart (``key = 1 AND a OR b`` is ``(key = 1 AND a) OR b``).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain
 from typing import Any, Final
 
 from sqlalchemy import Select
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.dml import UpdateBase
-from sqlalchemy.sql.elements import ColumnClause, TextClause
+from sqlalchemy.sql.elements import ClauseElement, ColumnClause, TextClause
+from sqlalchemy.sql.selectable import ScalarValues, Values
 
 from tenfold.db.classify.tokens import UnreadableTextError, tokens
 from tenfold.db.shards.errors import CannotAnswer
@@ -26,7 +29,7 @@ def inner_statements(statement: Any) -> list[Select[Any] | UpdateBase]:
     stands beside it.
     """
     found: list[Select[Any] | UpdateBase] = []
-    for node in visitors.iterate(statement):
+    for node in _parts(statement):
         if isinstance(node, ColumnClause):
             if node.is_literal:
                 _check(node.name)
@@ -35,8 +38,20 @@ def inner_statements(statement: Any) -> list[Select[Any] | UpdateBase]:
         elif isinstance(node, Select | UpdateBase):
             _check_around(node)
             if node is not statement:
+                if getattr(node, "_params", None):
+                    raise CannotAnswer("params() of a part of the statement are not looked at", "call it on the whole")
                 found.append(node)
     return found
+
+
+def _parts(statement: Any) -> Iterator[Any]:
+    """The elements of ``statement``, with those of VALUES in FROM, which SQLAlchemy does not count among them."""
+    for node in visitors.iterate(statement):
+        yield node
+        if isinstance(node, Values | ScalarValues):
+            for value in chain.from_iterable(chain.from_iterable(node._data)):
+                if isinstance(value, ClauseElement):
+                    yield from _parts(value)
 
 
 def _check_around(node: Any) -> None:

@@ -39,7 +39,7 @@ from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import BinaryExpression, CollationClause, Grouping, Label
 from sqlalchemy.types import TypeDecorator
 
-from tenfold.db.shards.scheme import C_COLLATIONS
+from tenfold.db.shards.scheme import C_COLLATIONS, of_postgres
 
 Row = Sequence[Any]
 _NAN: Final = (1, 0)
@@ -147,7 +147,7 @@ def why_not_ordered(expression: Any) -> str:
     """Why values of that expression cannot be compared here; "" when they can."""
     while isinstance(expression, Grouping | Label):
         expression = expression.element
-    type_ = expression.type
+    type_: Any = of_postgres(expression.type)
     if isinstance(type_, TypeDecorator):
         return f"{type(type_).__name__} turns values into others, whose order is not the database's"
     if isinstance(type_, String) and not isinstance(type_, Enum):
@@ -169,7 +169,7 @@ def why_not_ordered(expression: Any) -> str:
 
 def why_not_equal(expression: Any) -> str:
     """Why values of that expression cannot be told apart here; "" when they can."""
-    type_ = expression.type
+    type_ = of_postgres(expression.type)
     if isinstance(type_, CITEXT):
         return "citext cannot be compared outside the database"
     if isinstance(type_, String) and getattr(type_, "collation", None) in (None, *C_COLLATIONS):
@@ -184,4 +184,4 @@ def is_c_text(expression: Any) -> bool:
     if isinstance(expression, BinaryExpression) and expression.operator is operators.collate:
         right = expression.right
         return isinstance(right, CollationClause) and right.collation.strip('"') in C_COLLATIONS
-    return getattr(expression.type, "collation", None) in C_COLLATIONS
+    return getattr(of_postgres(expression.type), "collation", None) in C_COLLATIONS

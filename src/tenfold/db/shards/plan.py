@@ -28,7 +28,7 @@ from sqlalchemy.sql.elements import (
 from tenfold._core.errors import MisuseError
 from tenfold.db.shards.errors import CannotAnswer, CrossShard
 from tenfold.db.shards.key import Parameters, check_key_stays, insert_keys, locate
-from tenfold.db.shards.keys import check
+from tenfold.db.shards.loaded import mappers
 from tenfold.db.shards.map import ShardMap
 from tenfold.db.shards.scatter import Scatter, unlabelled
 from tenfold.db.shards.scheme import Scheme
@@ -48,10 +48,11 @@ def plan(
 ) -> Plan:
     """What to do with ``statement``. Raises `CannotAnswer` with the reason and what to do."""
     _check_given(statement, parameters)
+    parameters = _with_own(statement, parameters)
     write = isinstance(statement, Insert | Update | Delete)
     explicit = shard_key if shard_key is not None else statement.get_execution_options().get("shard_key")
     if explicit is not None:
-        shard = shard_map.shard_of(check(explicit))
+        shard = shard_map.shard_of(scheme.key(explicit))
         if isinstance(statement, Insert):
             for key in insert_keys(statement, parameters, scheme):
                 if shard_map.shard_of(key) != shard:
@@ -94,6 +95,16 @@ def _check_given(statement: Any, parameters: Any) -> None:
         raise MisuseError(f"parameters: expected a mapping or a list of mappings, got {type(parameters).__name__}")
 
 
+def _with_own(statement: Any, parameters: Parameters) -> Parameters:
+    """With those of the statement's ``params()``, which count where none are given."""
+    own = getattr(statement, "_params", None)
+    if not own:
+        return parameters
+    if parameters is None or isinstance(parameters, Mapping):
+        return {**own, **(parameters or {})}
+    return [{**own, **row} for row in parameters]
+
+
 def _single(statement: Any, shards: tuple[str, ...], why: str, write: bool) -> Plan:
     """One shard. A plain SELECT also gets the epoch column, so that it needs no transaction to be fenced."""
     if isinstance(statement, Select) and statement._for_update_arg is None and not write:
@@ -101,7 +112,8 @@ def _single(statement: Any, shards: tuple[str, ...], why: str, write: bool) -> P
         if all(isinstance(column, ColumnElement) for column in columns):
             pushed = statement.add_columns(EPOCH_COLUMN)
             merge = Merge(tuple(range(len(columns))))
-            return Plan("single", shards, pushed, (why,), write, merge, columns, statement)
+            entities = bool(mappers(statement))
+            return Plan("single", shards, pushed, (why,), write, merge, columns, statement, entities)
     return Plan("single", shards, statement, (why,), write)
 
 

@@ -228,8 +228,15 @@ class Scatter:
             node = node.element
         if not isinstance(node, _textual_label_reference):
             return node
+        for column in reversed(self.columns):
+            if isinstance(column, Label) and column.name == node.element:
+                return column
+        froms = leaves(final_froms(self.statement))
+        named = {hash(column) for leaf in froms for column in leaf.c if column.key == node.element}
+        if len(named) > 1:
+            raise CannotAnswer(f"{node.element!r} is a column of several tables", "name the column itself")
         for column in self.columns:
-            if getattr(column, "name", None) == node.element:
+            if hash(column) in named:
                 return column
         raise CannotAnswer(f"{node.element!r} is no selected column", "name a column or a label of the select list")
 

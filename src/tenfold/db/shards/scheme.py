@@ -25,6 +25,7 @@ from sqlalchemy.types import TypeEngine
 
 from tenfold._core.errors import MisuseError
 from tenfold.db.shards.errors import CannotAnswer
+from tenfold.db.shards.keys import NAMES, Key, check, kind_of
 
 C_COLLATIONS: Final = ("C", "POSIX", "C.UTF-8", "ucs_basic")
 """Collations that compare bytes of UTF-8, which is the order of code points, which is Python's."""
@@ -50,11 +51,12 @@ class Scheme:
     found when a statement first names them.
     """
 
-    __slots__ = ("_known", "_sources")
+    __slots__ = ("_kinds", "_known", "_sources")
 
     def __init__(self, *sources: Any) -> None:
         self._sources = sources
         self._known: dict[Any, Sharded | Everywhere] = {}
+        self._kinds: set[str] = set()
         for source in sources:
             if not isinstance(source, MetaData | Table) and not hasattr(source, "registry"):
                 raise MisuseError(f"models: expected a declarative base, a model, MetaData or Table, got {source!r}")
@@ -78,6 +80,18 @@ class Scheme:
         self._read()
         return {table: what for table, what in self._known.items() if isinstance(what, Sharded)}
 
+    def key(self, given: object) -> Key:
+        """``given`` if it is a key by which some table is cut. A 7 that came as the text "7" is on another shard."""
+        found = check(given)
+        if kind_of(found) not in self._kinds:
+            self._read()
+            if self._kinds and kind_of(found) not in self._kinds:
+                expected = " or ".join(sorted(NAMES[kind] for kind in self._kinds))
+                raise MisuseError(
+                    f"shard key: expected {expected}, by which tables are cut, got {type(given).__name__}"
+                )
+        return found
+
     def _read(self) -> None:
         for source in self._sources:
             if isinstance(source, Table):
@@ -97,14 +111,21 @@ class Scheme:
         if name is not None:
             if name not in table.c:
                 raise MisuseError(f"__shard_key__: expected a column of {table.name}, got {name!r}")
-            self._known[table] = Sharded(name, key_kind(table.c[name]))
+            kind = key_kind(table.c[name])
+            self._known[table] = Sharded(name, kind)
+            self._kinds.add(kind)
         elif getattr(model, "__shard_everywhere__", False) or table.info.get("shard_everywhere"):
             self._known[table] = Everywhere()
 
 
+def of_postgres(type_: TypeEngine[Any]) -> TypeEngine[Any]:
+    """The type that PostgreSQL has of one with variants (`TypeEngine.with_variant`)."""
+    return type_._variant_mapping.get("postgresql", type_)
+
+
 def key_kind(column: Column[Any]) -> str:
     """The kind of a key column. Raises `MisuseError` where equality in the database is not equality of bytes."""
-    type_: TypeEngine[Any] = column.type
+    type_ = of_postgres(column.type)
     if isinstance(type_, Integer):
         return "i"
     if isinstance(type_, Uuid) and type_.as_uuid:

@@ -2,9 +2,10 @@
 
 A session that was opened for a key or a shard by name runs every statement there as it stands. One that was not reads
 the key from each statement, from its execution option ``shard_key``, or from the object. What a relationship loads
-belongs to the object it is loaded for and is read where that lives (`homes`). Reads that name no key scatter, unless a
-transaction is open: there they would miss what it has written. `get` by an id that does not say its shard looks on the
-shard of the transaction; that nothing is there does not mean that there is nothing, so this is refused, not answered.
+belongs to the object it is loaded for and is read where that lives, unless the tables' keys say otherwise (`homes`).
+Reads that name no key scatter, unless a transaction is open: there they would miss what it has written. `get` by an id
+that does not say its shard looks on the shard of the transaction; that nothing is there does not mean that there is
+nothing, so this is refused, not answered.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from tenfold.db.causality import CAUSALITY
 from tenfold.db.shards.errors import CannotAnswer, CrossShard, StaleMap
 from tenfold.db.shards.homes import home, loaded_for, object_key, remember, stays_at_home
 from tenfold.db.shards.key import locate
-from tenfold.db.shards.keys import Key, check
+from tenfold.db.shards.keys import Key
 from tenfold.db.shards.map import ShardMap
 from tenfold.db.shards.member import Member
 from tenfold.db.shards.scheme import Everywhere, Scheme, Sharded
@@ -61,13 +62,12 @@ class ShardSession(Session):
         if shard_key is not None and shard is not None:
             raise MisuseError("session: expected shard_key or shard, got both")
         self._cluster = cluster
-        self._key: Key | None = None if shard_key is None else check(shard_key)
+        self._key: Key | None = None if shard_key is None else cluster.scheme.key(shard_key)
         self._named, self._isolation = shard, isolation
         self._bound: str | None = None
         self._engine: Engine | None = None
         self._been_there = False
         self._getting: _Get | None = None
-        event.listen(self, "do_orm_execute", _route)
         event.listen(self, "after_transaction_end", _unbind)
         if self._key is None and shard is None:
             event.listen(self, "pending_to_persistent", remember)
@@ -85,6 +85,14 @@ class ShardSession(Session):
             self.bind_shard()
         assert self._engine is not None
         return self._engine
+
+    def _execute_internal(self, *arguments: Any, **options: Any) -> Any:
+        """Behind `execute`, `scalar` and `scalars`. The statement is routed as the listeners to ``do_orm_execute``,
+        who may change it, have left it.
+        """
+        if options.get("_parent_execute_state") is None:  # else it is among what is left of the parent's
+            options["_add_event"] = _route
+        return super()._execute_internal(*arguments, **options)
 
     def flush(self, objects: Sequence[Any] | None = None) -> None:
         """As SQLAlchemy's, after every changed object has been found to live on the session's shard."""
@@ -226,6 +234,8 @@ def _route(state: ORMExecuteState) -> Result[Any] | None:
     if elsewhere and said is None and not made.write and not locate(statement, parameters, cluster.scheme).sharded:
         return None  # the tables stand here too
     if made.kind == "scatter":
+        if state.load_options._autoflush:  # as SQLAlchemy does before it reads; what was flushed binds the session
+            session._autoflush()
         if session.in_transaction() and session._bound is not None:
             raise CannotAnswer(
                 f"the transaction is bound to shard {session._bound}, and this read needs {', '.join(made.shards)}",

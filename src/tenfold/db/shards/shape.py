@@ -50,6 +50,8 @@ class Plan:
     merge: Merge | None = None
     columns: tuple[Any, ...] = field(default=(), repr=False)
     original: Any = field(default=None, repr=False)
+    entities: bool = False
+    """Whether mapped classes are selected: then the mapper and the options say which columns come, in which order."""
 
     @property
     def volatile(self) -> bool:

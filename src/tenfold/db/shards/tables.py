@@ -173,8 +173,9 @@ class Tables:
         inner = not any(join.isouter or join.full for join in self.joins)
         terms = list(conjuncts(criteria))
         on = [term for join in self.joins for term in conjuncts([join.onclause])]
-        for term in [*terms, *on]:
+        for term in terms:
             self._unite(term)
+        self._unite_joined()
         usable = [*terms, *on] if inner else terms
         groups: dict[int, frozenset[Key] | None] = {}
         for leaf in self.keyed:
@@ -202,11 +203,31 @@ class Tables:
                 return True
         return False
 
-    def _unite(self, term: Any) -> None:
+    def _unite_joined(self) -> None:
+        """The terms of ON: of inner joins, then of outer ones from the innermost. An outer join keeps the rows of its
+        left side (FULL: of either) whatever its ON says, so that says nothing of how these were put together.
+        """
+        outer = [join for join in reversed(self.joins) if join.isouter or join.full]
+        inner = [join for join in self.joins if not (join.isouter or join.full)]
+        for join in [*inner, *outer]:
+            kept: list[set[int]] = []
+            if join.isouter or join.full:
+                kept.append({hash(leaf) for leaf in leaves([join.left])})
+            if join.full:
+                kept.append({hash(leaf) for leaf in leaves([join.right])})
+            for term in conjuncts([join.onclause]):
+                self._unite(term, kept)
+
+    def _unite(self, term: Any, kept: Sequence[set[int]] = ()) -> None:
         if isinstance(term, BinaryExpression) and term.operator is operators.eq:
             left, right = self.key_leaf(term.left), self.key_leaf(term.right)
             if left is not None and right is not None and self.keyed[left].kind == self.keyed[right].kind:
-                self.parent[self.root(left)] = self.root(right)
+                one, other = self.root(left), self.root(right)
+                if not any(self._reaches(one, side) and self._reaches(other, side) for side in kept):
+                    self.parent[one] = other
+
+    def _reaches(self, root: int, side: set[int]) -> bool:
+        return any(leaf in side and self.root(leaf) == root for leaf in self.keyed)
 
     def _keys(self, node: Any, root: int, row: Mapping[str, Any] | None) -> frozenset[Key] | None:
         while isinstance(node, Grouping):
