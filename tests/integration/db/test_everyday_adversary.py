@@ -6,7 +6,7 @@ import asyncio
 import enum
 import math
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from random import Random
@@ -43,7 +43,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, INT4RANGE, JSONB, Range
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, aliased, mapped_column
 
 from tenfold._core.errors import MisuseError
@@ -52,7 +52,6 @@ from tenfold.db.advisory import LockBusy, advisory_lock
 from tenfold.db.bulk import Upserted, upsert
 from tenfold.db.dataloader import many_by, one_by
 from tenfold.db.keyset import Keyset
-from tenfold.servers import Postgres
 
 SECRET = b"0123456789abcdef"
 
@@ -130,25 +129,12 @@ ALIKE = Table(
 )
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Postgres]:
-    with asyncio.Runner() as runner:
-        server = Postgres()
-        runner.run(server.start())
-        try:
-            yield server
-        finally:
-            runner.run(server.close())
-
-
 @pytest.fixture
-async def engine(server: Postgres) -> AsyncIterator[AsyncEngine]:
-    engine = create_async_engine(server.url.replace("://", "+asyncpg://"))
+async def engine(engine: AsyncEngine) -> AsyncEngine:
     async with engine.begin() as connection:
         await connection.run_sync(META.drop_all)
         await connection.run_sync(META.create_all)
-    yield engine
-    await engine.dispose()
+    return engine
 
 
 # -- pages
