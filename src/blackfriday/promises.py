@@ -34,9 +34,9 @@ def _response_time(story: Story) -> Promise:
         return Promise(promise, target, "not measured", None)
     measured = (
         f"{found.before * 1e3:.1f} ms to {found.after * 1e3:.1f} ms at {found.rate:.0f}/s: "
-        f"{-found.reduction:+.0%} (95 % interval {found.low:+.0%} to {found.high:+.0%})"
+        f"{-found.reduction:+.0%} (95 % interval {found.interval})"
     )
-    return Promise(promise, target, measured, found.high <= -HALF)
+    return Promise(promise, target, measured, None if found.too_few else found.high <= -HALF)
 
 
 def _ten_times(story: Story) -> Promise:

@@ -152,7 +152,7 @@ def _same_rate(found: SameRate) -> str:
         f"{found.before * 1e3:.1f} ms",
         f"{found.after * 1e3:.1f} ms",
         f"{-found.reduction:+.1%}",
-        f"{found.low:+.1%} to {found.high:+.1%}",
+        found.interval,
         found.verdict,
     )
     return _table(("rate", f"p95 of {found.step} before", "after", "change", "95 % interval", "verdict"), [row])

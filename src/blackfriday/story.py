@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -71,7 +72,7 @@ class SameRate(Struct, frozen=True):
     step: str
     before: float  # p95 in seconds
     after: float
-    low: float  # 95 % interval of the change as a share of `before`
+    low: float  # 95 % interval of the change as a share of `before`; not a number where too few answered for one
     high: float
     verdict: str
     samples: int
@@ -79,6 +80,17 @@ class SameRate(Struct, frozen=True):
     @property
     def reduction(self) -> float:
         return 1 - self.after / self.before if self.before else 0.0
+
+    @property
+    def too_few(self) -> bool:
+        """Whether nothing is said because there was too little to compare, and not because answers failed to come."""
+        return math.isnan(self.low) and math.isfinite(self.after)
+
+    @property
+    def interval(self) -> str:
+        if self.too_few:
+            return f"none: {self.samples:,} answers are too few"
+        return f"{self.low:+.0%} to {self.high:+.0%}"
 
 
 class TenTimes(Struct, frozen=True):

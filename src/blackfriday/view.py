@@ -147,7 +147,7 @@ class Console(View):
     def same_rate(self, found: SameRate) -> None:
         self.say(
             f"  p95 of {found.step} at {found.rate:.0f}/s: {ms(found.before)} before, {ms(found.after)} after, "
-            f"{-found.reduction:+.0%} (95 % interval {found.low:+.0%} to {found.high:+.0%}): {found.verdict}"
+            f"{-found.reduction:+.0%} (95 % interval {found.interval}): {found.verdict}"
         )
 
     def edge(self, found: EdgeOutcome) -> None:

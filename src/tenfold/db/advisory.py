@@ -30,7 +30,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from tenfold._core.errors import TenfoldError
 from tenfold._core.tasks import shielded
 from tenfold._core.units import Duration, duration, format_duration
+from tenfold.db.begin import must_be_in_transaction
 from tenfold.db.pool_policy import must_be_direct
+from tenfold.db.timeouts import LONGEST_WAIT
 from tenfold.resilience.deadline import remaining
 
 _LOCK_NOT_AVAILABLE: Final = "55P03"
@@ -135,9 +137,11 @@ async def lock_in_transaction(
 ) -> None:
     """Hold the lock ``name`` until the transaction of ``connection`` ends. ``wait`` and ``shared`` as `advisory_lock`.
 
-    Reentrant. Raises `LockBusy`; with a ``wait`` above 0 the transaction is over then: roll it back.
+    Reentrant. Raises `LockBusy`; with a ``wait`` above 0 the transaction is over then: roll it back. `MisuseError` in
+    autocommit, where nothing would be held.
     """
     limit, key = _limit(wait), lock_key(name, space=space)
+    await must_be_in_transaction(connection, "lock_in_transaction")
     if limit < 0.001:
         statement = _TRY_XACT_SHARED if shared else _TRY_XACT
         if not (await connection.execute(statement, {"key": key})).scalar_one():
@@ -185,7 +189,7 @@ async def _give_back(connection: AsyncConnection, key: int, shared: bool) -> Non
 
 
 def _limit(wait: Duration) -> float:
-    limit, left = duration(wait, "wait"), remaining()
+    limit, left = min(duration(wait, "wait"), LONGEST_WAIT), remaining()
     return limit if left is None else min(limit, left)
 
 

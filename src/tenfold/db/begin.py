@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 import asyncpg
 from sqlalchemy import Engine, event
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 from tenfold._core.errors import MisuseError
 
@@ -76,6 +76,17 @@ def at_begin(engine: Engine, addition: Addition) -> None:
         if not issubclass(kind, _Additions):
             derived = type(kind.__name__, (_Additions, kind), {"__slots__": (), "tenfold_additions": additions})
             options["connection_class"] = derived
+
+
+async def must_be_in_transaction(where: AsyncConnection | AsyncSession, what: str) -> None:
+    """Raise `MisuseError`, in the name of ``what``, for a connection in autocommit. Sends nothing."""
+    connection = await where.connection() if isinstance(where, AsyncSession) else where
+    inner: Any = connection.sync_connection
+    if inner.dialect.detect_autocommit_setting(inner.connection.dbapi_connection):
+        raise MisuseError(
+            f"{what}: expected a transaction, got a connection in autocommit, where it would end with its first "
+            "statement; use `async with engine.begin()`, or a session on an engine that is not in autocommit"
+        )
 
 
 def before_first_use(engine: Engine) -> None:

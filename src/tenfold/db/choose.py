@@ -60,8 +60,8 @@ class Candidate(Protocol):
         ...
 
     @property
-    def stranger(self) -> bool:
-        """Whether it is known to belong to another system."""
+    def stranger(self) -> str:
+        """Why it is known to be none of this cluster; "" for one that is not."""
         ...
 
     def latency(self, now: float) -> float:
@@ -187,7 +187,7 @@ def _writer(node: N, primary: str | None, now: float) -> Choice[N]:
 
 def _reader(want: Want, node: N, now: float, primary: str | None, spill: int | None) -> Choice[N]:
     if node.stranger:
-        return Choice(node, "out", "it belongs to another system")
+        return Choice(node, "out", "{}", (node.stranger,))
     if not node.usable(now):
         return Choice(node, "out", "its breaker is open")
     if node.name == primary:

@@ -104,10 +104,13 @@ class Signer:
             )
         if values is None:
             return Place("after" if way == "a" else "before", None)
-        return Place(
-            "after" if way == "a" else "before",
-            tuple(decode(value, kind) for value, kind in zip(values, types, strict=True)),
-        )
+        try:
+            found = tuple(decode(value, kind) for value, kind in zip(values, types, strict=True))
+        except KeyError as error:
+            raise CursorError(
+                f"cursor: its enum has no member {error} any more; start again without", "foreign"
+            ) from error
+        return Place("after" if way == "a" else "before", found)
 
     def __repr__(self) -> str:
         return f"<Signer of {len(self._secrets)} secrets>"

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
+from functools import partial
 from itertools import islice
 from types import TracebackType
 from typing import Any, Final, Generic, TypeVar
@@ -32,6 +33,8 @@ V = TypeVar("V")
 MAX_BATCH: Final = 1000
 MAX_KEYS: Final = 100_000
 _NONE: Final[Any] = object()
+_LOADING: Final[contextvars.ContextVar[tuple[object, ...]]] = contextvars.ContextVar("tenfold_loading", default=())
+"""The batches in whose loads this code runs."""
 
 
 class KeyNotFound(TenfoldError, LookupError):
@@ -59,6 +62,7 @@ class Loader(Generic[K, V]):
     """
 
     __slots__ = (
+        "_batch",
         "_concurrency",
         "_context",
         "_default",
@@ -96,6 +100,7 @@ class Loader(Generic[K, V]):
         self._context: contextvars.Context | None = None
         self._scheduled = False
         self._running = 0
+        self._batch: object = None  # the last that was begun
         # Twice as many: one that has just ended still counts when its successor begins.
         self._tasks = Tasks("dataloader", limit=2 * self._concurrency)
         self.batches = 0
@@ -144,11 +149,21 @@ class Loader(Generic[K, V]):
         found = self._futures.get(key)
         if found is not None:
             self.hits += 1
+            if not found.done():
+                self._refuse_itself(key)
             return found
+        self._refuse_itself(key)
         future = self._pending[key] = self._keep(key)
         if not self._scheduled:
             self._schedule()
         return future
+
+    def _refuse_itself(self, key: K) -> None:
+        if self._concurrency == 1 and any(batch is self._batch for batch in _LOADING.get()):
+            raise MisuseError(
+                f"Loader: its own load asked it for {key!r} and would wait for itself; load what a load needs "
+                "by another loader, or in the same query"
+            )
 
     def _keep(self, key: K) -> asyncio.Future[V]:
         loop = self._loop
@@ -176,9 +191,11 @@ class Loader(Generic[K, V]):
             self._running += 1
             self.batches += 1
             self.loads += len(batch)
-            self._tasks.spawn(self._run(batch))
+            self._tasks.spawn(self._run(batch)).add_done_callback(partial(self._ended, batch))
 
     async def _run(self, batch: dict[K, asyncio.Future[V]]) -> None:
+        self._batch = batch
+        _LOADING.set((*_LOADING.get(), batch))  # in this task's own context
         try:
             found = await self._load(list(batch))
             for key, future in batch.items():
@@ -192,14 +209,16 @@ class Loader(Generic[K, V]):
         except Exception as error:  # noqa: BLE001 - it is passed on to whoever asked
             for key, future in batch.items():
                 self._fail(key, future, error)
-        finally:
-            for key, future in batch.items():
-                if not future.done():  # cancelled from outside
-                    future.cancel()
-                    self._drop(key, future)
-            self._running -= 1
-            if not self._scheduled:
-                self._schedule()
+
+    def _ended(self, batch: dict[K, asyncio.Future[V]], task: asyncio.Task[None]) -> None:
+        """Whether it was run or not: a task that is cancelled before its first step does nothing at all."""
+        for key, future in batch.items():
+            if not future.done():  # cancelled from outside
+                future.cancel()
+                self._drop(key, future)
+        self._running -= 1
+        if not self._scheduled:
+            self._schedule()
 
     def _fail(self, key: K, future: asyncio.Future[V], error: BaseException) -> None:
         self._drop(key, future)
@@ -253,7 +272,7 @@ def many_by(session: AsyncSession | AsyncConnection, statement: Select[Any], col
     async def load(keys: list[Any]) -> dict[Any, list[Any]]:
         found: dict[Any, list[Any]] = {key: [] for key in keys}
         for key, row in await _rows(session, statement, column, keys):
-            found.setdefault(key, []).append(row)
+            found[key].append(row)
         return found
 
     return Loader(load)
@@ -280,4 +299,12 @@ async def _rows(session: Any, statement: Select[Any], column: Any, keys: list[An
     async with _IN_USE.setdefault(session, asyncio.Lock()):
         result = await session.execute(statement.add_columns(column.label("tenfold_key")).where(among(column, keys)))
         rows = result.all()
+    asked = set(keys)
+    for row in rows:
+        if row[-1] not in asked:
+            raise MisuseError(
+                f"loader: the database found {row[-1]!r} by one of the keys that were asked for, and none of them is "
+                f"that, as {next(iter(asked))!r}; expected keys as the column's type gives them, such as UUID and not "
+                "its text, and as they are written in the column"
+            )
     return [(row[-1], row[0] if width == 1 else tuple(row[:-1])) for row in rows]

@@ -47,9 +47,12 @@ from sqlalchemy.types import TypeEngine
 from tenfold._core.errors import MisuseError, TenfoldError
 from tenfold._core.units import Duration, duration, format_duration, whole_number
 from tenfold.db.hot_rows_sql import RESET_LOCK_TIMEOUT, ROLLBACK, SAVEPOINT, SET_LOCK_TIMEOUT, Statements
+from tenfold.db.schemas import schema_of
+from tenfold.db.timeouts import LONGEST_WAIT
 from tenfold.resilience.deadline import remaining
 
 BUCKETS: Final = 16
+_SCHEMAS: Final = 1000
 _DEADLOCK: Final = "40P01"
 _LOCK_NOT_AVAILABLE: Final = "55P03"
 _NO_TRANSACTION: Final = "25P01"
@@ -102,7 +105,7 @@ class HotRows:
     (40001).
     """
 
-    __slots__ = ("_random", "_sql", "buckets", "name", "wait")
+    __slots__ = ("_random", "_schemas", "_table", "buckets", "name", "wait")
 
     def __init__(
         self, table: Table, *, buckets: int = BUCKETS, wait: Duration = "2s", random: Random | None = None
@@ -112,10 +115,11 @@ class HotRows:
             raise MisuseError(f"buckets: expected 1000 at most (16 suffice for most), got {buckets}")
         if not {"key", "bucket", "amount"} <= set(table.c.keys()):
             raise MisuseError(f"table: expected one of hot_rows_table(), got {table.name} with {table.c.keys()}")
-        self.wait: Final = duration(wait, "wait")
+        self.wait: Final = min(duration(wait, "wait"), LONGEST_WAIT)
         self.name: Final = table.name
         self._random = random or Random()
-        self._sql = Statements(table)
+        self._table = table
+        self._schemas: dict[str | None, Statements] = {}
 
     async def open(self, connection: Connection, key: Any, amount: int) -> None:
         """Make the buckets of ``key`` with ``amount`` spread over them.
@@ -123,7 +127,9 @@ class HotRows:
         An integrity error of SQLAlchemy's, if it has some.
         """
         base, rest = divmod(whole_number(amount, "amount"), self.buckets)
-        await connection.execute(self._sql.open, {"key": key, "base": base, "rest": rest, "buckets": self.buckets})
+        await connection.execute(
+            self._sql(connection).open, {"key": key, "base": base, "rest": rest, "buckets": self.buckets}
+        )
 
     async def take(self, connection: Connection, key: Any, n: int = 1) -> bool:
         """Take ``n``; False when there are fewer, which is certain then.
@@ -155,7 +161,7 @@ class HotRows:
     async def put(self, connection: Connection, key: Any, n: int = 1) -> None:
         """Put ``n`` back, into the emptiest bucket that nobody holds; if all are held, wait. Raises as `take`."""
         whole_number(n, "n", least=1)
-        if (await connection.execute(self._sql.add, {"key": key, "n": n})).first() is not None:
+        if (await connection.execute(self._sql(connection).add, {"key": key, "n": n})).first() is not None:
             return
         await self._savepoint(connection)
         held = await self._lock(connection, key)
@@ -164,7 +170,7 @@ class HotRows:
 
     async def total(self, connection: Connection, key: Any) -> int:
         """The committed sum (and what this transaction has changed), without a lock. Raises `UnknownHotRow`."""
-        found = (await connection.execute(self._sql.sum, {"key": key})).scalar_one()
+        found = (await connection.execute(self._sql(connection).sum, {"key": key})).scalar_one()
         if found is None:
             raise self._unknown(key)
         return int(found)
@@ -180,6 +186,15 @@ class HotRows:
         await self._write(connection, key, spread(held, total))
         return total
 
+    def _sql(self, connection: Connection) -> Statements:
+        schema = schema_of(connection, self._table)
+        found = self._schemas.get(schema)
+        if found is None:
+            if len(self._schemas) >= _SCHEMAS:
+                self._schemas.clear()
+            found = self._schemas[schema] = Statements(self._table, schema)
+        return found
+
     async def _savepoint(self, connection: Connection) -> None:
         try:
             await connection.execute(SAVEPOINT)
@@ -194,7 +209,7 @@ class HotRows:
         """The first look. If it found nothing, locks may be left of it: roll it back."""
         start = self._random.randrange(self.buckets)
         try:
-            found = await connection.execute(self._sql.take, {"key": key, "n": n, "start": start})
+            found = await connection.execute(self._sql(connection).take, {"key": key, "n": n, "start": start})
         except DBAPIError as error:
             if _state(error) != _DEADLOCK:
                 raise
@@ -207,7 +222,7 @@ class HotRows:
         wait = self.wait if left is None else min(self.wait, left)
         old = (await connection.execute(SET_LOCK_TIMEOUT, {"new": f"{max(1, int(wait * 1000))}ms"})).scalar_one()
         try:
-            rows = (await connection.execute(self._sql.lock, {"key": key})).all()
+            rows = (await connection.execute(self._sql(connection).lock, {"key": key})).all()
         except DBAPIError as error:
             why = {
                 _LOCK_NOT_AVAILABLE: f"were in use for {format_duration(wait)}",
@@ -227,7 +242,7 @@ class HotRows:
 
     async def _write(self, connection: Connection, key: Any, amounts: Sequence[tuple[int, int]]) -> None:
         numbers, new = [number for number, _ in amounts], [amount for _, amount in amounts]
-        await connection.execute(self._sql.keep, {"key": key, "numbers": numbers, "amounts": new})
+        await connection.execute(self._sql(connection).keep, {"key": key, "numbers": numbers, "amounts": new})
 
     def __repr__(self) -> str:
         return f"<HotRows {self.name} buckets={self.buckets} wait={format_duration(self.wait)}>"

@@ -7,6 +7,8 @@ from typing import Any, Final
 from sqlalchemy import Table, TextClause, bindparam, text
 from sqlalchemy.dialects import postgresql
 
+from tenfold.db.schemas import full_name
+
 SAVEPOINT: Final = text("SAVEPOINT tenfold_hot_rows")
 ROLLBACK: Final = text("ROLLBACK TO SAVEPOINT tenfold_hot_rows")
 SET_LOCK_TIMEOUT: Final = text(
@@ -18,12 +20,12 @@ _DIALECT: Final[Any] = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
 class Statements:
-    """The statements for ``table``; each is about one ``:key``."""
+    """The statements for ``table`` in ``schema``; each is about one ``:key``."""
 
     __slots__ = ("add", "keep", "lock", "open", "sum", "take")
 
-    def __init__(self, table: Table) -> None:
-        full = str(_DIALECT.identifier_preparer.format_table(table)).replace(":", "\\:")
+    def __init__(self, table: Table, schema: str | None) -> None:
+        full = full_name(table, schema, _DIALECT.identifier_preparer).replace(":", "\\:")
 
         def statement(sql: str) -> TextClause:
             return text(sql.replace("{t}", full)).bindparams(bindparam("key", type_=table.c.key.type))

@@ -25,6 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from tenfold._core.errors import MisuseError
 from tenfold._core.units import Duration, duration
+from tenfold.db.begin import must_be_in_transaction
 from tenfold.db.cluster_errors import DatabaseClusterError
 
 T = TypeVar("T")
@@ -41,6 +42,7 @@ _INSERT: Final = text(
 )
 _RESULT: Final = text(f"UPDATE {TABLE} SET result = CAST(:result AS jsonb) WHERE key = :key")
 _FIND: Final = text(f"SELECT request, result::text FROM {TABLE} WHERE key = :key")
+_CLAIM: Final = text(f"SELECT result::text FROM {TABLE} WHERE key = :key FOR UPDATE")
 _PRUNE: Final = text(
     f"DELETE FROM {TABLE} WHERE key IN (SELECT key FROM {TABLE}"
     " WHERE at < now() - make_interval(secs => :age) ORDER BY at LIMIT :most FOR UPDATE SKIP LOCKED)"
@@ -67,11 +69,13 @@ async def once(
     unique for each wish, not for each try.
 
     Under REPEATABLE READ and SERIALIZABLE a key that was committed meanwhile ends in 40001, after which
-    `AsyncCluster.run` finds it. Raises `KeyReused` for another request, `MisuseError` for a key that makes no sense or
-    a result that JSON cannot hold.
+    `AsyncCluster.run` finds it. Raises `KeyReused` for another request, `MisuseError` for a key that makes no sense,
+    a session in autocommit, or a result that JSON cannot hold. Where ``fn`` raises and the transaction is committed all
+    the same, the wish is still open: the next one with that key runs ``fn``.
     """
     if not 1 <= len(key) <= _LONGEST_KEY:
         raise MisuseError(f"once: expected a key of 1 to {_LONGEST_KEY} characters, got {key!r:.80}")
+    await must_be_in_transaction(session, "once")
     first = (await session.execute(_INSERT, {"key": key, "request": request})).scalar_one_or_none()
     if first is None:
         row = (await session.execute(_FIND, {"key": key})).one()
@@ -80,7 +84,10 @@ async def once(
                 f"once: the key {key!r} was used for another request; expected the same request with the same key, "
                 "make a new key for a new wish"
             )
-        return None if row[1] is None else json.loads(row[1])
+        # NULL: ``fn`` failed then, and its transaction was committed all the same. One at a time may try again.
+        found = row[1] if row[1] is not None else (await session.execute(_CLAIM, {"key": key})).scalar_one()
+        if found is not None:
+            return json.loads(found)
     result = await fn()
     try:
         told = json.dumps(result)

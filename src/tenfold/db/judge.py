@@ -26,9 +26,10 @@ from tenfold.db.seen import Seen
 class _Known:
     """What is remembered of one node."""
 
-    __slots__ = ("lag", "was")
+    __slots__ = ("database", "lag", "was")
 
     def __init__(self, lag: LagSwitch) -> None:
+        self.database: str | None = None
         self.lag = lag
         self.was: tuple[str, int, int] | None = None  # role, system, timeline as last seen
 
@@ -56,6 +57,7 @@ class Judge:
         self.trail: Final = Trail()
         self.elections = 0
         """Times that a server became the one that takes the writes; the first is no failover."""
+        self._home: Node | None = None  # the last winner: its database is the cluster's
         self.there: Final = asyncio.Event()
         """Set while there is a primary."""
 
@@ -75,6 +77,7 @@ class Judge:
             node.seen = Seen("unknown", None, None, state.lag.update(None), now)
         else:
             self._generation(node, state, found)
+            state.database = found.database
             node.seen = replace(node.seen, role=found.role, position=position, at=now)
             if before == "unknown" and not node.usable(now):
                 node.circuit.reset()
@@ -82,8 +85,8 @@ class Judge:
             timeline = None if position is None else position.timeline
             self._hub.emit(RoleChanged(node.name, before, node.seen.role, timeline, reason))
         changed = self._elect()
-        system = self.election.system
-        node.stranger = position is not None and system is not None and position.system != system
+        for one in self._nodes.values() if changed or node is self._home else (node,):
+            one.stranger = self._none_of_ours(one)
         if self.winner is node and position is not None:
             self.trail.note(position, now if began is None else began)
         if changed:
@@ -107,13 +110,31 @@ class Judge:
             node.advance(f"it was on timeline {known[2]} and is on {position.timeline}")
         # A replica that follows its new primary onto another timeline is the same server with the same data.
 
+    def _none_of_ours(self, node: Node) -> str:
+        position, system = node.seen.position, self.election.system
+        if position is None or system is None:
+            return ""
+        if position.system != system:
+            return "it belongs to another system"
+        return self._elsewhere(node)
+
+    def _elsewhere(self, node: Node) -> str:
+        """A server has many databases, and a URL that names another one is a valid URL."""
+        if self._home is None:
+            return ""
+        database, ours = self._known[node.name].database, self._known[self._home.name].database
+        return f"its URL leads to database {database!r}, the primary's to {ours!r}" if database != ours else ""
+
     def _elect(self) -> bool:
         before = self.election.winner
         # The cluster is the system of the one that was declared its primary, so that one is heard first: another that
         # answered quicker may be of another system, or have started as a copy of it.
         heard = self._nodes.values() if self._declared.seen.at > -math.inf else ()
-        outcome = self.election.decide((node.name, node.seen) for node in heard)
-        refused = dict(outcome.refused)
+        placed = [node for node in heard if node.seen.position is not None]
+        elsewhere = {node.name: why for node in placed if (why := self._elsewhere(node))}
+        outcome = self.election.decide((node.name, node.seen) for node in heard if node.name not in elsewhere)
+        refused = {name: why for name, why in elsewhere.items() if self._nodes[name].seen.role == "primary"}
+        refused.update(outcome.refused)
         for name, node in self._nodes.items():
             reason = refused.get(name, "")
             if reason and not node.refused:
@@ -127,6 +148,7 @@ class Judge:
         else:
             self.there.set()
             self.elections += 1
+            self._home = self._nodes[outcome.winner]
         self._elected()
         self._hub.emit(PrimaryElected(outcome.winner, before, self.election.timeline))
         return True

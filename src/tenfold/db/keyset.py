@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Generic, TypeVar
 
 from sqlalchemy import Select, Table
-from sqlalchemy.dialects.postgresql import asyncpg
 from sqlalchemy.engine import Result
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.sql.selectable import Alias
@@ -21,11 +20,10 @@ from sqlalchemy.sql.visitors import iterate
 from tenfold._core.errors import MisuseError
 from tenfold._core.units import whole_number
 from tenfold.db.cursors import Place, Signer, encode
-from tenfold.db.keyset_order import Part, after, part_of
+from tenfold.db.keyset_order import DIALECT, Part, after, part_of
 
 T = TypeVar("T")
 LARGEST_PAGE: Final = 10_000
-_DIALECT: Final[Any] = asyncpg.dialect()  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +104,7 @@ class Keyset(Generic[T]):
 
     def _select(self, place: Place) -> Select[Any]:
         parts = self._parts if place.way == "after" else [part.reversed() for part in self._parts]
-        keys = [part.whole.label(f"tenfold_key_{number}") for number, part in enumerate(parts)]
+        keys = [part.told.label(f"tenfold_key_{number}") for number, part in enumerate(parts)]
         chosen = self._statement.add_columns(*keys).order_by(*[part.ordering() for part in parts])
         if place.values is not None:
             chosen = chosen.where(after(parts, place.values))
@@ -180,6 +178,7 @@ def _refuse(statement: Select[Any]) -> None:
     for clause, present in (
         ("ORDER BY", len(statement._order_by_clauses)),
         ("LIMIT", statement._limit_clause is not None),
+        ("FETCH", statement._fetch_clause is not None),
         ("OFFSET", statement._offset_clause is not None),
         ("GROUP BY", len(statement._group_by_clauses)),
         ("DISTINCT", statement._distinct),
@@ -193,7 +192,7 @@ def _refuse(statement: Select[Any]) -> None:
 
 def _digest(statement: Select[Any]) -> str:
     """Names the query: its text and the values in it, the same in every process."""
-    compiled = statement.compile(dialect=_DIALECT)
+    compiled = statement.compile(dialect=DIALECT)
     values = [[name, encode(value)] for name, value in sorted(compiled.params.items())]
     text = json.dumps([str(compiled), values], separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=9).hexdigest()

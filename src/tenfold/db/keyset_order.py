@@ -20,38 +20,51 @@ Backward is the same in the reversed order, and the rows turned round.
 What a row is compared with has to be the value itself. SQLAlchemy's types may change it on the way out and back in: a
 ``Numeric(asdecimal=False)`` rounds to a float, a ``Float(asdecimal=True)`` to ten digits, and ``price * 1.19`` is typed
 as ``price`` is and would be cast to its two digits. So a part has a ``kind``, a type that keeps all of the value, in
-which it is read and given back. And only a table's own column is believed to be never NULL: that of a subquery may be,
-whatever it says, by a UNION or an outer join inside.
+which it is read and given back; of a type of your own (``TypeDecorator``) it is the one beneath, which is what the
+server compares. Dates and intervals no Python value holds: to the driver 9999-12-31 is infinity, and a year is 365
+days, which the server takes for 360. They are told as text (`Part.told`), by way of JSON, where no setting changes how.
+And only a table's own column is believed to be never NULL: that of a subquery may be, whatever it says, by a UNION or
+an outer join inside.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import (
     JSON,
     Column,
     ColumnElement,
+    Date,
+    DateTime,
     Double,
     Float,
     Integer,
     Numeric,
     Table,
+    Text,
     and_,
+    cast,
     false,
+    func,
     literal,
+    literal_column,
     or_,
     tuple_,
     type_coerce,
 )
+from sqlalchemy.dialects.postgresql import INTERVAL, asyncpg
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import Label, UnaryExpression
 from sqlalchemy.sql.selectable import Alias
-from sqlalchemy.types import NullType, TypeEngine
+from sqlalchemy.types import NullType, TypeDecorator, TypeEngine
 
 from tenfold._core.errors import MisuseError
+
+DIALECT: Final[Any] = asyncpg.dialect()  # type: ignore[no-untyped-call]
+_TOLD_AS_TEXT: Final = (Date, DateTime, INTERVAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +90,21 @@ class Part:
 
     @property
     def whole(self) -> ColumnElement[Any]:
-        """The expression, as it is read and compared."""
+        """The expression, as it is compared."""
         return self.expression if self.kind is self.expression.type else type_coerce(self.expression, self.kind)
+
+    @property
+    def told(self) -> ColumnElement[Any]:
+        """The expression, as it is read for a cursor."""
+        if not isinstance(self.kind, _TOLD_AS_TEXT):
+            return self.whole
+        return func.to_json(self.expression).op("#>>", return_type=Text())(literal_column("'{}'"))
+
+    def literal(self, value: Any) -> ColumnElement[Any]:
+        """A value of `told`, as it is compared."""
+        if not isinstance(self.kind, _TOLD_AS_TEXT):
+            return literal(value, self.kind)
+        return cast(literal(value, Text()), self.kind)
 
     def is_column(self, other: Part) -> bool:
         """Whether both are the same column of the same table (another alias of it is another table)."""
@@ -104,10 +130,10 @@ def after(parts: Sequence[Part], values: Sequence[Any]) -> ColumnElement[bool]:
     left: Any
     right: Any
     if run == 1:
-        left, right = parts[0].whole, _literal(parts[0], values[0])
+        left, right = parts[0].whole, parts[0].literal(values[0])
     else:
         left = tuple_(*[part.whole for part in parts[:run]])
-        right = tuple_(*[_literal(part, value) for part, value in zip(parts[:run], values[:run], strict=True)])
+        right = tuple_(*[part.literal(value) for part, value in zip(parts[:run], values[:run], strict=True)])
     strictly: ColumnElement[bool] = left < right if parts[0].descending else left > right
     if rest is None:
         return strictly
@@ -119,17 +145,13 @@ def after(parts: Sequence[Part], values: Sequence[Any]) -> ColumnElement[bool]:
 def _strictly(part: Part, value: Any) -> ColumnElement[bool]:
     if value is None:
         return part.whole.is_not(None) if part.nulls_first else false()
-    given = _literal(part, value)
+    given = part.literal(value)
     beyond: ColumnElement[bool] = part.whole < given if part.descending else part.whole > given
     return or_(beyond, part.whole.is_(None)) if part.nullable and not part.nulls_first else beyond
 
 
 def _equal(part: Part, value: Any) -> ColumnElement[bool]:
-    return part.whole.is_(None) if value is None else part.whole == _literal(part, value)
-
-
-def _literal(part: Part, value: Any) -> ColumnElement[Any]:
-    return literal(value, part.kind)
+    return part.whole.is_(None) if value is None else part.whole == part.literal(value)
 
 
 def part_of(given: Any) -> Part:
@@ -149,24 +171,31 @@ def part_of(given: Any) -> Part:
         raise MisuseError(f"order: expected columns or expressions such as Product.price.desc(), got {given!r}")
     if isinstance(expression, Label):
         expression = expression.element
-    if isinstance(expression.type, JSON):
+    own, kind = _is_a_table_s(expression), _beneath(expression.type)
+    if isinstance(kind, JSON):
         raise MisuseError(
             f"order: expected columns whose values have an order, got JSON in {given}; take a value out of it, such as "
             'Product.data["rank"].as_integer()'
         )
-    own = _is_a_table_s(expression)
     return Part(
         expression,
         descending,
         descending if nulls_first is None else nulls_first,
         bool(getattr(expression, "nullable", True)) if own else True,
-        _kind(expression.type, own),
+        _kind(kind, own),
     )
 
 
 def _is_a_table_s(expression: ColumnElement[Any]) -> bool:
     table: Any = expression.table if isinstance(expression, Column) else None
     return isinstance(table.element if isinstance(table, Alias) else table, Table)
+
+
+def _beneath(kind: Any) -> Any:
+    """The type that the server knows."""
+    while isinstance(kind, TypeDecorator):
+        kind = kind.type_engine(DIALECT)
+    return kind
 
 
 def _kind(kind: Any, own: bool) -> TypeEngine[Any]:

@@ -47,7 +47,7 @@ class LoopServers:
                 if theirs.pid != os.getpid():
                     _INHERITED.append(self._servers.pop(old))
                 elif old.is_closed():
-                    del self._servers[old]
+                    self._servers.pop(old, None)  # another thread may see it too
             servers = self._servers[loop] = self._made()
             servers.watch.start()
         return servers

@@ -94,7 +94,8 @@ class Node:
         """Counts the connections of the watch: while it stays, the server has not gone down."""
         self.refused = ""
         """Why it gets no writes although it says that it is a primary; "" where that is not so."""
-        self.stranger = False
+        self.stranger = ""
+        """Why it is none of this cluster; "" where that is not so, or not known."""
         self.pooled: bool | None = {"auto": None, "none": False, "transaction": True}[options.pooler]
         """Whether a pooler stands in between; None: not known yet."""
         self.silences = 0

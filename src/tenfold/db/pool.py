@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable
 from typing import Any, Final
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InvalidRequestError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, PoolProxiedConnection
@@ -117,14 +117,16 @@ class AccountedPool(AsyncAdaptedQueuePool):
         self._longest = seconds
 
     def connect(self) -> PoolProxiedConnection:
-        if self.write:
-            return super().connect()
-        account = self.account
-        account.coming += 1
+        account, coming = self.account, 0 if self.write else 1
+        account.coming += coming
         try:
             return super().connect()
+        except InvalidRequestError as error:  # SQLAlchemy's, when it has connected anew twice
+            raise ConnectionResetError(
+                f"{self.label}: each connection was out of date as soon as it was made"
+            ) from error
         finally:
-            account.coming -= 1
+            account.coming -= coming
 
     def recreate(self) -> AccountedPool:
         fresh = super().recreate()

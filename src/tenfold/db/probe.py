@@ -25,7 +25,7 @@ APPLICATION: Final = "tenfold watch"
 
 # The inner select asks once whether it is a replica: asked twice, a promotion in between would mix two answers.
 STATEMENT: Final = """
-SELECT replica, system,
+SELECT replica, system, current_database() AS database,
        CASE WHEN replica THEN false
             ELSE (pg_current_wal_lsn() - '0/0') % current_setting('wal_block_size')::int = 0
              AND pg_current_wal_insert_lsn() - pg_current_wal_lsn() > 40  -- the header of a page, which is no record
@@ -47,6 +47,7 @@ class Found(NamedTuple):
     position: Position | None
     half: bool = False
     """Whether the position of a primary lies in the middle of a record."""
+    database: str | None = None
 
 
 async def probe(connection: asyncpg.Connection[Any]) -> Found:
@@ -57,7 +58,8 @@ async def probe(connection: asyncpg.Connection[Any]) -> Found:
     role: Role = "replica" if row["replica"] else "primary"
     if row["lsn"] is None or row["timeline"] is None:
         return Found(role, None)  # a replica that has replayed nothing yet
-    return Found(role, Position(row["system"] % 2**64, row["timeline"], row["lsn"]), row["half"])
+    position = Position(row["system"] % 2**64, row["timeline"], row["lsn"])
+    return Found(role, position, row["half"], row["database"])
 
 
 async def push(connection: asyncpg.Connection[Any]) -> None:

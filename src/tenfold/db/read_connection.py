@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Protocol
@@ -67,13 +68,17 @@ async def _connect(host: Host, want: Want) -> tuple[AsyncConnection, Choice[Node
     wanted = want.after
     choices = host.choices(want)
     patient = True
+    lost: BaseException | None = None
     for choice in choices:
         if choice.ok and host.has_room(choice, want):
             node = choice.node
             try:
                 with node.trial():
                     connection = await node.reads.connect()
-            except (BreakerOpen, *NOT_THERE):
+            except BreakerOpen:
+                continue
+            except NOT_THERE as error:
+                lost = error
                 continue
             if wanted is None or choice.rank == "spill":
                 return connection, choice
@@ -86,17 +91,21 @@ async def _connect(host: Host, want: Want) -> tuple[AsyncConnection, Choice[Node
             if there:
                 return connection, choice
             patient = False
-    raise refused(host.choices(want))
+    raise refused(host.choices(want)) from lost
 
 
 def refused(choices: Sequence[Choice[Node]]) -> ReadsRefused:
     """Why nobody serves a reader: the reason of each server, with the error where it does not answer."""
-    silent = [choice for choice in choices if choice.node.seen.role == "unknown" and choice.node.last_error]
-    reasons = tuple(
-        f"{choice}, {choice.node.last_error.strip(': ')}" if choice in silent else str(choice) for choice in choices
-    )
+    now = time.monotonic()
+    failing = [one for one in choices if one.node.last_error and not one.node.usable(now)]
+    silent = [one for one in choices if one.node.last_error and one.node.seen.role == "unknown"]
+    reasons = tuple(f"{one}, {_first_line(one)}" if one in silent or one in failing else str(one) for one in choices)
     if len(silent) == len(choices):
         advice = "None answers: look at the servers and at their URLs"
     else:
         advice = "Try again, accept more lag (max_lag), or raise spill: how many readers the primary takes over"
     return ReadsRefused(f"no server may serve this reader now: {'; '.join(reasons)}. {advice}", reasons)
+
+
+def _first_line(choice: Choice[Node]) -> str:
+    return choice.node.last_error.partition("\n")[0].strip(": ")  # SQLAlchemy's further ones lead to its documentation

@@ -72,7 +72,7 @@ def node_state(node: Node) -> dict[str, Any]:
     return {
         "role": seen.role,
         "refused": node.refused,
-        "stranger": node.stranger,
+        "stranger": bool(node.stranger),
         "lag": seen.lag,
         "lag_state": seen.lag_state,
         "unreplayed": seen.lag_bytes,

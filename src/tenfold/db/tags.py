@@ -62,7 +62,11 @@ def comment(tags: Sequence[tuple[str, str]]) -> str:
     """
     if not tags:
         return ""
-    return "/*" + ",".join(f"{quote(key, safe='')}='{quote(value, safe='')}'" for key, value in sorted(tags)) + "*/"
+    return "/*" + ",".join(f"{_quoted(key)}='{_quoted(value)}'" for key, value in sorted(tags)) + "*/"
+
+
+def _quoted(text: str) -> str:
+    return quote(text, safe="", errors="replace")  # half a surrogate pair, of a header's bad bytes, is no query's fault
 
 
 def application_name(tags: Sequence[tuple[str, str]]) -> str:
@@ -101,6 +105,9 @@ class QueryTags:
         sample: float | str = 0.0,
         random: Callable[[], float] | None = None,
     ) -> None:
+        for option, names in (("in_text", in_text), ("in_name", in_name)):
+            if isinstance(names, str):
+                raise MisuseError(f'QueryTags: {option}= expected a list of names such as ["route"], got {names!r}')
         self._in_text, self._in_name = tuple(in_text), tuple(in_name)
         self.max_texts: Final = whole_number(max_texts, "max_texts", least=1)
         self._sample = share(sample, "sample")

@@ -124,8 +124,10 @@ class Taps:
         if context.is_disconnect and not isinstance(error, asyncio.CancelledError):
             node.look(node)  # one broken connection says little; whether the server is there, the watch finds out
         if self.write and getattr(error, "sqlstate", None) == _READ_ONLY and not _asked_for(context):
-            node.advance("it was taken for the primary and refused to write")
-            node.doubt(node, "it refused to write")
+            connection = context.connection
+            if connection is None or connection.info.get(_MADE_IN) == node.generation:  # else it says nothing new
+                node.advance("it was taken for the primary and refused to write")
+                node.doubt(node, "it refused to write")
 
 
 def refuse_aborted(connection: Connection) -> None:

@@ -29,6 +29,8 @@ from tenfold.resilience.errors import DeadlineExceeded, DeadlineTooShort
 _QUERY_CANCELED: Final = "57014"
 _CLOCKS_APART: Final = 0.05
 _LONGEST_MS: Final = 2**31 - 1
+LONGEST_WAIT: Final = _LONGEST_MS / 1000
+"""Seconds, 24 days: what the server takes for a time-out."""
 
 
 def statement_deadline(target: AsyncEngine | HasNodes, *, longest: Duration | None = "30s") -> None:
@@ -43,7 +45,7 @@ def statement_deadline(target: AsyncEngine | HasNodes, *, longest: Duration | No
     because the deadline passed raises `DeadlineExceeded`, from SQLAlchemy's error; one that it ends for ``longest``
     that error itself. Raises `MisuseError` as `tenfold.db.begin.at_begin`.
     """
-    cap = None if longest is None else max(1, int(duration(longest, "longest") * 1000))
+    cap = None if longest is None else min(_LONGEST_MS, max(1, int(duration(longest, "longest") * 1000)))
     for_each_engine(target, lambda engine: _install(engine, cap), "statement_deadline")
 
 

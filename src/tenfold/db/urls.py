@@ -34,6 +34,11 @@ def asyncpg_url(url: str | URL, name: str) -> URL:
     """
     try:
         parsed = make_url(url)
+    except ValueError:
+        raise MisuseError(
+            f"{name}: expected a URL such as postgresql://user@host:5432/shop, got one whose port is no number; "
+            "in a password @ is written %40, : is %3A and / is %2F"
+        ) from None  # which may tell a part of the password
     except ArgumentError as error:
         raise MisuseError(f"{name}: expected a URL such as postgresql://user@host:5432/shop ({error})") from error
     if parsed.drivername not in _DRIVERS:
@@ -42,6 +47,8 @@ def asyncpg_url(url: str | URL, name: str) -> URL:
             "the cluster speaks to PostgreSQL through asyncpg only"
         )
     query = dict(parsed.query)
+    if any(isinstance(host, str) and "," in host for host in (parsed.host, query.get("host"))):
+        raise MisuseError(f"{name}: expected one host, got several; each server has a URL of its own")
     if "sslmode" in query:
         query.setdefault("ssl", query.pop("sslmode"))
     for parameter, value in query.items():

@@ -31,6 +31,7 @@ from tenfold.db.shards import (
     ShardedCluster,
     StaleMap,
 )
+from tenfold.db.shards.dispatch import FIND
 from tenfold.servers import Topology
 
 QUICK = OutboxOptions(poll="50ms", base="5ms", cap="50ms", tries=4)
@@ -183,6 +184,27 @@ async def test_order_is_kept_while_a_message_fails_and_dead_letters_step_aside(c
         await until(lambda: drained(outbox))
     assert await effects(cluster) == {2: [1, 3, 4, 5, 2], 5: [6]}
     assert not await outbox.revive(home, letter.id)
+
+
+async def test_what_falls_due_during_the_search_lets_nobody_pass(cluster: ShardedCluster) -> None:
+    """A search over thousands of rows takes milliseconds, in which the first message of a key becomes due."""
+    home = cluster.map.shard_of(1)
+    async with cluster.async_engine(home).connect() as connection:
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
+        await connection.execute(
+            sa.text(
+                "INSERT INTO tenfold_outbox (topic, key, body, due) SELECT 'note', CASE WHEN n IN (1, 5000) THEN 'i0' "
+                "ELSE 'i' || n END, '1', CASE WHEN n = 5000 THEN '-infinity' ELSE 'infinity' END::timestamptz "
+                "FROM generate_series(1, 5000) n"
+            )
+        )
+        first, last = (await connection.execute(sa.text("SELECT min(id), max(id) FROM tenfold_outbox"))).one()
+        soon = sa.text("UPDATE tenfold_outbox SET due = clock_timestamp() + make_interval(secs => :s) WHERE id = :id")
+        found = []
+        for number in range(100):
+            await connection.execute(soon, {"s": number / 20_000, "id": first})
+            found.append([row.id for row in await connection.execute(FIND, {"most": 10})])
+    assert {tuple(each) for each in found} <= {(), (first, last)}, found
 
 
 async def test_two_dispatchers_deliver_each_message_once(cluster: ShardedCluster, servers: Topology) -> None:

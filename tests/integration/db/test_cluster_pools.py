@@ -14,11 +14,12 @@ from random import Random
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from tenfold.db import AsyncCluster, create_async_cluster
-from tenfold.db.cluster_errors import PoolExhausted
+from tenfold.db.cluster_errors import PoolExhausted, ReadsRefused
 from tenfold.resilience import Deadline, DeadlineExceeded
 
 
@@ -247,3 +248,43 @@ async def test_connections_that_nobody_gives_back_are_counted(items: Any) -> Non
         del connection
         gc.collect()
         assert (node.account.lost, node.account.holders) == (1, {})
+
+
+async def test_many_who_were_refused_to_write_drop_one_generation(items: Any) -> None:
+    """Each of them is right, and only the first one's connection is of the generation that is in force."""
+    async with create_async_cluster(items.primary.url) as cluster:
+        (node,) = cluster.nodes()
+
+        async def refused(barrier: asyncio.Barrier) -> None:
+            async with cluster.connect() as connection:
+                await connection.execute(text("SET TRANSACTION READ ONLY"))
+                await barrier.wait()
+                with pytest.raises(DBAPIError, match="read-only transaction"):
+                    await connection.execute(text("UPDATE items SET name = name"))
+
+        barrier = asyncio.Barrier(5)
+        await asyncio.gather(*[refused(barrier) for _ in range(5)])
+        assert node.generation == 1
+        assert (await cluster.writer()).name == "primary"
+
+
+async def test_connections_that_are_out_of_date_at_once_are_a_server_that_is_not_there(items: Any) -> None:
+    """A server may change more often than SQLAlchemy connects anew: nothing was sent, so the next try may."""
+    async with create_async_cluster(items.primary.url) as cluster:
+        (node,) = cluster.nodes()
+        changes = iter(range(2))
+
+        def change(*_: Any) -> None:
+            for number in changes:
+                node.advance(f"change {number}")
+                return
+
+        for engine in (node.engine, node.reads):
+            event.listen(engine.sync_engine, "connect", change)
+        async with cluster.begin() as connection:
+            assert (await connection.execute(text("SELECT count(*) FROM items"))).scalar_one() == 10
+        changes = iter(range(2))
+        with pytest.raises(ReadsRefused, match=r"its breaker is open.*out of date as soon as it was made") as caught:
+            async with cluster.connect(read_only=True):
+                pass
+        assert isinstance(caught.value.__cause__, ConnectionResetError)

@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 from sqlalchemy import (
+    CHAR,
     JSON,
     REAL,
     Boolean,
     Column,
+    Date,
     DateTime,
     Enum,
     Float,
@@ -32,6 +34,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    TypeDecorator,
     UniqueConstraint,
     Uuid,
     func,
@@ -43,15 +46,18 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, INT4RANGE, JSONB, Range
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, aliased, mapped_column
 
 from tenfold._core.errors import MisuseError
 from tenfold.db import create_async_cluster
-from tenfold.db.advisory import LockBusy, advisory_lock
+from tenfold.db.advisory import LockBusy, advisory_lock, lock_in_transaction
 from tenfold.db.bulk import Upserted, upsert
 from tenfold.db.dataloader import many_by, one_by
+from tenfold.db.hot_rows import HotRows, hot_rows_table
+from tenfold.db.idempotency import create_table, once
 from tenfold.db.keyset import Keyset
+from tenfold.db.timeouts import statement_deadline
 
 SECRET = b"0123456789abcdef"
 
@@ -60,6 +66,26 @@ class Colour(enum.Enum):
     RED = "r"
     BLUE = "b"
     GREEN = "g"
+
+
+class Level(TypeDecorator[Any]):
+    """Reads what it would not take back."""
+
+    impl = Integer
+    cache_ok = True
+
+    def process_result_value(self, value: Any, dialect: Any) -> Any:
+        return f"level {value}"
+
+
+class Lower(TypeDecorator[Any]):
+    """Has the server change what is written."""
+
+    impl = Text
+    cache_ok = True
+
+    def bind_expression(self, bindvalue: Any) -> Any:
+        return func.lower(bindvalue)
 
 
 class Base(DeclarativeBase):
@@ -90,6 +116,10 @@ THINGS = Table(
     Column("raw", LargeBinary),
     Column("on", Boolean),
     Column("key", Uuid),
+    Column("day", Date),
+    Column("span", Interval),
+    Column("fixed", CHAR(4)),
+    Column("level", Level),
     Column("data", JSONB),
 )
 STRANGE = Table(
@@ -128,6 +158,8 @@ ALIKE = Table(
     Index("one_c", "c", unique=True, postgresql_nulls_not_distinct=True),
 )
 
+STOCK = hot_rows_table("stock", META)
+
 
 @pytest.fixture
 async def engine(engine: AsyncEngine) -> AsyncEngine:
@@ -156,6 +188,8 @@ async def things(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
             "raw": random.choice([b"", b"\0\xff", None]),
             "on": random.choice([True, False, None]),
             "key": uuid.UUID(int=random.randrange(5)),
+            "fixed": random.choice(["a", "a b", "b", None]),
+            "level": random.choice([10, 20, 30]),
         }
         for number in range(40)
     ]
@@ -163,7 +197,10 @@ async def things(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         await connection.execute(insert(THINGS), stored)
         more = (
             "UPDATE things SET whole = 1234567890123456789.000000001 + (id % 9) * 0.000000001,"
-            " tenth = 1::float8 / 3 + (id % 7) * 1e-13, at = CASE WHEN id % 7 = 0 THEN 'infinity' ELSE at END"
+            " tenth = 1::float8 / 3 + (id % 7) * 1e-13, at = CASE id % 7 WHEN 0 THEN 'infinity'"
+            " WHEN 1 THEN '9999-12-31 23:59:59.999999Z' WHEN 2 THEN '0001-01-01Z' WHEN 3 THEN '-infinity' ELSE at END,"
+            " day = ('{9999-12-31,infinity,0001-01-01,-infinity,2024-02-29}'::date[])[id % 6 + 1],"
+            " span = ('{1 year,365 days,361 days,30 days,1 mon}'::interval[])[id % 6 + 1]"
         )
         await connection.execute(text(more))
     async with engine.connect() as connection:
@@ -364,7 +401,48 @@ async def test_through_a_routed_session(engine: AsyncEngine) -> None:
         assert (await cluster.execute(select(func.count()).select_from(STRANGE))).scalar_one() == 2
 
 
+async def test_a_tenant_s_rows_go_to_the_tenant_s_schema(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(text('DROP SCHEMA IF EXISTS "Tenant 7" CASCADE'))
+        await connection.execute(text('CREATE SCHEMA "Tenant 7"'))
+    tenant = engine.execution_options(schema_translate_map={None: "Tenant 7"})
+    stock = HotRows(STOCK, buckets=2)
+    async with tenant.begin() as connection:
+        await connection.run_sync(lambda inner: META.create_all(inner, tables=[PAIRS, STOCK]))
+        assert (await upsert(connection, PAIRS, [{"id": 1, "v": 1}])).inserted == 1
+        await stock.open(connection, "a", 5)
+        assert await stock.take(connection, "a", 5)
+    async with AsyncSession(tenant) as session, session.begin():
+        assert (await upsert(session, PAIRS, [{"id": 1, "v": 2}])).updated == 1
+        assert not await stock.take(session, "a", 1)
+        await stock.put(session, "a", 2)
+    for where, rows, left in ((tenant, 1, 2), (engine, 0, None)):
+        async with where.connect() as connection:
+            assert len((await connection.execute(select(PAIRS.c.id))).all()) == rows
+            assert (await connection.execute(select(func.sum(STOCK.c.amount)))).scalar_one() == left
+
+
+async def test_values_that_pass_through_sql_are_not_copied(engine: AsyncEngine) -> None:
+    table = Table("people", MetaData(), Column("id", Integer, primary_key=True), Column("name", Lower))
+    async with engine.begin() as connection:
+        with pytest.raises(MisuseError, match=r"people.name passes its values through SQL \(bind_expression\)"):
+            await upsert(connection, table, [{"id": 1, "name": "X"}])
+
+
 # -- loads by key
+
+
+async def test_a_key_that_only_the_database_takes_for_the_row_s_is_refused(engine: AsyncEngine) -> None:
+    """Else its row would count as missing: PostgreSQL takes the text of a UUID, Python does not."""
+    key = uuid.uuid4()
+    async with engine.begin() as connection:
+        await connection.execute(insert(THINGS), {"id": 1, "price": 1, "name": "x", "key": key, "colour": Colour.RED})
+        async with one_by(connection, select(THINGS.c.id), THINGS.c.key) as things:
+            wrong: Any = str(key)
+            with pytest.raises(MisuseError, match="expected keys as the column's type gives them"):
+                await things(wrong)
+            assert await things(key) == 1
+            assert await things(uuid.uuid4()) is None
 
 
 async def test_two_loaders_of_one_session_take_turns(engine: AsyncEngine) -> None:
@@ -392,7 +470,52 @@ def test_a_limit_would_be_of_all_keys_together() -> None:
                 make(session, statement, Person.boss)
 
 
-# -- locks
+# -- locks and keys
+
+
+async def test_in_autocommit_nothing_would_be_held(engine: AsyncEngine) -> None:
+    alone = engine.execution_options(isolation_level="AUTOCOMMIT")
+    async with alone.connect() as connection:
+        with pytest.raises(MisuseError, match="lock_in_transaction: expected a transaction, got a connection in auto"):
+            await lock_in_transaction(connection, "job")
+    async with engine.begin() as connection:
+        await create_table(connection)
+    async with AsyncSession(alone) as session:
+        with pytest.raises(MisuseError, match="once: expected a transaction, got a connection in autocommit"):
+            await once(session, "a key", lambda: asyncio.sleep(0, "done"))
+    async with AsyncSession(engine) as session:
+        assert await once(session, "a key", lambda: asyncio.sleep(0, "done")) == "done"
+
+
+async def test_what_failed_in_a_committed_transaction_is_still_to_be_done(engine: AsyncEngine) -> None:
+    calls = 0
+
+    async def fail() -> None:
+        raise LookupError
+
+    async def work() -> None:
+        nonlocal calls
+        calls += 1
+
+    async with AsyncSession(engine) as session:
+        await create_table(session)
+        with pytest.raises(LookupError):
+            await once(session, "wish", fail)
+        await session.commit()  # whoever catches the error goes on
+    for _ in range(2):
+        async with AsyncSession(engine) as session, session.begin():
+            assert await once(session, "wish", work) is None
+    assert calls == 1
+
+
+async def test_a_wait_longer_than_the_server_can_count(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        await lock_in_transaction(connection, "job", wait="60d")
+    bounded = create_async_engine(engine.url)
+    statement_deadline(bounded, longest="60d")
+    async with bounded.connect() as connection:
+        assert (await connection.execute(text("SHOW statement_timeout"))).scalar_one() == "2147483647ms"
+    await bounded.dispose()
 
 
 async def test_a_shorter_time_out_of_statements_ends_the_wait_as_busy(engine: AsyncEngine) -> None:

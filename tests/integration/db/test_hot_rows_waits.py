@@ -110,10 +110,11 @@ class Halting:
 
     def __init__(self, connection: AsyncConnection, stock: HotRows, both: asyncio.Barrier) -> None:
         self.connection, self.stock, self.both = connection, stock, both
+        self.sync_connection = connection.sync_connection
 
     async def execute(self, statement: Any, values: Any = None) -> Any:
         found = await self.connection.execute(statement, values)
-        if statement is self.stock._sql.take:
+        if statement is self.stock._sql(self.connection).take:
             await self.both.wait()
         return found
 

@@ -24,7 +24,7 @@ class Fake:
     seen: Seen = FRESH
     in_flight: int = 0
     places: int = 10
-    stranger: bool = False
+    stranger: str = ""
     up: bool = True
     seconds: float = 0.001
 
@@ -59,7 +59,7 @@ def test_the_order_of_the_classes() -> None:
         Fake("crowded", in_flight=10),
         Fake("late", replace(FRESH, lag=30.0, lag_state="stale")),
         Fake("fine"),
-        Fake("foreign", stranger=True),
+        Fake("foreign", stranger="it belongs to another system"),
         Fake("unknown", Seen("replica", HERE)),
         Fake("false", Seen("primary", HERE)),
     )
@@ -119,7 +119,7 @@ def test_the_cheap_way_finds_what_the_long_one_does() -> None:
         Fake("crowded", in_flight=10),
         Fake("dead", up=False),
         Fake("late", replace(FRESH, lag=30.0, lag_state="stale")),
-        Fake("foreign", stranger=True),
+        Fake("foreign", stranger="it belongs to another system"),
         Fake("false", Seen("primary", HERE, 0.0, "fresh")),
     ]
     random = Random(5)

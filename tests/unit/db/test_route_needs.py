@@ -106,7 +106,7 @@ def test_a_token_beside_what_the_scope_wants(
 class Fake:
     """A server as it was seen."""
 
-    shown, in_flight, places, stranger = None, 0, 4, False
+    shown, in_flight, places, stranger = None, 0, 4, ""
 
     def __init__(self, name: str, seen: Seen) -> None:
         self.name, self.seen = name, seen

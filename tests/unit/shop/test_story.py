@@ -110,6 +110,15 @@ def test_a_story_in_which_nothing_happened_keeps_nothing_and_breaks_nothing() ->
     assert not story.kept
 
 
+def test_too_few_answers_to_compare_neither_keep_nor_break_the_promise() -> None:
+    story = whole()
+    story.same_rate = SameRate(3.0, "browsing", 0.030, 0.0093, math.nan, math.inf, "inconclusive", 256)
+    story.promises = promises(story)
+    found = row(story, "response")
+    assert found.kept is None
+    assert found.measured.endswith("(95 % interval none: 256 answers are too few)")
+
+
 @pytest.mark.parametrize(
     ("promise", "change"),
     [

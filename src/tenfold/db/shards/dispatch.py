@@ -32,12 +32,15 @@ from tenfold.resilience import Deadline
 
 _log: Final = logging.getLogger("tenfold.db.shards")
 _LOCK: Final = sa.text("SELECT pg_try_advisory_lock(:key)").bindparams(sa.bindparam("key", type_=sa.BigInteger))
-_FIND: Final = sa.text(
+FIND: Final = sa.text(
     "SELECT id, message, topic, key, body::text, tries, asked, error, "
-    "extract(epoch FROM clock_timestamp() - at)::float8, held FROM tenfold_outbox o WHERE NOT dead AND due <= "
-    "clock_timestamp() AND NOT EXISTS (SELECT FROM tenfold_outbox e WHERE e.key = o.key AND NOT e.dead AND e.id < o.id "
-    "AND e.due > clock_timestamp()) ORDER BY id LIMIT :most"
+    "extract(epoch FROM statement_timestamp() - at)::float8, held FROM tenfold_outbox o WHERE NOT dead AND due <= "
+    "statement_timestamp() AND NOT EXISTS (SELECT FROM tenfold_outbox e WHERE e.key = o.key AND NOT e.dead AND "
+    "e.id < o.id AND e.due > statement_timestamp()) ORDER BY id LIMIT :most"
 )
+"""What is due, and behind nothing of its key that is not. All by one reading of the clock: by a second one, a message
+that was passed over a moment ago would be due, and the next of its key would go before it.
+"""
 _FORGET: Final = sa.text(
     "DELETE FROM tenfold_inbox WHERE message IN (SELECT message FROM tenfold_inbox WHERE at < now() - "
     "make_interval(secs => CAST(:keep AS float8)) ORDER BY at LIMIT 1000 FOR UPDATE SKIP LOCKED)"
@@ -159,7 +162,7 @@ class Dispatcher:
         while True:
             told.clear()
             async with Deadline(self._options.deadline):
-                rows = (await connection.execute(_FIND, {"most": self._options.batch})).all()
+                rows = (await connection.execute(FIND, {"most": self._options.batch})).all()
             self.counters.lag[shard] = max((row[8] for row in rows), default=0.0)
             if rows:
                 suspects = [message(row) for row in rows if row[9]]

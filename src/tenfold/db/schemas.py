@@ -1,0 +1,26 @@
+"""Which schema a table is in for a connection: SQLAlchemy's ``schema_translate_map``, which text does not obey.
+
+Where each tenant has a schema, a statement that is written as text and names the table as it was declared would go to
+the wrong tenant without a word.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Table
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+
+
+def schema_of(where: AsyncConnection | AsyncSession, table: Table) -> str | None:
+    """The schema of ``table`` for ``where``, as its engine or connection translates it. Sends nothing."""
+    inner: Any = where.sync_session.bind if isinstance(where, AsyncSession) else where.sync_connection
+    mapped = None if inner is None else inner.get_execution_options().get("schema_translate_map")
+    found: str | None = (mapped or {}).get(table.schema, table.schema)
+    return found
+
+
+def full_name(table: Table, schema: str | None, preparer: Any) -> str:
+    """``table`` in ``schema``, quoted where it must be."""
+    name = str(preparer.quote(table.name))
+    return name if schema is None else f"{preparer.quote_schema(schema)}.{name}"
