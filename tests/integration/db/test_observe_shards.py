@@ -121,8 +121,8 @@ async def pay(session: AsyncSession, customer: int, amount: int = 1) -> None:
 
 
 async def money(cluster: ShardedCluster, customer: int) -> int:
-    found = await cluster.execute(select(Wallet.money).where(Wallet.customer == customer))
-    return int(found.scalar_one())
+    statement = select(Wallet.money).where(Wallet.customer == customer).execution_options(route="primary")
+    return int((await cluster.execute(statement)).scalar_one())
 
 
 async def test_the_map_and_the_servers_are_shown(cluster: ShardedCluster) -> None:
