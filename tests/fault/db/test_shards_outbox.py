@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -64,14 +64,8 @@ class Seen(Base):
 
 
 @pytest.fixture(scope="module")
-def servers() -> Iterator[Topology]:
-    with asyncio.Runner() as runner:
-        topology = Topology(shards=3)
-        runner.run(topology.start())
-        try:
-            yield topology
-        finally:
-            runner.run(topology.close())
+def servers(plain: Callable[[int], Topology]) -> Topology:
+    return plain(3)
 
 
 def make(servers: Topology) -> ShardedCluster:

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,7 +22,7 @@ from tenfold._core.errors import MisuseError
 from tenfold.db.shards import CoordinatorLost, InDoubt, ShardedCluster, TwoPhase
 from tenfold.db.shards.commit import Protocol
 from tenfold.resilience import Deadline
-from tenfold.servers import Topology
+from tenfold.servers import Postgres, Topology
 
 OWN = Path(__file__).read_bytes()
 NAMES = ("s0", "s1", "s2")
@@ -42,14 +42,8 @@ class Account(Base):
 
 
 @pytest.fixture(scope="module")
-def servers() -> Iterator[Topology]:
-    with asyncio.Runner() as runner:
-        topology = Topology(shards=3, settings={"max_prepared_transactions": 50})
-        runner.run(topology.start())
-        try:
-            yield topology
-        finally:
-            runner.run(topology.close())
+def servers(plain: Callable[[int], Topology]) -> Topology:
+    return plain(3)
 
 
 def make(servers: Topology) -> ShardedCluster:
@@ -158,7 +152,7 @@ async def test_one_refusal_rolls_all_back(cluster: ShardedCluster) -> None:
 
 
 async def test_a_server_without_prepared_transactions_is_refused_with_a_sentence() -> None:
-    async with Topology(shards=1) as plain, ShardedCluster([plain.shards[0].url], models=[Base]) as cluster:
+    async with Postgres() as server, ShardedCluster([server.url], models=[Base]) as cluster:
         with pytest.raises(MisuseError, match="shard s0: expected max_prepared_transactions above 0, got 0: set it"):
             async with TwoPhase(cluster):
                 pass

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from tenfold.cli import reshard
 from tenfold.db.reshard import CannotMove, Different, Interrupted, ReshardError, Resharding, ReshardOptions
 from tenfold.db.shards import ShardedCluster, ShardError, ShardMap
 from tenfold.resilience.deadline import Deadline
-from tenfold.servers import Topology
+from tenfold.servers import Postgres, Topology
 
 MODELS = """
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -49,14 +49,8 @@ class Trip(Base):
 
 
 @pytest.fixture(scope="module")
-def shards() -> Iterator[Topology]:
-    with asyncio.Runner() as runner:
-        topology = Topology(shards=2)
-        runner.run(topology.start())
-        try:
-            yield topology
-        finally:
-            runner.run(topology.close())
+def shards(plain: Callable[[int], Topology]) -> Topology:
+    return plain(2)
 
 
 def urls(shards: Topology) -> dict[str, str]:
@@ -69,14 +63,9 @@ def tool(shards: Topology, **options: Any) -> Resharding:
 
 
 @pytest.fixture
-async def cluster(shards: Topology) -> AsyncIterator[ShardedCluster]:
+async def cluster(shards: Topology, emptied: Callable[[Postgres], Awaitable[None]]) -> AsyncIterator[ShardedCluster]:
     for shard in shards.shards:
-        await shard.fetchval(
-            "DO $$ DECLARE s text; BEGIN FOR s IN SELECT nspname FROM pg_namespace WHERE nspname LIKE 'tenfold_%' "
-            "LOOP EXECUTE 'DROP SCHEMA ' || s || ' CASCADE'; END LOOP; END $$"
-        )
-        await shard.fetchval("DROP SCHEMA public CASCADE")
-        await shard.fetchval("CREATE SCHEMA public")
+        await emptied(shard)
     map = ShardMap.hash(["s0", "s1"], buckets=8)
     async with ShardedCluster(urls(shards), models=[Base], map=map, deadline="5s") as cluster:
         for name in ("s0", "s1"):

@@ -3,35 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tenfold._core.clock import SystemClock
 from tenfold.db.shards import ClockWentBack, LeaseLost, NoWorkerFree, SnowflakeIds, snowflake_parts
-from tenfold.servers import Postgres
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Postgres]:
-    with asyncio.Runner() as runner:
-        server = Postgres()
-        runner.run(server.start())
-        try:
-            yield server
-        finally:
-            runner.run(server.close())
 
 
 @pytest.fixture
-async def engine(server: Postgres) -> AsyncIterator[AsyncEngine]:
-    engine = create_async_engine(server.url.replace("postgresql:", "postgresql+asyncpg:"))
+async def engine(engine: AsyncEngine) -> AsyncEngine:
     async with engine.begin() as connection:
         await connection.execute(sa.text("DROP TABLE IF EXISTS tenfold_worker"))
-    yield engine
-    await engine.dispose()
+    return engine
 
 
 class Stepped(SystemClock):
