@@ -395,7 +395,7 @@ async def test_a_third_shard_has_its_say_before_anything_is_decided(shards: Topo
     await connection.execute("CREATE TABLE trips (id serial PRIMARY KEY, rider varchar NOT NULL)")
     resharding = Resharding(three, models=[Base], options=options)
     await resharding.plan(to="s1", buckets=[0])
-    with pytest.raises(MisuseError, match="the database given as s1 says that it is shard s2"):
+    with pytest.raises(MisuseError, match=r"the database given as s[12] says that it is shard s[12]"):
         await Resharding({**three, "s1": third, "s2": three["s1"]}, models=[Base], options=options).run()
     with pytest.raises(MisuseError, match="names s1, of which no URL was given"):
         await Resharding({"s0": three["s0"], "s2": third}, models=[Base], options=options).run()
