@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 
 from tenfold.db.cluster_errors import ReadsRefused
+from tenfold.db.no_reader import unanswered
 from tenfold.db.refusals import Refusal, refusal
-from tenfold.db.router import unanswered
 
 
 class Original(Exception):
