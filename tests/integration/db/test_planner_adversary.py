@@ -125,6 +125,7 @@ Book.marked = column_property(select(func.count(Mark.id)).where(Mark.book_id == 
 Book.noted = column_property(
     select(func.count(Note.id)).where(Note.n == Book.n).scalar_subquery(), deferred=True, group="far"
 )
+Mark.notes = column_property(select(func.count(Note.id)).where(Note.n == Mark.id).scalar_subquery(), deferred=True)
 Note.book = relationship(Book, primaryjoin=sa.orm.foreign(Note.n) == Book.id, viewonly=True)
 
 
@@ -183,6 +184,10 @@ REFUSED = {
     "a subquery as a column property": (select(Odd).where(Odd.id == 1), "one shard only|not joined"),
     "a subquery as a deferred column property": (
         select(Book).where(Book.id == 1).options(undefer(Book.noted)),
+        "one shard only|not joined",
+    ),
+    "a subquery of what a join loads": (
+        select(Book).where(Book.id == 1).options(joinedload(Book.marks).undefer(Mark.notes)),
         "one shard only|not joined",
     ),
     "a subquery in a deferred group": (

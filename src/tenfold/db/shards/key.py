@@ -17,7 +17,7 @@ from sqlalchemy.types import TypeDecorator
 from tenfold._core.errors import MisuseError
 from tenfold.db.shards.errors import CannotAnswer
 from tenfold.db.shards.keys import Key, check
-from tenfold.db.shards.loaded import added, mappers
+from tenfold.db.shards.loaded import added
 from tenfold.db.shards.opaque import inner_statements
 from tenfold.db.shards.scheme import Everywhere, Scheme, Sharded
 from tenfold.db.shards.tables import Located, Tables, final_froms, leaves, value_of
@@ -182,9 +182,10 @@ def check_loaded(statement: Any, scheme: Scheme) -> None:
 
 def _check_added(statement: Any, found: Located, row: Mapping[str, Any] | None, scheme: Scheme) -> Located:
     """The selects in what the ORM adds to the statement."""
-    own = frozenset(hash(mapper.local_table) for mapper in mappers(statement))
-    inner = [one for expression in added(statement) for one in inner_statements(expression)]
-    return _check_nested(inner, found, row, scheme, own)
+    for expression, mappers in added(statement):
+        own = frozenset(hash(mapper.local_table) for mapper in mappers)
+        found = _check_nested(inner_statements(expression), found, row, scheme, own)
+    return found
 
 
 def _locate_select(statement: Select[Any], row: Mapping[str, Any] | None, scheme: Scheme) -> Located:

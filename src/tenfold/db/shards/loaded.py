@@ -17,6 +17,7 @@ from sqlalchemy.sql.elements import ColumnClause, Label
 from sqlalchemy.sql.selectable import SelectState
 
 _ALL: Final = "*"
+_JOINED: Final = {("lazy", "joined"), ("lazy", False)}
 
 
 def is_entity(column: Any) -> bool:
@@ -31,26 +32,45 @@ def mappers(statement: Select[Any]) -> list[Mapper[Any]]:
     return [one._annotations["parententity"].mapper for one in statement._raw_columns if is_entity(one)]
 
 
-def added(statement: Any) -> Iterator[ClauseElement]:
-    """The expressions that are not in the statement and are sent with it."""
+def added(statement: Any) -> Iterator[tuple[ClauseElement, frozenset[Mapper[Any]]]]:
+    """The expressions that are not in the statement and are sent with it, and of whose rows they are computed."""
     only = getattr(statement._compile_options, "_only_load_props", None)  # of an object that is there already
     undeferred = _undeferred(statement)
-    for mapper in mappers(statement):
-        for one in {mapper, *mapper._with_polymorphic_mappers}:
-            for prop in one.column_attrs:
-                also = _ALL in undeferred or prop.key in undeferred
-                loaded = (also or not prop.deferred) if only is None else prop.key in only
-                if loaded and not isinstance(prop.columns[0], ColumnClause):
-                    yield prop.columns[0]
+    selected = frozenset(mappers(statement))
+    for mapper in _with_joined(statement):
+        some = only if mapper in selected else None
+        for prop in mapper.column_attrs:
+            also = _ALL in undeferred or prop.key in undeferred
+            loaded = (also or not prop.deferred) if some is None else prop.key in some
+            if loaded and not isinstance(prop.columns[0], ColumnClause):
+                yield prop.columns[0], frozenset((mapper,))
     for option in statement._with_options:
         if isinstance(option, LoaderCriteriaOption):
             for mapper in option._all_mappers():
-                yield option._resolve_where_criteria(mapper)
+                yield option._resolve_where_criteria(mapper), selected
         for element in getattr(option, "context", ()):
-            yield from getattr(element, "_extra_criteria", ())
+            for criterion in getattr(element, "_extra_criteria", ()):
+                yield criterion, selected
             expression = element.local_opts.get("expression")
             if isinstance(expression, ClauseElement):
-                yield expression
+                yield expression, selected
+
+
+def _with_joined(statement: Any) -> set[Mapper[Any]]:
+    """The mappers of the entities that are selected, and of those that may come with them by joins."""
+    found: set[Mapper[Any]] = set()
+    left = mappers(statement)
+    for option in statement._with_options if left else ():
+        for element in getattr(option, "context", ()):
+            if _JOINED & set(element.strategy or ()):
+                left.append(element.path[-1].mapper)
+    while left:
+        mapper = left.pop()
+        if mapper not in found:
+            found.add(mapper)
+            left.extend(mapper._with_polymorphic_mappers)
+            left.extend(prop.mapper for prop in mapper.relationships if ("lazy", prop.lazy) in _JOINED)
+    return found
 
 
 def _undeferred(statement: Any) -> set[str]:
