@@ -176,7 +176,8 @@ def check_loaded(statement: Any, scheme: Scheme) -> None:
     if apart:
         raise CannotAnswer(
             f"an attribute that is loaded for an object is a subquery: {apart}",
-            "ask for it by a statement of its own, or open the session for one shard: session(shard_key=…)",
+            "map it with deferred=True and ask for it by a statement of its own, or open the session for one shard: "
+            "session(shard_key=…)",
         )
 
 
