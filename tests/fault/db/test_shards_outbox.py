@@ -207,6 +207,21 @@ async def test_what_falls_due_during_the_search_lets_nobody_pass(cluster: Sharde
     assert {tuple(each) for each in found} <= {(), (first, last)}, found
 
 
+async def test_a_suspect_does_not_pass_an_earlier_message_of_its_key(cluster: ShardedCluster) -> None:
+    """As when a receiver was down for the first of two suspects, which is none any more then."""
+    outbox, home = Outbox(cluster), cluster.map.shard_of(1)
+    for number in range(1, 7):
+        await write(cluster, outbox, number, source=1, target=2 if number < 5 else 3)
+    async with cluster.async_engine(home).begin() as connection:
+        await connection.execute(
+            sa.text("UPDATE tenfold_outbox SET held = true, tries = 1 WHERE body->>'number' IN ('2', '4', '6')")
+        )
+    async with Dispatcher(cluster, {"note": note}, options=QUICK) as dispatcher:
+        await until(lambda: drained(outbox))
+        assert dispatcher.counters.suspects == 3
+    assert await effects(cluster) == {2: [1, 2, 3, 4], 3: [5, 6]}
+
+
 async def test_two_dispatchers_deliver_each_message_once(cluster: ShardedCluster, servers: Topology) -> None:
     """One leads for each shard; when its backend is killed another takes over, and both may have had the batch."""
     outbox = Outbox(cluster)

@@ -98,27 +98,26 @@ class Carrier:
         self._random, self._hub = random, hub
         self.counters: Final = DispatchCounters()
 
-    async def carry(
-        self, shard: str, connection: AsyncConnection, messages: Sequence[Message], suspects: Sequence[Message]
-    ) -> None:
-        """What nobody suspects, as a batch, then the first suspect alone. Later messages of a suspect's key wait."""
-        keys = {(type(one.key), one.key) for one in suspects}
-        if free := [one for one in messages if (type(one.key), one.key) not in keys]:
+    async def carry(self, shard: str, connection: AsyncConnection, found: Sequence[tuple[Message, bool]]) -> None:
+        """What nobody suspects, as a batch, then one suspect alone. ``found``: messages in order, and whether each is
+        one.
+        """
+        free, suspect = turn(found)
+        if free:
             await self._carry_batch(shard, connection, free)
-        if not suspects:
+        if suspect is None:
             return
-        first = suspects[0]
-        if first.tries < self._options.tries:
+        if suspect.tries < self._options.tries:
             self.counters.suspects += 1
-            await self._carry_batch(shard, connection, [first], held=True)
+            await self._carry_batch(shard, connection, [suspect], held=True)
             return
-        text = f"its dispatcher was killed or cut off while it delivered it, the last of {first.tries} tries"
-        if first.error is not None:
-            text = f"{text}; before that: {first.error}"
-        values = {"id": first.id, "wait": 0.0, "error": text[:_LONGEST_ERROR], "tries": first.tries, "dead": True}
+        text = f"its dispatcher was killed or cut off while it delivered it, the last of {suspect.tries} tries"
+        if suspect.error is not None:
+            text = f"{text}; before that: {suspect.error}"
+        values = {"id": suspect.id, "wait": 0.0, "error": text[:_LONGEST_ERROR], "tries": suspect.tries, "dead": True}
         async with Deadline(self._options.deadline):
             await connection.execute(_FAILED, values)
-        self._bury(shard, first, text)
+        self._bury(shard, suspect, text)
 
     async def _carry_batch(
         self, shard: str, connection: AsyncConnection, messages: Sequence[Message], *, held: bool = False
@@ -217,3 +216,23 @@ class Carrier:
         self.counters.dead += 1
         self._hub.emit(MessageDied(shard, one.id, one.topic, text))
         _log.error("outbox of %s: message %d (%s) is laid aside: %s", shard, one.id, one.topic, text)
+
+
+def turn(found: Sequence[tuple[Message, bool]]) -> tuple[list[Message], Message | None]:
+    """Whose turn it is: all that nobody suspects and that no suspect of their key stands before, and the first suspect
+    that nothing of its key stands before. The rest waits.
+    """
+    free: list[Message] = []
+    suspect: Message | None = None
+    before: set[tuple[type, Any]] = set()
+    behind: set[tuple[type, Any]] = set()
+    for one, suspected in found:
+        key = type(one.key), one.key
+        if suspected:
+            if suspect is None and key not in before:
+                suspect = one
+            behind.add(key)
+        elif key not in behind:
+            free.append(one)
+        before.add(key)
+    return free, suspect

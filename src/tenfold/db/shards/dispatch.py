@@ -167,14 +167,13 @@ class Dispatcher:
                 rows = (await connection.execute(FIND, {"most": self._options.batch})).all()
             self.counters.lag[shard] = max((row[8] for row in rows), default=0.0)
             if rows:
-                suspects = [message(row) for row in rows if row[9]]
-                await self._carrier.carry(shard, connection, [message(row) for row in rows if not row[9]], suspects)
+                await self._carrier.carry(shard, connection, [(message(row), row.held) for row in rows])
             if loop.time() >= forget_at:
                 async with Deadline(self._options.deadline):
                     gone: Any = await connection.execute(_FORGET, {"keep": self._options.keep, "most": _FORGET_MOST})
                 # There may be more of them: then at every look.
                 forget_at = loop.time() + (_FORGET_EVERY if gone.rowcount < _FORGET_MOST else 0.0)
-            if rows and (suspects or len(rows) == self._options.batch):
+            if len(rows) == self._options.batch or any(row.held for row in rows):
                 continue
             try:
                 async with asyncio.timeout(float(self._options.poll)):
