@@ -9,11 +9,11 @@ import sqlalchemy as sa
 from sqlalchemy import select
 from sqlalchemy.orm import DeclarativeBase, Mapped, aliased, mapped_column
 
+from tenfold.db.shards.froms import _ALIKE, _MOST_ALIKE, final_froms
 from tenfold.db.shards.key import locate
 from tenfold.db.shards.map import ShardMap
 from tenfold.db.shards.plan import plan
 from tenfold.db.shards.scheme import Scheme
-from tenfold.db.shards.tables import _ALIKE, _MOST_ALIKE, final_froms
 
 
 class Base(DeclarativeBase):

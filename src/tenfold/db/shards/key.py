@@ -16,11 +16,12 @@ from sqlalchemy.types import TypeDecorator
 
 from tenfold._core.errors import MisuseError
 from tenfold.db.shards.errors import CannotAnswer
+from tenfold.db.shards.froms import final_froms, leaves
 from tenfold.db.shards.keys import Key, check
 from tenfold.db.shards.loaded import added
 from tenfold.db.shards.opaque import inner_statements
 from tenfold.db.shards.scheme import Everywhere, Scheme, Sharded
-from tenfold.db.shards.tables import Located, Tables, final_froms, leaves, value_of
+from tenfold.db.shards.tables import Located, Tables, value_of
 
 Parameters = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
 _PINNED: Final = (

@@ -27,6 +27,7 @@ from sqlalchemy.sql.elements import (
 
 from tenfold._core.errors import MisuseError
 from tenfold.db.shards.errors import CannotAnswer, CrossShard
+from tenfold.db.shards.froms import final_froms, leaves
 from tenfold.db.shards.key import Parameters, check_key_stays, insert_keys, locate
 from tenfold.db.shards.loaded import mappers
 from tenfold.db.shards.map import ShardMap
@@ -34,7 +35,7 @@ from tenfold.db.shards.scatter import Scatter, unlabelled, whole
 from tenfold.db.shards.scheme import Scheme
 from tenfold.db.shards.shape import Merge, Plan
 from tenfold.db.shards.store import EPOCH_COLUMN
-from tenfold.db.shards.tables import Located, Tables, final_froms, leaves
+from tenfold.db.shards.tables import Located, Tables
 
 
 def plan(

@@ -21,11 +21,12 @@ from tenfold._core.errors import MisuseError
 from tenfold.db.shards.aggregate import Aggregate, parts
 from tenfold.db.shards.allowed import check_rowwise, check_select, is_aggregate
 from tenfold.db.shards.errors import CannotAnswer
+from tenfold.db.shards.froms import base_table, final_froms, leaves, same
 from tenfold.db.shards.having import Test, build
 from tenfold.db.shards.order import OrderKey, is_c_text, why_not_equal, why_not_ordered
 from tenfold.db.shards.shape import Groups, Merge, Plan
 from tenfold.db.shards.store import EPOCH_COLUMN
-from tenfold.db.shards.tables import base_table, final_froms, leaves, same, value_of
+from tenfold.db.shards.tables import value_of
 
 _GROUP: Final = "group by the shard key, or pin the statement to one shard key"
 
