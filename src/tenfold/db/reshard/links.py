@@ -51,10 +51,15 @@ _SETTINGS: Final = {
     "xmloption": "content",
     "row_security": "off",
     "statement_timeout": "0",
+    "lock_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
     "synchronous_commit": "on",
     "default_transaction_isolation": "read committed",
 }
+# Limits that older servers do not know, which would refuse the connection for them. Links are idle while others copy.
+_UNLIMITED: Final = (
+    "SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('idle_session_timeout', 'transaction_timeout')"
+)
 LOST: Final = (
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
@@ -118,6 +123,7 @@ async def connected(urls: Mapping[str, Sequence[URL]], *, timeout: float, within
             await must_be_direct(connection, f"shard {name}")
         except MisuseError as error:
             raise CannotMove(str(error)) from error
+        await connection.execute(_UNLIMITED)
         try:
             await connection.execute("SET session_replication_role = replica")
         except asyncpg.InsufficientPrivilegeError as error:
