@@ -7,7 +7,8 @@ probe, because the operating system tells.
 
 Three things make a failover short. While no primary is seen, all servers are asked every 20 ms. A server that does not
 answer is tried again after a pause that doubles (with full jitter) up to 2 s, but up to 100 ms only while there is no
-primary, unless it is there and does not let us in (a wrong password costs both sides thousands of hashes). And writers wait for the election instead of failing (`Watch.primary`), bounded in number and in time.
+primary, unless it is there and does not let us in (a wrong password costs both sides thousands of hashes). And
+writers wait for the election instead of failing (`Watch.primary`), bounded in number and in time.
 
 What is seen takes effect in one place, `Judge.judge`.
 """

@@ -1,21 +1,9 @@
-"""Servers of their own for each module: these tests promote and kill them."""
+"""The servers of the integration tests, which these tests promote and kill."""
 
-from __future__ import annotations
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 
-import asyncio
-from collections.abc import Iterator
-
-import pytest
-
-from tenfold.servers import Topology
-
-
-@pytest.fixture(scope="module")
-def topology() -> Iterator[Topology]:
-    with asyncio.Runner() as runner:
-        topology = Topology(replicas=2, shards=0, valkey=False)
-        runner.run(topology.start())
-        try:
-            yield topology
-        finally:
-            runner.run(topology.close())
+_SPEC = spec_from_file_location("database_servers", Path(__file__).parents[2] / "integration" / "db" / "conftest.py")
+_TOOLS = module_from_spec(_SPEC)
+_SPEC.loader.exec_module(_TOOLS)
+emptied, kept, plain, remade, topology = _TOOLS.emptied, _TOOLS.kept, _TOOLS.plain, _TOOLS.remade, _TOOLS.topology

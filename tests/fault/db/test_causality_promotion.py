@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 
 import pytest
@@ -20,14 +19,10 @@ PATIENT = CausalOptions(wait="5s", answer="5s")
 
 
 @pytest.fixture
-def topology() -> Iterator[Topology]:
-    with asyncio.Runner() as runner:
-        topology = Topology(replicas=2)
-        runner.run(topology.start())
-        try:
-            yield topology
-        finally:
-            runner.run(topology.close())
+async def topology(topology: Topology) -> Topology:
+    await topology.revive()
+    await prepare(topology)
+    return topology
 
 
 def reads_on(primary: Postgres, replicas: list[Postgres]) -> AbstractAsyncContextManager[CausalReads]:
@@ -52,7 +47,6 @@ async def read(reads: CausalReads, token: Token | None) -> tuple[int, int]:
 
 
 async def test_a_planned_promotion_keeps_every_token(topology: Topology) -> None:
-    await prepare(topology)
     former, (chosen, other) = topology.primary, topology.replicas
     async with reads_on(former, [chosen, other]) as before:
         old, _ = await write(before, 1)
@@ -91,7 +85,6 @@ async def cut_off(replica: Postgres) -> None:
 
 async def test_a_write_that_the_failover_lost_is_never_taken_for_seen(topology: Topology) -> None:
     """Two replicas that are cut off miss a commit, the primary dies, one of them writes on over the same numbers."""
-    await prepare(topology)
     former = topology.primary
     async with reads_on(former, []) as before:
         for replica in topology.replicas:
@@ -124,7 +117,6 @@ async def test_a_write_that_the_failover_lost_is_never_taken_for_seen(topology: 
 
 async def test_a_commit_on_the_old_primary_does_not_hide_behind_the_new_timeline(topology: Topology) -> None:
     """Split brain: a client that has seen timeline 2 writes to a primary of timeline 1 that came back."""
-    await prepare(topology)
     former, (chosen, other) = topology.primary, topology.replicas
     await former.kill()
     await topology.promote(chosen)
@@ -141,7 +133,6 @@ async def test_a_commit_on_the_old_primary_does_not_hide_behind_the_new_timeline
 
 
 async def test_pairs_go_on_after_a_promotion_in_the_middle(topology: Topology) -> None:
-    await prepare(topology)
     chosen, other = topology.replicas
     async with reads_on(topology.primary, [chosen, other]) as before:
         first = await pairs(before, 160)

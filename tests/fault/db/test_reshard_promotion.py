@@ -8,7 +8,7 @@ import asyncio
 import random
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -71,20 +71,14 @@ async def until(server: Postgres, condition: str) -> None:
 
 
 @pytest.fixture
-async def moving(servers: Topology) -> None:
+async def moving(servers: Topology, emptied: Callable[[Postgres], Awaitable[None]]) -> None:
     """The primary with a replica that has caught up, and nothing of another test."""
     await servers.revive()
     for server in [*postgres(servers), *servers.shards]:
         await settings(server, primary_conninfo=None, synchronous_standby_names=None)
     await until(servers.primary, "SELECT count(*) = 1 FROM pg_stat_replication WHERE state = 'streaming'")
     for server in (servers.primary, servers.shards[0]):
-        await server.fetchval("DROP SCHEMA public CASCADE")
-        await server.fetchval("CREATE SCHEMA public")
-        for schema in (
-            await server.fetchval("SELECT array_agg(nspname::text) FROM pg_namespace WHERE nspname LIKE 'tenfold_%'")
-            or []
-        ):
-            await server.fetchval(f"DROP SCHEMA {schema} CASCADE")
+        await emptied(server)
     await servers.replicas[0].caught_up(within="30s")
 
 

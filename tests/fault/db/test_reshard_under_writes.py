@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -30,7 +30,7 @@ import tenfold
 from tenfold._core.errors import TenfoldError
 from tenfold.db.reshard import Interrupted, Phase, Progress, Resharding, ReshardOptions
 from tenfold.db.shards import ShardedCluster, ShardMap
-from tenfold.servers import Topology, process
+from tenfold.servers import Postgres, Topology, process
 
 # The last: a statement between a killed server's last word and the end of the connection; SQLAlchemy lets it through.
 FAILS = (TenfoldError, SQLAlchemyError, OSError, asyncpg.InternalClientError)
@@ -77,14 +77,8 @@ class Still(Base):
 
 
 @pytest.fixture(scope="module")
-def shards() -> Iterator[Topology]:
-    with asyncio.Runner() as runner:
-        topology = Topology(shards=3)
-        runner.run(topology.start())
-        try:
-            yield topology
-        finally:
-            runner.run(topology.close())
+def shards(plain: Callable[[int], Topology]) -> Topology:
+    return plain(3)
 
 
 def urls(shards: Topology, count: int = 2) -> dict[str, str]:
@@ -115,21 +109,15 @@ def part(customer: int, sale: int) -> Part:
 
 
 @pytest.fixture
-async def cluster(shards: Topology) -> AsyncIterator[ShardedCluster]:
+async def cluster(
+    shards: Topology, emptied: Callable[[Postgres], Awaitable[None]], remade: Callable[..., Awaitable[None]]
+) -> AsyncIterator[ShardedCluster]:
     """Three empty servers, two of them shards, with some rows on them."""
     await shards.revive()
     for shard in shards.shards:
-        for statement in (
-            "DO $$ DECLARE s text; BEGIN FOR s IN SELECT nspname FROM pg_namespace WHERE nspname LIKE 'tenfold_%' "
-            "LOOP EXECUTE 'DROP SCHEMA ' || s || ' CASCADE'; END LOOP; END $$",
-            "DROP TABLE IF EXISTS tenfold_shard_epoch, tenfold_shard_map, tenfold_reshard",
-        ):
-            await shard.fetchval(statement)
+        await emptied(shard)
     async with sharded(shards, 3) as cluster:
-        for name in ("s0", "s1", "s2"):
-            async with cluster.async_engine(name).begin() as connection:
-                await connection.run_sync(Base.metadata.drop_all)
-                await connection.run_sync(Base.metadata.create_all)
+        await remade(cluster, Base.metadata)
         await cluster.insert(Still, [{"id": n, "customer": n % KEYS} for n in range(STILL)])
         await cluster.insert(Sale, [{"id": n, "customer": n % KEYS, "total": 0} for n in range(STILL)])
         yield cluster

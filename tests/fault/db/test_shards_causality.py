@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from random import Random
 from typing import Any
@@ -43,10 +43,10 @@ Shards = dict[str, Topology]
 
 
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shards]:
-    """Two primaries with a replica each, and a system identifier each: one copied template would give them the same."""
+def servers() -> Iterator[Shards]:
+    """Two primaries with a replica each."""
     with asyncio.Runner() as runner:
-        shards = {"a": Topology(replicas=1), "b": Topology(replicas=1, state=tmp_path_factory.mktemp("b"))}
+        shards = {name: Topology(replicas=1) for name in NAMES}
 
         async def each(call: str) -> None:
             await asyncio.gather(*(getattr(one, call)() for one in shards.values()))
@@ -80,7 +80,7 @@ async def process(servers: Shards, **options: Any) -> AsyncIterator[tuple[Sharde
 
 
 @pytest.fixture
-async def ready(servers: Shards) -> Shards:
+async def ready(servers: Shards, remade: Callable[..., Awaitable[None]]) -> Shards:
     """All up and replaying, the same rows on each: what a reader gets tells which shard and state it is of."""
     for one in servers.values():
         await one.revive()
@@ -88,10 +88,7 @@ async def ready(servers: Shards) -> Shards:
             await replica.resume_replay()
     async with process(servers) as (cluster, _):
         await cluster.install(cluster.map.moved([], "a"))
-        for name in NAMES:
-            async with cluster.async_engine(name).begin() as connection:
-                await connection.run_sync(Base.metadata.drop_all)
-                await connection.run_sync(Base.metadata.create_all)
+        await remade(cluster, Base.metadata)
         await cluster.insert(Basket, [{"id": n, "customer": n, "total": 0} for n in range(100)])
     for one in servers.values():
         for replica in one.replicas:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 import sqlalchemy as sa
@@ -30,23 +30,14 @@ class Purse(Base):
 
 
 @pytest.fixture(scope="module")
-def servers() -> Iterator[Topology]:
-    with asyncio.Runner() as runner:
-        topology = Topology(shards=2, settings={"max_prepared_transactions": 20})
-        runner.run(topology.start())
-        try:
-            yield topology
-        finally:
-            runner.run(topology.close())
+def servers(plain: Callable[[int], Topology]) -> Topology:
+    return plain(2)
 
 
 @pytest.fixture
-async def cluster(servers: Topology) -> AsyncIterator[ShardedCluster]:
+async def cluster(servers: Topology, remade: Callable[..., Awaitable[None]]) -> AsyncIterator[ShardedCluster]:
     async with ShardedCluster([shard.url for shard in servers.shards], models=[Base]) as cluster:
-        for name in cluster.shards:
-            async with cluster.async_engine(name).begin() as connection:
-                await connection.run_sync(Base.metadata.drop_all)
-                await connection.run_sync(Base.metadata.create_all)
+        await remade(cluster, Base.metadata)
         await cluster.insert(Purse, [{"owner": n, "money": 100} for n in range(20)])
         yield cluster
 

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -64,14 +64,8 @@ class Seen(Base):
 
 
 @pytest.fixture(scope="module")
-def servers() -> Iterator[Topology]:
-    with asyncio.Runner() as runner:
-        topology = Topology(shards=3)
-        runner.run(topology.start())
-        try:
-            yield topology
-        finally:
-            runner.run(topology.close())
+def servers(plain: Callable[[int], Topology]) -> Topology:
+    return plain(3)
 
 
 def make(servers: Topology) -> ShardedCluster:
@@ -392,6 +386,70 @@ async def test_a_dispatcher_that_ends_in_good_order_blames_nobody(cluster: Shard
         await until(lambda: drained(outbox))
         assert (dispatcher.counters.suspects, dispatcher.counters.dead) == (0, 0)
     assert await effects(cluster) == {2: [0, 1, 2]}
+
+
+async def test_a_receiver_that_is_cancelled_from_within_is_tried_again(cluster: ShardedCluster) -> None:
+    """As by a task of its own that somebody else has cancelled; the dispatcher lives on."""
+    outbox = Outbox(cluster)
+
+    async def cancelled_once(session: AsyncSession, message: Message) -> None:
+        if message.tries == 0:
+            raise asyncio.CancelledError
+        await note(session, message)
+
+    for number in range(3):
+        await write(cluster, outbox, number, source=1, target=2)
+    async with Dispatcher(cluster, {"note": cancelled_once}, options=QUICK) as dispatcher:
+        await until(lambda: drained(outbox), within=10)
+        assert dispatcher.counters.failed == 3
+    assert await effects(cluster) == {2: [0, 1, 2]}
+
+
+async def test_a_dispatcher_outlives_an_exhausted_pool(cluster: ShardedCluster, servers: Topology) -> None:
+    urls = [shard.url for shard in servers.shards]
+    async with (
+        ShardedCluster(urls, models=[Base], pool_size=1, deadline="100ms") as small,
+        small.member("s0").alone(writes=False),
+        Dispatcher(small, {"note": note}, options=QUICK) as dispatcher,
+    ):
+
+        async def interrupted() -> bool:
+            return dispatcher.counters.interrupted > 1
+
+        await until(interrupted, within=10)
+
+
+async def test_a_receiver_that_ends_the_transaction_is_refused(cluster: ShardedCluster) -> None:
+    """Its effect would come again, were the dispatcher killed before the message is forgotten."""
+    outbox = Outbox(cluster)
+
+    async def rolls_back(session: AsyncSession, message: Message) -> None:
+        await session.rollback()
+        await note(session, message)
+
+    await write(cluster, outbox, 0, source=1, target=2)
+    async with Dispatcher(cluster, {"note": rolls_back}, options=QUICK):
+        await until(lambda: drained(outbox), within=10)
+    (dead,) = await outbox.dead(cluster.map.shard_of(1))
+    assert "the receiver has ended its session's transaction" in str(dead.error)
+    assert await effects(cluster) == {}
+
+
+async def test_the_inbox_forgets_as_fast_as_messages_come(cluster: ShardedCluster) -> None:
+    async with cluster.async_engine("s0").begin() as connection:
+        await connection.execute(
+            sa.text(
+                "INSERT INTO tenfold_inbox SELECT gen_random_uuid(), now() - CASE WHEN n < 5 THEN interval '6 days' "
+                "ELSE interval '8 days' END FROM generate_series(0, 3500) n"
+            )
+        )
+
+    async def forgotten() -> bool:
+        async with cluster.async_engine("s0").connect() as connection:
+            return (await connection.execute(sa.text("SELECT count(*) FROM tenfold_inbox"))).scalar_one() == 5
+
+    async with Dispatcher(cluster, {"note": note}, options=QUICK):
+        await until(forgotten, within=10)
 
 
 async def storm(cluster: ShardedCluster, servers: Topology, tmp_path: Path, messages: int, seed: int) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,8 +21,9 @@ import tenfold
 from tenfold._core.errors import MisuseError
 from tenfold.db.shards import CoordinatorLost, InDoubt, ShardedCluster, TwoPhase
 from tenfold.db.shards.commit import Protocol
-from tenfold.resilience import Deadline
-from tenfold.servers import Topology
+from tenfold.resilience import Deadline, remaining
+from tenfold.servers import Postgres, Topology
+from tenfold.testing import FaultProxy
 
 OWN = Path(__file__).read_bytes()
 NAMES = ("s0", "s1", "s2")
@@ -42,14 +43,8 @@ class Account(Base):
 
 
 @pytest.fixture(scope="module")
-def servers() -> Iterator[Topology]:
-    with asyncio.Runner() as runner:
-        topology = Topology(shards=3, settings={"max_prepared_transactions": 50})
-        runner.run(topology.start())
-        try:
-            yield topology
-        finally:
-            runner.run(topology.close())
+def servers(plain: Callable[[int], Topology]) -> Topology:
+    return plain(3)
 
 
 def make(servers: Topology) -> ShardedCluster:
@@ -122,6 +117,9 @@ async def test_all_or_nothing(cluster: ShardedCluster) -> None:
             account = await (await tx.session(one)).get_one(Account, one)
             account.moves += 1
             assert await tx.session(one) is await tx.session(one)
+        async with two.transaction() as tx:
+            first, second = await asyncio.gather(tx.session(one), tx.session(one))
+            assert first is second
         assert (two.committed, await total(cluster)) == (1, (ACCOUNTS * MONEY, 3))
         async with two.transaction():
             pass
@@ -158,7 +156,7 @@ async def test_one_refusal_rolls_all_back(cluster: ShardedCluster) -> None:
 
 
 async def test_a_server_without_prepared_transactions_is_refused_with_a_sentence() -> None:
-    async with Topology(shards=1) as plain, ShardedCluster([plain.shards[0].url], models=[Base]) as cluster:
+    async with Postgres() as server, ShardedCluster([server.url], models=[Base]) as cluster:
         with pytest.raises(MisuseError, match="shard s0: expected max_prepared_transactions above 0, got 0: set it"):
             async with TwoPhase(cluster):
                 pass
@@ -175,11 +173,24 @@ async def test_who_is_cancelled_in_the_middle_leaves_nothing_in_doubt(cluster: S
             await asyncio.wait([task])
         assert await in_doubt(cluster) == []
         assert await total(cluster) == (ACCOUNTS * MONEY, 2 * two.committed)
+
+        async def alone() -> None:
+            async with two.transaction() as tx:
+                session = await tx.session(one)
+                await session.execute(update(Account).where(Account.customer == one).values(moves=Account.moves + 2))
+                task = asyncio.current_task()
+                assert task is not None
+                sa.event.listen(session.sync_session, "before_commit", lambda _: task.cancel())
+
+        task = asyncio.create_task(alone())
+        await asyncio.wait([task])
+        assert task.cancelled()  # after the block had ended well, so it is committed
+        assert await total(cluster) == (ACCOUNTS * MONEY, 2 * two.committed + 2)
         with pytest.raises(TimeoutError):  # noqa: PT012
             async with Deadline("100ms"), cluster.async_engine("s2").begin() as connection:
                 await connection.execute(sa.text("LOCK TABLE accounts"))
                 await move(two, one, other)
-        assert await total(cluster) == (ACCOUNTS * MONEY, 2 * two.committed)
+        assert await total(cluster) == (ACCOUNTS * MONEY, 2 * two.committed + 2)
 
 
 async def test_a_coordinator_that_was_taken_for_dead_decides_nothing(cluster: ShardedCluster) -> None:
@@ -253,7 +264,7 @@ if point == "prepared one":
         die()
     Protocol._prepare = prepare
 elif point == "prepared":
-    async def decide(self, coordinator, number):
+    async def decide(self, coordinator, number, at_home):
         die()
     Protocol._decide = decide
 elif point == "decided":
@@ -357,9 +368,9 @@ async def test_a_shard_that_dies_after_its_promise_keeps_it(
     down = servers.shards[2]
     decide = Protocol._decide
 
-    async def decide_while_it_is_down(self: Protocol, coordinator: int, number: int) -> None:
+    async def decide_while_it_is_down(self: Protocol, *arguments: Any) -> None:
         await down.kill()
-        await decide(self, coordinator, number)
+        await decide(self, *arguments)
 
     async with TwoPhase(cluster, age="0s", every="1h") as two:
         monkeypatch.setattr(Protocol, "_decide", decide_while_it_is_down)
@@ -380,10 +391,13 @@ async def test_a_decision_whose_answer_is_lost(cluster: ShardedCluster, monkeypa
     one, other = apart(cluster)
     decide = decisions.decide
     answers = iter([False, True, False])
-    stay_lost = False
+    stay_lost, on_its_way = False, (0, 0)
 
     async def lost(connection: Any, *arguments: Any) -> bool:
+        nonlocal on_its_way
+        assert remaining() is None  # the caller's deadline is over when the commit begins
         if stay_lost:
+            on_its_way = arguments[:2]
             raise ConnectionResetError("cut")
         found = await decide(connection, *arguments)
         if not next(answers):
@@ -392,7 +406,8 @@ async def test_a_decision_whose_answer_is_lost(cluster: ShardedCluster, monkeypa
 
     async with TwoPhase(cluster, age="0s", every="1h", timeout="500ms") as two:
         monkeypatch.setattr(decisions, "decide", lost)
-        await move(two, one, other)
+        async with Deadline("10s"):
+            await move(two, one, other)
         assert two.committed == 1
         stay_lost = True
         with pytest.raises(InDoubt):
@@ -402,6 +417,116 @@ async def test_a_decision_whose_answer_is_lost(cluster: ShardedCluster, monkeypa
         await settled(two)
         assert await total(cluster) == (ACCOUNTS * MONEY, 2)  # the second was never written, so it is rolled back
         assert await in_doubt(cluster) == []
+        async with cluster.member("s0").alone() as connection:  # and one that arrives only now decides nothing
+            assert not await decide(connection, *on_its_way, [])
+        await move(two, one, other)
+        assert await total(cluster) == (ACCOUNTS * MONEY, 4)
+
+
+async def test_those_who_hold_every_connection_of_the_home_decide(servers: Topology, cluster: ShardedCluster) -> None:
+    """Each needs one for its decision, and if it asked the pool for one more, all would wait for one another."""
+    urls = [shard.url for shard in servers.shards]
+    there = [key for key in range(ACCOUNTS) if cluster.map.shard_of(key) == "s0"][:2]
+    async with (
+        ShardedCluster(urls, models=[Base], pool_size=3) as small,
+        TwoPhase(small, age="0s", every="1h", timeout="3s") as two,
+    ):
+        await two.recover()
+        all_are_here = asyncio.Barrier(2)
+
+        async def pay(key: int, taker: int) -> None:
+            async with two.transaction() as tx:
+                for customer in (key, taker):
+                    await (await tx.session(customer)).execute(
+                        update(Account).where(Account.customer == customer).values(moves=1)
+                    )
+                await all_are_here.wait()
+
+        await asyncio.gather(*(pay(key, taker) for key, taker in zip(there, apart(cluster), strict=True)))
+        assert (two.committed, two.aborted, two.late) == (2, 0, 0)
+    assert await total(cluster) == (ACCOUNTS * MONEY, 4)
+
+
+async def test_a_home_without_a_free_connection_is_told_as_that(servers: Topology, cluster: ShardedCluster) -> None:
+    """Nothing was decided, so all is rolled back."""
+    urls = [shard.url for shard in servers.shards]
+    async with (
+        ShardedCluster(urls, models=[Base], pool_size=2) as small,
+        TwoPhase(small, age="0s", every="1h", timeout="300ms") as two,
+    ):
+        await two.recover()
+        async with small.member("s0").alone():
+            with pytest.raises(TimeoutError):
+                await move(two, *apart(cluster))
+        assert (two.committed, two.aborted) == (0, 1)
+    assert await in_doubt(cluster) == []
+    assert await total(cluster) == (ACCOUNTS * MONEY, 0)
+
+
+async def test_a_session_that_cannot_see_the_log_is_decided_by_another(cluster: ShardedCluster) -> None:
+    here = next(key for key in range(ACCOUNTS) if cluster.map.shard_of(key) == "s0")
+    async with TwoPhase(cluster, age="0s", every="1h") as two:
+        async with two.transaction() as tx:
+            for key in (here, apart(cluster)[0]):
+                session = await tx.session(key)
+                await session.execute(update(Account).where(Account.customer == key).values(moves=1))
+            await (await tx.session(here)).execute(text("SET search_path = nowhere"))
+        assert (two.committed, two.aborted, two.late) == (1, 0, 0)
+    assert await in_doubt(cluster) == []
+
+
+async def test_decisions_of_transactions_at_once_are_forgotten(cluster: ShardedCluster) -> None:
+    async with TwoPhase(cluster, age="0s", every="1h") as two:
+        for _ in range(4):
+            await asyncio.gather(*(move(two, *apart(cluster, nth)) for nth in range(4)))
+        assert two.committed == 16
+    assert await logged(cluster) == 0
+
+
+@pytest.mark.slow
+async def test_a_shard_that_says_nothing_does_not_hold_up_the_recovery_of_others(
+    servers: Topology, cluster: ShardedCluster
+) -> None:
+    urls = [shard.url for shard in servers.shards]
+    async with FaultProxy(f"127.0.0.1:{servers.shards[1].port}") as proxy:
+        urls[1] = urls[1].replace(f":{servers.shards[1].port}/", f":{proxy.port}/")
+        async with (
+            ShardedCluster(urls, models=[Base]) as away,
+            TwoPhase(away, age="0s", every="1h", timeout="8s") as two,
+        ):
+            await two.recover()
+            for part, name in enumerate(("s1", "s2")):  # somebody's who is dead, and has decided nothing
+                async with cluster.async_engine(name).connect() as connection:
+                    await connection.execute(update(Account).values(moves=9))
+                    await connection.exec_driver_sql(f"PREPARE TRANSACTION 'tenfold:999:1:{part}:00000000'")
+            proxy.freeze()
+            found = await two.recover()
+            assert (found.aborted, found.silent) == (1, ("s1",))
+            proxy.heal()
+            await settled(two)
+    assert await in_doubt(cluster) == []
+
+
+async def test_who_does_not_know_a_shard_forgets_no_decision_for_it(servers: Topology, cluster: ShardedCluster) -> None:
+    """A process that was started before the shard came may recover for others, and cannot ask that shard."""
+    urls = [shard.url for shard in servers.shards]
+    buckets = [bucket for bucket, name in enumerate(cluster.map.shards) if name == "s2"]
+    await cluster.install(cluster.map.moved(buckets, "s1"))
+    async with ShardedCluster(urls[:2], models=[Base]) as older:
+        await cluster.install(cluster.map.moved(buckets, "s2"))
+        async with TwoPhase(older, age="0s", every="1h") as unknowing:
+            async with cluster.async_engine("s0").begin() as connection:
+                await connection.execute(text("INSERT INTO tenfold_coordinator (id, ended) VALUES (777, true)"))
+                await connection.execute(text("INSERT INTO tenfold_decision (coordinator, number) VALUES (777, 1)"))
+            async with cluster.async_engine("s2").connect() as connection:
+                await connection.execute(update(Account).values(moves=1))
+                await connection.exec_driver_sql("PREPARE TRANSACTION 'tenfold:777:1:0:00000000'")
+            for _ in range(2):
+                assert (await unknowing.recover()).silent == ("s2",)
+    async with TwoPhase(cluster, age="0s", every="1h") as two:
+        await settled(two)
+        assert (two.recovered_commits, two.recovered_aborts) == (1, 0)
+    assert await logged(cluster) == 0
 
 
 async def storm(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 import sqlalchemy as sa
@@ -13,7 +13,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from tenfold.db import AsyncCluster, causality, create_async_cluster
 from tenfold.db.shards import Dispatcher, Message, Outbox, OutboxOptions, ShardedCluster, TwoPhase
-from tenfold.servers import Topology
+from tenfold.servers import Postgres, Topology
 
 
 class Base(DeclarativeBase):
@@ -29,14 +29,13 @@ class Visit(Base):
 
 
 @pytest.fixture(scope="module")
-def servers() -> Iterator[Topology]:
-    with asyncio.Runner() as runner:
-        topology = Topology(replicas=2, shards=1, settings={"max_prepared_transactions": 20})
-        runner.run(topology.start())
-        try:
-            yield topology
-        finally:
-            runner.run(topology.close())
+def servers(topology: Topology) -> Topology:
+    return topology
+
+
+@pytest.fixture(scope="module")
+def alone(plain: Callable[[int], Topology]) -> Postgres:
+    return plain(1).shards[0]
 
 
 @pytest.fixture
@@ -52,12 +51,11 @@ async def shard(servers: Topology) -> AsyncIterator[AsyncCluster]:
 
 
 @pytest.fixture
-async def cluster(servers: Topology, shard: AsyncCluster) -> AsyncIterator[ShardedCluster]:
-    async with ShardedCluster({"many": shard, "one": servers.shards[0].url}, models=[Base]) as cluster:
-        for name in cluster.shards:
-            async with cluster.async_engine(name).begin() as connection:
-                await connection.run_sync(Base.metadata.drop_all)
-                await connection.run_sync(Base.metadata.create_all)
+async def cluster(
+    servers: Topology, shard: AsyncCluster, alone: Postgres, remade: Callable[..., Awaitable[None]]
+) -> AsyncIterator[ShardedCluster]:
+    async with ShardedCluster({"many": shard, "one": alone.url}, models=[Base]) as cluster:
+        await remade(cluster, Base.metadata)
         await cluster.insert(Visit, [{"id": n, "customer": n, "total": 0} for n in range(100)])
         for replica in servers.replicas:
             await replica.caught_up()
@@ -188,7 +186,7 @@ async def test_writes_go_on_through_a_promotion(cluster: ShardedCluster, servers
 
 
 async def test_a_shard_of_one_server_that_was_restarted_fails_nobody_who_comes_after(
-    cluster: ShardedCluster, servers: Topology
+    cluster: ShardedCluster, alone: Postgres
 ) -> None:
     """Connections of before the restart are found dead at the fence, where nothing has happened yet."""
     key = key_on(cluster, "one")
@@ -201,8 +199,8 @@ async def test_a_shard_of_one_server_that_was_restarted_fails_nobody_who_comes_a
 
     await asyncio.gather(*(write() for _ in range(5)))  # several connections are in the pool
     for _ in range(2):
-        await servers.shards[0].kill()
-        await servers.shards[0].start()
+        await alone.kill()
+        await alone.start()
         await write()
     assert (await cluster.execute(total(key))).scalar_one() == 14
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import Callable
 from pathlib import Path
 from textwrap import indent
 from typing import Any
@@ -69,13 +71,13 @@ def story() -> str:
     return "async def told(print, url_a, url_b):\n" + "".join(pieces)
 
 
-async def test_the_pieces_of_the_page_run() -> None:
+def test_the_pieces_of_the_page_run(plain: Callable[[int], Topology]) -> None:
     names: dict[str, Any] = {one.__name__: one for one in (Account, Bank, Base, ShardedCluster, TwoPhase, create)}
     names |= {"func": func, "select": select, "update": update}
     exec(story(), names)
     printed: list[Any] = []
-    async with Topology(shards=2, settings={"max_prepared_transactions": 10}) as servers:
-        newest, cluster, money = await names["told"](printed.append, *[shard.url for shard in servers.shards])
+    urls = [shard.url for shard in plain(2).shards]
+    newest, cluster, money = asyncio.run(names["told"](printed.append, *urls))
     assert newest.all() == []  # it asks before anything was stored
     assert "avg" in str(printed[0])
     assert cluster.map.shards[311] == "a"

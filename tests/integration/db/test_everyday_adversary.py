@@ -6,7 +6,7 @@ import asyncio
 import enum
 import math
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from random import Random
@@ -58,7 +58,6 @@ from tenfold.db.hot_rows import HotRows, hot_rows_table
 from tenfold.db.idempotency import create_table, once
 from tenfold.db.keyset import Keyset
 from tenfold.db.timeouts import statement_deadline
-from tenfold.servers import Postgres
 
 SECRET = b"0123456789abcdef"
 
@@ -162,25 +161,12 @@ ALIKE = Table(
 STOCK = hot_rows_table("stock", META)
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Postgres]:
-    with asyncio.Runner() as runner:
-        server = Postgres()
-        runner.run(server.start())
-        try:
-            yield server
-        finally:
-            runner.run(server.close())
-
-
 @pytest.fixture
-async def engine(server: Postgres) -> AsyncIterator[AsyncEngine]:
-    engine = create_async_engine(server.url.replace("://", "+asyncpg://"))
+async def engine(engine: AsyncEngine) -> AsyncEngine:
     async with engine.begin() as connection:
         await connection.run_sync(META.drop_all)
         await connection.run_sync(META.create_all)
-    yield engine
-    await engine.dispose()
+    return engine
 
 
 # -- pages

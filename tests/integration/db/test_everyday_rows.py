@@ -31,7 +31,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from tenfold._core.errors import MisuseError
@@ -40,7 +40,6 @@ from tenfold.db.bulk import Upserted, upsert
 from tenfold.db.dataloader import KeyNotFound, Loader, many_by, one_by
 from tenfold.db.hot_rows import HotRowBusy, HotRows, UnknownHotRow, hot_rows_table
 from tenfold.resilience import Deadline
-from tenfold.servers import Postgres
 
 
 class Base(DeclarativeBase):
@@ -76,25 +75,12 @@ PRICES = Table(
 STOCK = hot_rows_table("stock", META, String)
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Postgres]:
-    with asyncio.Runner() as runner:
-        server = Postgres()
-        runner.run(server.start())
-        try:
-            yield server
-        finally:
-            runner.run(server.close())
-
-
 @pytest.fixture
-async def engine(server: Postgres) -> AsyncIterator[AsyncEngine]:
-    engine = create_async_engine(server.url.replace("://", "+asyncpg://"), pool_size=20)
+async def engine(engine: AsyncEngine) -> AsyncEngine:
     async with engine.begin() as connection:
         await connection.run_sync(META.drop_all)
         await connection.run_sync(META.create_all)
-    yield engine
-    await engine.dispose()
+    return engine
 
 
 def queries(engine: AsyncEngine) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote
@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from tenfold._core.errors import MisuseError
 from tenfold.db import create_async_cluster
@@ -28,24 +28,6 @@ from tenfold.servers import Postgres
 TIMEOUT = text("SELECT setting::int FROM pg_settings WHERE name = 'statement_timeout'")
 ADVISORY = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted")
 WAITING = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Postgres]:
-    with asyncio.Runner() as runner:
-        server = Postgres(settings={"track_activity_query_size": "4096"})
-        runner.run(server.start())
-        try:
-            yield server
-        finally:
-            runner.run(server.close())
-
-
-@pytest.fixture
-async def engine(server: Postgres) -> AsyncIterator[AsyncEngine]:
-    engine = create_async_engine(server.url.replace("://", "+asyncpg://"), pool_size=10)
-    yield engine
-    await engine.dispose()
 
 
 async def becomes(engine: AsyncEngine, question: Any, number: int) -> None:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from random import Random
 from typing import Any
 
 import pytest
 from sqlalchemy import MetaData, event, text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from tenfold._core.errors import MisuseError
 from tenfold.db import create_async_cluster
 from tenfold.db.hot_rows import HotRowBusy, HotRows, hot_rows_table
-from tenfold.servers import Postgres
 
 
 class Base(DeclarativeBase):
@@ -46,27 +44,14 @@ GRANT ALL ON stock TO buyer;
 NOT_PAUSED = "DROP TABLE IF EXISTS stock; DROP FUNCTION IF EXISTS pause; DROP ROLE IF EXISTS buyer"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Postgres]:
-    with asyncio.Runner() as runner:
-        server = Postgres()
-        runner.run(server.start())
-        try:
-            yield server
-        finally:
-            runner.run(server.close())
-
-
 @pytest.fixture
-async def engine(server: Postgres) -> AsyncIterator[AsyncEngine]:
-    engine = create_async_engine(server.url.replace("://", "+asyncpg://"), pool_size=20)
+async def engine(engine: AsyncEngine) -> AsyncEngine:
     async with engine.begin() as connection:
         for statement in NOT_PAUSED.split(";"):
             await connection.execute(text(statement))
         await connection.run_sync(META.drop_all)
         await connection.run_sync(META.create_all)
-    yield engine
-    await engine.dispose()
+    return engine
 
 
 class First(Random):

@@ -8,9 +8,10 @@ from tenfold.servers import Topology
 PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "shard-orders.md"
 
 
-async def test_every_block_of_the_how_to_passes(passes: Callable[[str], int], tmp_path: Path) -> None:
-    async with Topology(replicas=1, shards=2, settings={"max_prepared_transactions": 50}) as servers:
-        urls = (*(shard.url for shard in servers.shards), servers.primary.url, servers.replicas[0].url)
-        lines = [f"{name} = {url!r}\n" for name, url in zip(("A", "B", "C", "C_REPLICA"), urls, strict=True)]
-        (tmp_path / "settings.py").write_text("".join(lines), encoding="utf-8")
-        assert passes(PAGE.read_text(encoding="utf-8")) == 4
+def test_every_block_of_the_how_to_passes(
+    passes: Callable[[str], int], tmp_path: Path, topology: Topology, plain: Callable[[int], Topology]
+) -> None:
+    urls = (*(shard.url for shard in plain(2).shards), topology.primary.url, topology.replicas[0].url)
+    lines = [f"{name} = {url!r}\n" for name, url in zip(("A", "B", "C", "C_REPLICA"), urls, strict=True)]
+    (tmp_path / "settings.py").write_text("".join(lines), encoding="utf-8")
+    assert passes(PAGE.read_text(encoding="utf-8")) == 4

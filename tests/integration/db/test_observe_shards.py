@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import asyncpg
@@ -31,7 +31,7 @@ from tenfold.db.shards import (
 from tenfold.db.transaction import RunOptions
 from tenfold.observe import DatabasesCollector, OutboxesCollector, instrument_databases, instrument_outboxes, outboxes
 from tenfold.observe.databases import FAMILIES
-from tenfold.servers import Topology
+from tenfold.servers import Postgres, Topology
 
 prometheus_client = pytest.importorskip("prometheus_client", reason="needs prometheus-client: tenfold[observe]")
 
@@ -51,27 +51,23 @@ class Wallet(Base):
 
 
 @pytest.fixture(scope="module")
-def servers() -> Iterator[Topology]:
-    with asyncio.Runner() as runner:
-        topology = Topology(replicas=1, shards=2, valkey=False)
-        runner.run(topology.start())
-        try:
-            yield topology
-        finally:
-            runner.run(topology.close())
+def shards(plain: Callable[[int], Topology]) -> list[Postgres]:
+    return plain(2).shards
+
+
+def three(topology: Topology, shards: list[Postgres]) -> dict[str, Any]:
+    """Two plain shards, and one with a replica."""
+    replicated = create_async_cluster(topology.primary.url, [topology.replicas[0].url])
+    return {"a": shards[0].url, "b": shards[1].url, "c": replicated}
 
 
 @pytest.fixture
-async def cluster(servers: Topology) -> AsyncIterator[ShardedCluster]:
-    """Two plain shards, and one with a replica."""
-    await servers.revive()
-    replicated = create_async_cluster(servers.primary.url, [replica.url for replica in servers.replicas])
-    shards = {"a": servers.shards[0].url, "b": servers.shards[1].url, "c": replicated}
-    async with ShardedCluster(shards, models=[Base], pool_size=4, name="orders", hub=Hub()) as cluster:
-        for name in cluster.shards:
-            async with cluster.async_engine(name).begin() as connection:
-                await connection.run_sync(Base.metadata.drop_all)
-                await connection.run_sync(Base.metadata.create_all)
+async def cluster(
+    topology: Topology, shards: list[Postgres], remade: Callable[..., Awaitable[None]]
+) -> AsyncIterator[ShardedCluster]:
+    await topology.revive()
+    async with ShardedCluster(three(topology, shards), models=[Base], pool_size=4, name="orders", hub=Hub()) as cluster:
+        await remade(cluster, Base.metadata)
         await cluster.insert(Wallet, [{"customer": key, "money": 100} for key in range(12)])
         yield cluster
 
@@ -125,8 +121,8 @@ async def pay(session: AsyncSession, customer: int, amount: int = 1) -> None:
 
 
 async def money(cluster: ShardedCluster, customer: int) -> int:
-    found = await cluster.execute(select(Wallet.money).where(Wallet.customer == customer))
-    return int(found.scalar_one())
+    statement = select(Wallet.money).where(Wallet.customer == customer).execution_options(route="primary")
+    return int((await cluster.execute(statement)).scalar_one())
 
 
 async def test_the_map_and_the_servers_are_shown(cluster: ShardedCluster) -> None:
@@ -153,13 +149,13 @@ async def test_the_map_and_the_servers_are_shown(cluster: ShardedCluster) -> Non
     assert (state["name"], state["nodes"]["c/primary"]["role"]) == ("orders", "primary")
 
 
-async def test_a_map_that_was_old_is_counted(cluster: ShardedCluster, servers: Topology) -> None:
+async def test_a_map_that_was_old_is_counted(
+    cluster: ShardedCluster, topology: Topology, shards: list[Postgres]
+) -> None:
     heard: list[Any] = []
     hub = Hub()
     hub.subscribe(MapChanged, heard.append)
-    replicated = create_async_cluster(servers.primary.url, [replica.url for replica in servers.replicas])
-    shards = {"a": servers.shards[0].url, "b": servers.shards[1].url, "c": replicated}
-    async with ShardedCluster(shards, models=[Base], hub=hub) as late:
+    async with ShardedCluster(three(topology, shards), models=[Base], hub=hub) as late:
         await cluster.install(cluster.map.moved([], "a"))
         await late.run(lambda session: pay(session, 0), shard_key=0)
         found = scraped(DatabasesCollector([late, cluster]))
@@ -180,8 +176,8 @@ async def test_both_readers_tell_the_same_of_shards(cluster: ShardedCluster) -> 
     assert shown["tenfold.database.buckets"] == {("a",), ("b",), ("c",)}
 
 
-async def test_two_sharded_clusters_of_one_name_are_refused(servers: Topology) -> None:
-    one, other = (ShardedCluster([servers.shards[0].url], models=[Base]) for _ in range(2))
+async def test_two_sharded_clusters_of_one_name_are_refused(shards: list[Postgres]) -> None:
+    one, other = (ShardedCluster([shards[0].url], models=[Base]) for _ in range(2))
     with pytest.raises(MisuseError, match=r"'shards' twice.*ShardedCluster\(…, name="):
         DatabasesCollector([one, other])
 
@@ -225,10 +221,10 @@ async def test_run_loses_no_update_under_serializable(cluster: ShardedCluster, s
 
 @pytest.mark.parametrize("shard", ["a", "c"])
 async def test_run_begins_again_where_its_server_restarted(
-    cluster: ShardedCluster, servers: Topology, shard: str
+    cluster: ShardedCluster, topology: Topology, shards: list[Postgres], shard: str
 ) -> None:
     here, tries = key_on(cluster, shard), 0
-    server = servers.primary if shard == "c" else servers.shards[0]
+    server = topology.primary if shard == "c" else shards[0]
 
     async def work(session: AsyncSession) -> None:
         nonlocal tries
@@ -246,11 +242,16 @@ async def test_run_begins_again_where_its_server_restarted(
 
 @pytest.mark.parametrize(("shard", "known"), [("a", False), ("c", True)])
 async def test_a_commit_without_an_answer(
-    cluster: ShardedCluster, servers: Topology, shard: str, known: bool, monkeypatch: pytest.MonkeyPatch
+    cluster: ShardedCluster,
+    topology: Topology,
+    shards: list[Postgres],
+    shard: str,
+    known: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A plain server cannot say for certain that it was this transaction which it committed; a watched one can."""
     here = key_on(cluster, shard)
-    url = servers.primary.url if shard == "c" else servers.shards[0].url
+    url = topology.primary.url if shard == "c" else shards[0].url
 
     async def work(session: AsyncSession) -> str:
         await pay(session, here)

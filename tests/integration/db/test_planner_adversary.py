@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -304,7 +304,7 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world() -> Iterator[World]:
+def world(plain: Callable[[int], Topology]) -> Iterator[World]:
     orders = [
         {
             "id": n,
@@ -344,16 +344,12 @@ def world() -> Iterator[World]:
                 await connection.execute(insert(table), rows)
         return World(runner, cluster, one)
 
+    servers = plain(3)
     with asyncio.Runner() as runner:
-        topology = Topology(shards=3)
-        runner.run(topology.start())
-        try:
-            made = runner.run(make(topology))
-            yield made
-            runner.run(made.cluster.aclose())
-            runner.run(made.one.dispose())
-        finally:
-            runner.run(topology.close())
+        made = runner.run(make(servers))
+        yield made
+        runner.run(made.cluster.aclose())
+        runner.run(made.one.dispose())
 
 
 PLANS = ShardedCluster(["postgresql://a/a", "postgresql://b/b"], models=[META, Base])  # is never connected

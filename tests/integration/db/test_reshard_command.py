@@ -6,22 +6,26 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 import sqlalchemy as sa
-from sqlalchemy import func, select
+from sqlalchemy import func, make_url, select
+from sqlalchemy.dialects.postgresql import CITEXT
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import tenfold
 from tenfold._core.errors import MisuseError
 from tenfold.cli import reshard
-from tenfold.db.reshard import CannotMove, Different, Interrupted, ReshardError, Resharding, ReshardOptions
+from tenfold.db.reshard import CannotMove, Different, Interrupted, Progress, ReshardError, Resharding, ReshardOptions
+from tenfold.db.reshard.links import connected
 from tenfold.db.shards import ShardedCluster, ShardError, ShardMap
 from tenfold.resilience.deadline import Deadline
-from tenfold.servers import Topology
+from tenfold.servers import Postgres, Topology
 
 MODELS = """
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -49,14 +53,8 @@ class Trip(Base):
 
 
 @pytest.fixture(scope="module")
-def shards() -> Iterator[Topology]:
-    with asyncio.Runner() as runner:
-        topology = Topology(shards=2)
-        runner.run(topology.start())
-        try:
-            yield topology
-        finally:
-            runner.run(topology.close())
+def shards(plain: Callable[[int], Topology]) -> Topology:
+    return plain(2)
 
 
 def urls(shards: Topology) -> dict[str, str]:
@@ -69,14 +67,9 @@ def tool(shards: Topology, **options: Any) -> Resharding:
 
 
 @pytest.fixture
-async def cluster(shards: Topology) -> AsyncIterator[ShardedCluster]:
+async def cluster(shards: Topology, emptied: Callable[[Postgres], Awaitable[None]]) -> AsyncIterator[ShardedCluster]:
     for shard in shards.shards:
-        await shard.fetchval(
-            "DO $$ DECLARE s text; BEGIN FOR s IN SELECT nspname FROM pg_namespace WHERE nspname LIKE 'tenfold_%' "
-            "LOOP EXECUTE 'DROP SCHEMA ' || s || ' CASCADE'; END LOOP; END $$"
-        )
-        await shard.fetchval("DROP SCHEMA public CASCADE")
-        await shard.fetchval("CREATE SCHEMA public")
+        await emptied(shard)
     map = ShardMap.hash(["s0", "s1"], buckets=8)
     async with ShardedCluster(urls(shards), models=[Base], map=map, deadline="5s") as cluster:
         for name in ("s0", "s1"):
@@ -174,6 +167,13 @@ async def test_plans_that_cannot_be_are_refused_with_what_to_do(shards: Topology
     clerk = {name: url.replace("tenfold@", "clerk@") for name, url in urls(shards).items()}
     with pytest.raises(CannotMove, match='GRANT SET ON PARAMETER session_replication_role TO "clerk"'):
         await Resharding(clerk, models=[Base]).plan(even=True)
+    await on(cluster, "s1", "CREATE TABLE trips (id int PRIMARY KEY, rider text)")
+    await on(cluster, "s0", "CREATE TABLE heir () INHERITS (trips)")
+    await refused("heir on shard s0 inherits from .*trips")
+    await on(cluster, "s0", "DROP TABLE heir")
+    computed = "ALTER TABLE trips DROP rider, ADD rider text GENERATED ALWAYS AS ('rider ' || id) STORED"
+    await on(cluster, "s0", computed)
+    await refused("on shard s0: rider is computed from other columns")
     nowhere = {**urls(shards), "s2": "postgresql://tenfold@127.0.0.1:1/postgres"}
     with pytest.raises(Interrupted, match="a shard was lost or did not answer"):
         await Resharding(nowhere, models=[Base]).plan(even=True)
@@ -315,3 +315,192 @@ async def test_connections_that_the_shards_closed_are_replaced(shards: Topology,
             "backend_type = 'client backend'"
         )
     await cluster.execute(leave)
+
+
+def at(point: str, *statements: tuple[str, str]) -> Callable[[Progress], None]:
+    """Runs the statements, each at a URL, the first time that the tool gets to ``point``."""
+    left = [*statements]
+
+    async def run() -> None:
+        while left:
+            url, statement = left.pop(0)
+            connection = await asyncpg.connect(url)
+            await connection.execute(statement)
+            await connection.close()
+
+    def tell(progress: Progress) -> None:
+        if progress.point == point and left:
+            with ThreadPoolExecutor(1) as thread:
+                thread.submit(asyncio.run, run()).result()
+
+    return tell
+
+
+async def test_a_column_that_is_added_meanwhile_is_not_lost(shards: Topology, cluster: ShardedCluster) -> None:
+    """The switch is refused, and the next run copies anew; so does a rollback of what was altered after the move."""
+    everything = "SELECT count(*), count(*) FILTER (WHERE note = 'n' || id) FROM trips"
+
+    async def noted() -> tuple[int, int]:
+        counted = [await on(cluster, name, everything) for name in ("s0", "s1")]
+        return sum(rows[0][0] for rows in counted), sum(rows[0][1] for rows in counted)
+
+    add = "ALTER TABLE trips ADD {0} text; UPDATE trips SET {0} = 'n' || id"
+    await tool(shards).plan(empty="s0")
+    resharding = Resharding(
+        urls(shards),
+        models=[Base],
+        options=ReshardOptions(switch_rows=1, rest=0),
+        on_progress=at("published", *((url, add.format("note")) for url in urls(shards).values())),
+    )
+    with pytest.raises(ReshardError, match="a table was altered while its rows were moving"):
+        await resharding.run()
+    await cluster.refresh()
+    assert set(cluster.map.shards) == {"s0", "s1"}
+    moved = await tool(shards).run()
+    assert moved is not None
+    await cluster.refresh()
+    assert set(cluster.map.shards) == {"s1"}
+    assert await noted() == (100, 100)
+    for name in ("s0", "s1"):
+        await on(cluster, name, "ALTER TABLE trips ADD other text")
+        await on(cluster, name, "UPDATE trips SET other = note")
+    await tool(shards).rollback()
+    await cluster.refresh()
+    assert set(cluster.map.shards) == {"s0", "s1"}
+    assert await noted() == (100, 100)
+    for name in ("s0", "s1"):
+        assert await on(cluster, name, "SELECT count(*) FROM trips WHERE other = note") > [(0,)]
+        assert await on(cluster, name, "SELECT count(*) FROM trips WHERE other IS DISTINCT FROM note") == [(0,)]
+
+
+async def test_a_third_shard_has_its_say_before_anything_is_decided(shards: Topology, cluster: ShardedCluster) -> None:
+    """A long transaction there makes the switch step back; and every run looks whether each name is that shard."""
+    await shards.shards[1].fetchval("DROP DATABASE IF EXISTS third")
+    await shards.shards[1].fetchval("CREATE DATABASE third")
+    third = urls(shards)["s1"].replace("/postgres", "/third")
+    three = {**urls(shards), "s2": third}
+    options = ReshardOptions(lock_wait="100ms", attempts=2, connect="1s", rest=0)
+    connection = await asyncpg.connect(third)
+    await connection.execute("CREATE TABLE trips (id serial PRIMARY KEY, rider varchar NOT NULL)")
+    resharding = Resharding(three, models=[Base], options=options)
+    await resharding.plan(to="s1", buckets=[0])
+    with pytest.raises(MisuseError, match=r"the database given as s[12] says that it is shard s[12]"):
+        await Resharding({**three, "s1": third, "s2": three["s1"]}, models=[Base], options=options).run()
+    with pytest.raises(MisuseError, match="names s1, of which no URL was given"):
+        await Resharding({"s0": three["s0"], "s2": third}, models=[Base], options=options).run()
+    async with connection.transaction():
+        await connection.execute("SELECT epoch FROM tenfold_shard_epoch FOR SHARE")
+        with pytest.raises(ReshardError, match="have lasted longer than 100 ms each of 2 times"):
+            await resharding.run()
+        async with Deadline("5s"):  # nobody waits for that transaction, and no map is stale
+            for n in range(16):
+                await cluster.execute(sa.update(Trip).where(Trip.rider == f"rider {n}").values(id=1000 + n))
+    assert await resharding.run(finish=True) is None
+    epochs = [await on(cluster, name, "SELECT epoch FROM tenfold_shard_epoch") for name in ("s0", "s1")]
+    assert epochs == [[(await connection.fetchval("SELECT epoch FROM tenfold_shard_epoch"),)]] * 2
+    await connection.close()
+
+
+async def test_keys_that_are_equal_and_not_the_same_text(shards: Topology, cluster: ShardedCluster) -> None:
+    """What is Ann in the log and ANN in the table is one row; and a trigger needs none of the type's operators."""
+
+    class Other(DeclarativeBase):
+        pass
+
+    class Mail(Other):
+        __tablename__ = "mails"
+        __shard_key__ = "rider"
+        address: Mapped[str] = mapped_column(CITEXT, primary_key=True)
+        rider: Mapped[str]
+
+    for name in ("s0", "s1"):
+        await on(cluster, name, "CREATE EXTENSION citext")
+        async with cluster.async_engine(name).begin() as connection:
+            await connection.run_sync(Other.metadata.create_all)
+    bucket = cluster.map.bucket_of("rider 1")
+    home = cluster.map.shards[bucket]
+    there = "s1" if home == "s0" else "s0"
+    mails = Resharding(urls(shards), models=[Other], options=ReshardOptions(rest=0))
+    await on(cluster, home, "INSERT INTO mails VALUES ('Ann', 'rider 1'), ('Bob', 'rider 1')")
+    await mails.plan(to=there, buckets=[bucket])
+    await mails.run()
+    await on(cluster, there, "DELETE FROM mails WHERE address = 'Ann'")
+    await on(cluster, there, "INSERT INTO mails VALUES ('ANN', 'rider 1')")
+    await on(cluster, there, "UPDATE mails SET address = 'BOB' WHERE address = 'Bob'")
+    await mails.run()
+    assert (await mails.verify()).compared == 2
+    await mails.rollback()
+    assert sorted(await on(cluster, home, "SELECT address::text FROM mails")) == [("ANN",), ("BOB",)]
+
+
+async def test_what_the_target_refuses_is_told_as_it_is(shards: Topology, cluster: ShardedCluster) -> None:
+    bucket = cluster.map.bucket_of("rider 1")
+    there = "s1" if cluster.map.shards[bucket] == "s0" else "s0"
+    await on(cluster, there, "ALTER TABLE trips ADD CHECK (rider <> 'rider 1')")
+    await tool(shards).plan(to=there, buckets=[bucket])
+    with pytest.raises(ReshardError, match=r"cannot hold the rows of .*Make room for them there") as caught:
+        await tool(shards).run()
+    assert "Unique" not in str(caught.value)
+    await tool(shards).rollback()
+
+
+async def test_no_setting_of_a_role_cuts_the_tools_sessions(shards: Topology, cluster: ShardedCluster) -> None:
+    """Those to shards that have no part rest for as long as a leg takes; a host that is gone is noticed."""
+    pinned = {"idle_session_timeout": "0", "transaction_timeout": "0", "lc_monetary": "C", "tcp_keepalives_idle": "10"}
+    given = {name: [make_url(url)] for name, url in urls(shards).items()}
+    for name in ("idle_session_timeout", "transaction_timeout"):
+        await on(cluster, "s1", f"ALTER ROLE tenfold SET {name} = '1h'")
+    try:
+        async with connected(given, timeout=5, within=1) as links:
+            found = {name: await links.shards["s1"].fetchval(f"SHOW {name}") for name in pinned}
+    finally:
+        await on(cluster, "s1", "ALTER ROLE tenfold RESET ALL")
+    assert found == pinned
+
+
+async def test_another_home_is_not_begun_where_one_has_the_map(shards: Topology, cluster: ShardedCluster) -> None:
+    turned = dict(reversed(urls(shards).items()))
+    with pytest.raises(MisuseError, match="s0 stores the map, and s1 was given first"):
+        async with ShardedCluster(turned, models=[Base]):
+            pass
+    assert await on(cluster, "s1", "SELECT to_regclass('tenfold_shard_map')::text") == [(None,)]
+
+
+async def test_rows_that_refer_to_what_the_target_lacks_stop_the_switch(
+    shards: Topology, cluster: ShardedCluster
+) -> None:
+    """Foreign keys are not checked for rows that move, and a table that stands everywhere does not move."""
+    bucket = cluster.map.bucket_of("rider 1")
+    there = "s1" if cluster.map.shards[bucket] == "s0" else "s0"
+    for name in ("s0", "s1"):
+        await on(cluster, name, "CREATE TABLE towns (land text, id int, PRIMARY KEY (land, id))")
+        await on(cluster, name, "ALTER TABLE trips ADD land text, ADD town int")
+        await on(cluster, name, "ALTER TABLE trips ADD FOREIGN KEY (town, land) REFERENCES towns (id, land)")
+        if name != there:
+            await on(cluster, name, "INSERT INTO towns VALUES ('at', 7)")
+            await on(cluster, name, "UPDATE trips SET land = 'at', town = 7 WHERE rider = 'rider 1'")
+    await tool(shards).plan(to=there, buckets=[bucket])
+    with pytest.raises(
+        ReshardError, match=rf"1 rows of .*trips.* refer to rows of towns .* that {there} does not have"
+    ):
+        await tool(shards).run()
+    await on(cluster, there, "INSERT INTO towns VALUES ('at', 7)")
+    assert await tool(shards).run(finish=True) is None
+    assert await on(cluster, there, "SELECT town FROM trips WHERE rider = 'rider 1'") == [(7,)]
+
+
+async def test_what_a_bulk_update_leaves_is_not_worked_off_while_writers_wait(
+    shards: Topology, cluster: ShardedCluster
+) -> None:
+    points: list[str] = []
+    update = at("intent", (urls(shards)["s0"], "UPDATE trips SET id = id + 1000 WHERE id < 40"))
+
+    def tell(progress: Progress) -> None:
+        points.append(progress.point)
+        update(progress)
+
+    await tool(shards).plan(to="s1", buckets=[0])
+    options = ReshardOptions(batch=1, rest=0)
+    moved = await Resharding(urls(shards), models=[Base], options=options, on_progress=tell).run()
+    assert moved is not None
+    assert [points.count(point) for point in ("fenced", "catching up", "drained")] == [2, 1, 1]

@@ -338,7 +338,7 @@ async def test_without_a_catalogue_functions_are_doubts(cluster: AsyncCluster, i
     router = routed(cluster)
     assert router.explain(select(func.draws())).to == "primary"
     assert router.explain(select(Item.id)).to == "replica"
-    async with create_async_cluster("postgresql://nobody@127.0.0.1:1/nothing") as nowhere:
+    async with create_async_cluster("postgresql://nobody@127.0.0.1:1/nothing", failover_wait="100ms") as nowhere:
         lost = routed(nowhere)
         with pytest.raises(OSError):  # noqa: PT011 - whatever the system says
             await lost.execute(PORT)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -55,14 +55,8 @@ class Loose(Base):
 
 
 @pytest.fixture(scope="module")
-def shards() -> Iterator[Topology]:
-    with asyncio.Runner() as runner:
-        topology = Topology(shards=4)
-        runner.run(topology.start())
-        try:
-            yield topology
-        finally:
-            runner.run(topology.close())
+def shards(plain: Callable[[int], Topology]) -> Topology:
+    return plain(4)
 
 
 def make(shards: Topology, **options: Any) -> ShardedCluster:
@@ -70,12 +64,9 @@ def make(shards: Topology, **options: Any) -> ShardedCluster:
 
 
 @pytest.fixture
-async def cluster(shards: Topology) -> AsyncIterator[ShardedCluster]:
+async def cluster(shards: Topology, remade: Callable[..., Awaitable[None]]) -> AsyncIterator[ShardedCluster]:
     async with make(shards) as cluster:
-        for name in ("s0", "s1", "s2", "s3"):
-            async with cluster.async_engine(name).begin() as connection:
-                await connection.run_sync(Base.metadata.drop_all)
-                await connection.run_sync(Base.metadata.create_all)
+        await remade(cluster, Base.metadata)
         yield cluster
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from itertools import product
 from typing import Any
@@ -53,15 +53,10 @@ class Doubled(sa.TypeDecorator[int]):
 
 
 @pytest.fixture(scope="module")
-def servers() -> Iterator[Topology]:
-    with asyncio.Runner() as runner:
-        topology = Topology(shards=5)
-        runner.run(topology.start())
-        try:
-            runner.run(_filled(topology))
-            yield topology
-        finally:
-            runner.run(topology.close())
+def servers(plain: Callable[[int], Topology]) -> Topology:
+    topology = plain(5)
+    asyncio.run(_filled(topology))
+    return topology
 
 
 async def _filled(topology: Topology) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 import sqlalchemy as sa
@@ -14,7 +14,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from tenfold._core.errors import MisuseError
 from tenfold.db.reshard import Resharding
 from tenfold.db.shards import Dispatcher, Message, Outbox, OutboxOptions, ShardedCluster, ShardMap, UnknownShard
-from tenfold.servers import Topology
+from tenfold.servers import Postgres, Topology
 
 
 class Base(DeclarativeBase):
@@ -29,22 +29,15 @@ class Ticket(Base):
 
 
 @pytest.fixture(scope="module")
-def shards() -> Iterator[Topology]:
-    with asyncio.Runner() as runner:
-        topology = Topology(shards=2)
-        runner.run(topology.start())
-        try:
-            yield topology
-        finally:
-            runner.run(topology.close())
+def shards(plain: Callable[[int], Topology]) -> Topology:
+    return plain(2)
 
 
 @pytest.fixture
-async def cluster(shards: Topology) -> AsyncIterator[ShardedCluster]:
+async def cluster(shards: Topology, emptied: Callable[[Postgres], Awaitable[None]]) -> AsyncIterator[ShardedCluster]:
     """One shard, with rows, an outbox, and another database beside it of which it knows nothing."""
     for shard in shards.shards:
-        await shard.fetchval("DROP SCHEMA public CASCADE")
-        await shard.fetchval("CREATE SCHEMA public")
+        await emptied(shard)
     cluster = ShardedCluster({"s0": shards.shards[0].url}, models=[Base], map=ShardMap.hash(["s0"], buckets=16))
     async with cluster:
         async with cluster.async_engine("s0").begin() as connection:

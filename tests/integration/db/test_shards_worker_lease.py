@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import os
 
+import asyncpg
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tenfold._core.clock import SystemClock
+from tenfold._core.errors import MisuseError
 from tenfold.db.shards import ClockWentBack, LeaseLost, NoWorkerFree, SnowflakeIds, snowflake_parts
-from tenfold.servers import Postgres
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Postgres]:
-    with asyncio.Runner() as runner:
-        server = Postgres()
-        runner.run(server.start())
-        try:
-            yield server
-        finally:
-            runner.run(server.close())
 
 
 @pytest.fixture
-async def engine(server: Postgres) -> AsyncIterator[AsyncEngine]:
-    engine = create_async_engine(server.url.replace("postgresql:", "postgresql+asyncpg:"))
+async def engine(engine: AsyncEngine) -> AsyncEngine:
     async with engine.begin() as connection:
         await connection.execute(sa.text("DROP TABLE IF EXISTS tenfold_worker"))
-    yield engine
-    await engine.dispose()
+    return engine
 
 
 class Stepped(SystemClock):
@@ -103,3 +91,41 @@ async def test_renewal_moves_the_horizon(engine: AsyncEngine) -> None:
         async with asyncio.timeout(5):
             assert await ids.next() > 0
         assert ids.failed_renewals == 0
+
+
+async def test_a_renewal_outlives_a_server_that_starts_up(engine: AsyncEngine) -> None:
+    """It refuses connections in words of its own, which SQLAlchemy does not translate."""
+    refusals = 0
+
+    def refuse(*_: object) -> None:
+        nonlocal refusals
+        if refusals == 0:
+            refusals += 1
+            raise asyncpg.CannotConnectNowError("the database system is starting up")
+
+    async with SnowflakeIds(engine, workers=1, lease="1500ms") as ids:
+        await engine.dispose()
+        sa.event.listen(engine.sync_engine, "do_connect", refuse)
+        async with asyncio.timeout(10):
+            while not refusals or ids._flake is None or ids._good_until < ids._clock.monotonic() + 1.0:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert (refusals, ids.failed_renewals) == (1, 1)
+        assert await ids.next() > 0
+
+
+async def test_a_child_that_was_forked_makes_none_of_its_parents_ids(engine: AsyncEngine) -> None:
+    async with SnowflakeIds(engine, workers=1) as ids:
+        assert in_a_child(ids) == "refused"
+        assert await ids.next() > 0
+
+
+def in_a_child(ids: SnowflakeIds) -> str:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            ids.next().send(None)
+        except MisuseError:
+            os._exit(3)
+        finally:
+            os._exit(4)
+    return "refused" if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3 else "made"

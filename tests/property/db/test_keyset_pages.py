@@ -29,11 +29,11 @@ SECRET = b"0123456789abcdef"
 
 
 class Bench:
-    """One server, one connection, one event loop for all examples."""
+    """One connection, one event loop for all examples."""
 
-    def __init__(self) -> None:
+    def __init__(self, server: Postgres) -> None:
         self.runner = asyncio.Runner()
-        self.server = Postgres()
+        self.server = server
         self.connection: AsyncConnection
 
     def run(self, work: Any) -> Any:
@@ -47,7 +47,6 @@ class Bench:
             await self.connection.rollback()
 
     async def open(self) -> None:
-        await self.server.start()
         self.engine = create_async_engine(self.server.url.replace("://", "+asyncpg://"))
         self.connection = await self.engine.connect()
         await self.connection.run_sync(THINGS.metadata.create_all)
@@ -56,12 +55,11 @@ class Bench:
     async def close(self) -> None:
         await self.connection.close()
         await self.engine.dispose()
-        await self.server.close()
 
 
 @pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
-    bench = Bench()
+def bench(server: Postgres) -> Iterator[Bench]:
+    bench = Bench(server)
     bench.run(bench.open())
     try:
         yield bench

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from random import Random
@@ -99,7 +99,7 @@ def rows(seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 
 
 @pytest.fixture(scope="module")
-def world() -> Iterator[World]:
+def world(plain: Callable[[int], Topology]) -> Iterator[World]:
     async def make(topology: Topology) -> World:
         *shards, single = topology.shards
         cluster = ShardedCluster([shard.url for shard in shards], models=[META])
@@ -119,16 +119,12 @@ def world() -> Iterator[World]:
         assert await cluster.insert(ITEM, items) == 300
         return World(runner, cluster, one)
 
+    servers = plain(5)
     with asyncio.Runner() as runner:
-        topology = Topology(shards=5)
-        runner.run(topology.start())
-        try:
-            made = runner.run(make(topology))
-            yield made
-            runner.run(made.cluster.aclose())
-            runner.run(made.one.dispose())
-        finally:
-            runner.run(topology.close())
+        made = runner.run(make(servers))
+        yield made
+        runner.run(made.cluster.aclose())
+        runner.run(made.one.dispose())
 
 
 def same(got: Any, expected: Any, *, ordered: bool) -> None:

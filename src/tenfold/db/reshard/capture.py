@@ -23,6 +23,10 @@ _MARK: Final = (
     "number bigint PRIMARY KEY, at timestamptz NOT NULL, giver text NOT NULL, taker text NOT NULL, "
     "buckets int[] NOT NULL, sums text NOT NULL, epoch bigint NOT NULL"
 )
+_SHAPE: Final = (
+    "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = $1::text::regclass "
+    "AND attnum > 0 AND NOT attisdropped"
+)
 _LEFT: Final = "SELECT nspname FROM pg_namespace WHERE nspname ~ '^tenfold_reshard_[0-9]+$'"
 
 
@@ -87,8 +91,22 @@ async def stands(connection: Connection, place: Place, tabs: Sequence[Tab]) -> b
     )
 
 
+async def outgrown(connection: Connection, place: Place, tabs: Sequence[Tab]) -> list[int]:
+    """The tables that were altered since their copies were made."""
+    found = []
+    for number, tab in enumerate(tabs):
+        shape = dict(await connection.fetch(_SHAPE, place.copy(number)))
+        if shape != {BUCKET: "integer", **{name: tab.types[name] for name in tab.columns}}:
+            found.append(number)
+    return found
+
+
 async def empty(connection: Connection, place: Place, tabs: Sequence[Tab]) -> None:
     """Forget the copies, to copy anew. The logs stay: what is in them twice is refreshed twice."""
+    for number in await outgrown(connection, place, tabs):
+        async with connection.transaction():
+            for statement in (f"DROP TABLE {place.copy(number)}", *_copy(place.copy(number), tabs[number])):
+                await connection.execute(statement)
     for number in range(len(tabs)):
         await connection.execute(f"TRUNCATE {place.copy(number)}")
 
@@ -120,21 +138,28 @@ def _statements(place: Place, number: int, tab: Tab) -> list[str]:
         f"ADD {LOG_AT} timestamptz NOT NULL DEFAULT clock_timestamp()",
         # An entry without a key says since when the log has been kept, which is of use only before it is worked off.
         f"INSERT INTO {log} DEFAULT VALUES",
-        f"CREATE TABLE {copy} AS SELECT 0::int AS {BUCKET}, {listed(tab.columns)} FROM {tab.sql} WITH NO DATA",
-        f"ALTER TABLE {copy} ADD PRIMARY KEY ({listed(tab.pk)})",
-        f"CREATE INDEX ON {copy} ({BUCKET})",
-        # The writer needs no right to the schema, and the search path is not his: SECURITY DEFINER.
+        *_copy(copy, tab),
+        # The writer needs no right to the schema, and the search path is not his: SECURITY DEFINER. ``*<>`` compares
+        # bytes, so it needs no operator of the type's, and sees 'a' become 'A' in citext.
         f"CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER "
         f"SET search_path = pg_catalog, pg_temp AS $note$ BEGIN "
         f"IF TG_OP <> 'INSERT' THEN {insert} ({listed(columns, 'OLD.')}); END IF; "
-        f"IF TG_OP = 'INSERT' OR (TG_OP = 'UPDATE' AND ROW({listed(columns, 'OLD.')}) IS DISTINCT FROM "
-        f"ROW({listed(columns, 'NEW.')})) THEN {insert} ({listed(columns, 'NEW.')}); END IF; "
+        f"IF TG_OP = 'INSERT' OR (TG_OP = 'UPDATE' AND ROW({listed(columns, 'OLD.')})::record *<> "
+        f"ROW({listed(columns, 'NEW.')})::record) THEN {insert} ({listed(columns, 'NEW.')}); END IF; "
         f"RETURN NULL; END $note$",
         f"CREATE TRIGGER {quoted(place.schema)} AFTER INSERT OR UPDATE OR DELETE ON {tab.sql} "
         f"FOR EACH ROW EXECUTE FUNCTION {function}()",
         f"CREATE TRIGGER {quoted(place.schema + '_truncate')} BEFORE TRUNCATE ON {tab.sql} "
         f"FOR EACH STATEMENT EXECUTE FUNCTION {place.schema}.refuse()",
     ]
+
+
+def _copy(copy: str, tab: Tab) -> tuple[str, ...]:
+    return (
+        f"CREATE TABLE {copy} AS SELECT 0::int AS {BUCKET}, {listed(tab.columns)} FROM {tab.sql} WITH NO DATA",
+        f"ALTER TABLE {copy} ADD PRIMARY KEY ({listed(tab.pk)})",
+        f"CREATE INDEX ON {copy} ({BUCKET})",
+    )
 
 
 _REFUSE: Final = (

@@ -14,7 +14,7 @@ from tenfold._core.events import EVENTS
 from tenfold._core.units import duration, format_duration
 from tenfold.db.reshard import capture, marks, record, steps
 from tenfold.db.reshard.capture import Place
-from tenfold.db.reshard.errors import Different, ReshardError
+from tenfold.db.reshard.errors import Behind, Different, ReshardError
 from tenfold.db.reshard.links import Links
 from tenfold.db.reshard.mend import mend
 from tenfold.db.reshard.options import BucketsSwitched, Progress, ReshardOptions
@@ -145,7 +145,15 @@ class Drive:
                 await self._patient(partial(capture.make, end, place, self._tabs, self._wait))
             if state.course is not Course.FINISH:
                 state = state.with_leg(number, steps.anew(leg))
-        return await mend(self._links, state, self._tabs, wait=self._wait)
+        state = await mend(self._links, state, self._tabs, wait=self._wait)
+        for number, leg in enumerate(state.legs):
+            if leg.phase in steps.OVER or leg.phase is Phase.PLANNED or state.course is Course.FINISH:
+                continue
+            for end in (self._links.shards[leg.source], self._links.shards[leg.target]):
+                if await capture.outgrown(end, Place(number), self._tabs):
+                    state = state.with_leg(number, steps.anew(leg))
+                    await record.store(self._links.home, state)
+        return state
 
     async def _anew(self, error: Different, state: Reshard, number: int) -> Reshard:
         """Live rows and copies differ. After a promotion that is no wonder: copy once more. Else ``error``."""
@@ -204,15 +212,17 @@ class Drive:
         def tell(point: str) -> None:
             self._tell(Progress(point, step.leg, gone, len(leg.buckets)))
 
+        behind: Behind | None = None
         for attempt in range(self._options.attempts):
             number = state.switches + 1
             intent = Intent(number=number, leg=step.leg, giver=step.giver, taker=step.taker, buckets=buckets)
             state = replace(state, intent=intent, switches=number)
             try:
                 state = await switch(self._links, state, flow, batch=self._options.batch, wait=self._wait, tell=tell)
-            except _IN_THE_WAY:
+            except (*_IN_THE_WAY, Behind) as error:
+                behind = error if isinstance(error, Behind) else None
                 state = await self._mend(state)
-                tell("waiting for transactions under way")
+                tell("catching up" if behind else "waiting for transactions under way")
                 await self._pause(attempt)
                 await self._catch_up(flow)
             except ReshardError:
@@ -222,10 +232,10 @@ class Drive:
                 EVENTS.emit(BucketsSwitched(step.giver, step.taker, buckets))
                 await asyncio.sleep(duration(self._options.rest))
                 return state
-        raise ReshardError(
-            f"transactions on {step.giver} or {step.taker} have lasted longer than {format_duration(self._wait)} each "
-            f"of {self._options.attempts} times: see pg_stat_activity for those that are idle in transaction, then run "
-            "it again"
+        raise behind or ReshardError(
+            f"transactions on {step.giver}, {step.taker} or another shard have lasted longer than "
+            f"{format_duration(self._wait)} each of {self._options.attempts} times: see pg_stat_activity for those "
+            "that are idle in transaction, then run it again"
         )
 
     async def _copied(self, flow: Flow) -> dict[int, int]:
@@ -240,7 +250,7 @@ class Drive:
     async def _catch_up(self, flow: Flow) -> None:
         """Work off the log until little is left, so that a switch is short. Under more writes than that, so be it."""
         for _ in range(_ROUNDS):
-            if await drain(flow, self._options.batch) <= _CAUGHT_UP:
+            if await drain(flow, self._options.batch) <= min(_CAUGHT_UP, self._options.batch - 1):
                 return
 
     async def _patient(self, call: Callable[[], Awaitable[None]]) -> None:

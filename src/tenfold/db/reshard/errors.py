@@ -18,6 +18,16 @@ class Interrupted(ReshardError):
     """A shard was lost or did not answer. The state is kept: running it again goes on."""
 
 
+class Behind(ReshardError):
+    """So much was written just before the fence that writers would wait long until the copy has it."""
+
+    def __init__(self, entries: int) -> None:
+        super().__init__(
+            f"more than {entries:,} rows were written right before each try to switch, as by bulk updates, and working "
+            "them off would have kept writers waiting: run it again when these have ended"
+        )
+
+
 class Different(ReshardError):
     """Live rows and their copy are not the same, so nothing was switched. ``places``: what differs."""
 

@@ -51,13 +51,18 @@ _SETTINGS: Final = {
     "xmloption": "content",
     "row_security": "off",
     "statement_timeout": "0",
-    "lock_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
+    "lc_monetary": "C",
+    # A host that is gone without a word must not leave its locks, the fence among them, for the hours that TCP waits.
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "4",
+    "tcp_user_timeout": "30000",
     "synchronous_commit": "on",
     "default_transaction_isolation": "read committed",
 }
-# Limits that older servers do not know, which would refuse the connection for them. Links are idle while others copy.
-_UNLIMITED: Final = (
+# Newer servers have more of them; the connections to other shards rest for as long as a leg takes.
+_UNBOUND: Final = (
     "SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('idle_session_timeout', 'transaction_timeout')"
 )
 LOST: Final = (
@@ -123,7 +128,7 @@ async def connected(urls: Mapping[str, Sequence[URL]], *, timeout: float, within
             await must_be_direct(connection, f"shard {name}")
         except MisuseError as error:
             raise CannotMove(str(error)) from error
-        await connection.execute(_UNLIMITED)
+        await connection.execute(_UNBOUND)
         try:
             await connection.execute("SET session_replication_role = replica")
         except asyncpg.InsufficientPrivilegeError as error:

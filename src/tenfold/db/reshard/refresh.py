@@ -142,6 +142,7 @@ async def _refresh(flow: Flow, table: int, wanted: Mapping[tuple[str, ...], int]
     """Bring the copies of the rows ``wanted`` to what is live now.
 
     A row whose shard key has changed since is not found under the old one; its entry under the new one is on its way.
+    So it is with a primary key that has become another text of the same value, as 'a' and 'A' are in citext.
     """
     if not wanted:
         return
@@ -150,7 +151,7 @@ async def _refresh(flow: Flow, table: int, wanted: Mapping[tuple[str, ...], int]
     rows = io.BytesIO()
     await flow.giver.copy_from_query(
         f"SELECT d.b, {listed(tab.columns, 't.')} FROM {tab.unnested(tagged=True)} JOIN {tab.sql} t "
-        f"ON {tab.same_pk} AND t.{quoted(tab.key)} = d.k::{tab.types[tab.key]}",
+        f"ON {tab.same_pk} AND ROW({tab.text_pk}, t.{quoted(tab.key)}::text)::record *= ROW({tab.texts}, d.k)::record",
         list(wanted.values()), *columns, output=rows,
     )  # fmt: skip
     async with flow.taker.transaction():

@@ -168,6 +168,9 @@ class Resharding:
             state = await record.load(links.home)
             if state is None:
                 raise ReshardError("no reshard is open: `tenfold reshard plan` first")
+            await self._prepare(links)
+            if missing := {name for leg in state.legs for name in (leg.source, leg.target)} - links.shards.keys():
+                raise CannotMove(f"shards: the plan names {', '.join(sorted(missing))}, of which no URL was given")
             tabs = await tables.read(links.shards, self._wanted)
             if tuple(tab.sql for tab in tabs) != state.tables:
                 raise ReshardError(

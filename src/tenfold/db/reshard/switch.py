@@ -8,9 +8,10 @@ tool dies, its connection does, and with it the lock.
 
 *The order.* (1) Lock the map and store the intent. (2) Lock the giver's epoch; all is committed that ever will be
 under the old map. (3) Work off the log: the copy is the live rows. (4) On the taker copy → live, on the giver live →
-copy, each in an open transaction; counts and checksums of what moved must be equal; the taker's sequences are raised.
-(5) Raise both epochs; commit the
-giver, then the taker. (6) Raise the other shards' epochs, publish the map and forget the intent in one transaction.
+copy, each in an open transaction; counts and checksums of what moved must be equal, and the tables what they were; the
+taker's sequences are raised. (5) Raise all epochs, for which transactions under way are waited for while nothing is
+decided yet; commit the giver, then the taker, then the others. (6) Publish the map and forget the intent in one
+transaction.
 Reads between (5) and (6) meet an epoch that is not their map's, and come again. A part of a scattered read is one
 statement and selects the epoch beside its rows, so it sees rows and epoch of one moment: no row twice, none missing.
 
@@ -26,19 +27,21 @@ from typing import Any, Final
 
 import asyncpg
 
-from tenfold.db.reshard import record, sequences
-from tenfold.db.reshard.errors import Different, ReshardError
+from tenfold.db.reshard import parents, record, sequences
+from tenfold.db.reshard.errors import Behind, Different, ReshardError
 from tenfold.db.reshard.links import Connection, Links
 from tenfold.db.reshard.marks import Mark, note
 from tenfold.db.reshard.refresh import Flow, drain
 from tenfold.db.reshard.steps import Intent, Reshard
-from tenfold.db.reshard.tables import BUCKET, Tab, listed
+from tenfold.db.reshard.tables import BUCKET, Tab, altered, listed
 from tenfold.db.shards.map import ShardMap
 from tenfold.db.shards.parallel import together
 
 Tell = Callable[[str], object]
 LOCK_EPOCH: Final = "LOCK TABLE tenfold_shard_epoch IN EXCLUSIVE MODE"
 _PUBLISH_WAIT: Final = 10.0
+_MOST_BATCHES: Final = 20
+"""Of entries that are worked off while writers wait."""
 RAISE: Final = "UPDATE tenfold_shard_epoch SET epoch = $1 WHERE epoch < $1"
 
 
@@ -53,8 +56,8 @@ async def current(home: Connection, lock: str = "") -> ShardMap:
 async def switch(links: Links, state: Reshard, flow: Flow, *, batch: int, wait: float, tell: Tell) -> Reshard:
     """Do what ``state.intent`` says. Returns the state without it.
 
-    Whatever it raises, `mend` comes next: `asyncpg.LockNotAvailableError` when a transaction on the giver or the
-    taker lasted longer than ``wait`` seconds, `Different`, `ReshardError` for rows that the taker cannot hold.
+    Whatever it raises, `mend` comes next: `asyncpg.LockNotAvailableError` when a transaction on a shard lasted longer
+    than ``wait`` seconds, `Behind`, `Different`, `ReshardError` for rows that the taker cannot hold.
     """
     intent = state.intent
     assert intent is not None
@@ -64,28 +67,41 @@ async def switch(links: Links, state: Reshard, flow: Flow, *, batch: int, wait: 
         old = await current(links.home, "FOR UPDATE")
         new = old.moved(intent.buckets, intent.taker)
         giving, taking = flow.giver.transaction(), flow.taker.transaction()
+        others = [(one.transaction(), one) for one in links.others(intent.giver, intent.taker)]
         await giving.start()
         try:
             await limit(flow.giver, wait)
             await flow.giver.execute(LOCK_EPOCH)
             tell("fenced")
-            while await drain(flow, batch):
-                pass
+            worked_off = 0
+            while seen := await drain(flow, batch):
+                worked_off += seen
+                if worked_off > _MOST_BATCHES * batch:
+                    raise Behind(worked_off)
             tell("drained")
             await taking.start()
             await limit(flow.taker, wait)
+            await parents.present(flow.taker, intent.taker, flow.place, flow.tabs, intent.buckets)
             counters = await sequences.behind(flow.taker, flow.place, flow.tabs, intent.buckets)
             at = await flow.giver.fetchval("SELECT clock_timestamp()")
             sums = await _exchange(flow, intent)
+            if any(await together([partial(altered, one, flow.tabs) for one in (flow.giver, flow.taker)], 2)):
+                raise ReshardError(
+                    "a table was altered while its rows were moving, so their copies lack something; nothing was "
+                    "switched. Run it again, or roll back, when it is the same on all shards: it copies anew"
+                )
             mark = Mark(intent.number, at, intent.giver, intent.taker, intent.buckets, sums, new.epoch)
             await flow.taker.execute(LOCK_EPOCH)
             await sequences.advance(flow.taker, counters)
             for connection in (flow.giver, flow.taker):
                 await connection.execute(RAISE, new.epoch)
                 await note(connection, flow.place, mark)
+            for one, _ in others:
+                await one.start()
+            await together([partial(_raise, connection, new.epoch, wait) for _, connection in others], len(others))
             tell("exchanged")
         except Exception:
-            for one, connection in ((taking, flow.taker), (giving, flow.giver)):
+            for one, connection in ((taking, flow.taker), (giving, flow.giver), *others):
                 if not connection.is_closed() and connection.is_in_transaction():
                     await one.rollback()
             raise
@@ -93,19 +109,22 @@ async def switch(links: Links, state: Reshard, flow: Flow, *, batch: int, wait: 
         tell("giver committed")
         await taking.commit()
         tell("taker committed")
+        await together([one.commit for one, _ in others], len(others))
         state = await publish(links, state, new, wait)
     tell("published")
     return state
 
 
 async def publish(links: Links, state: Reshard, new: ShardMap, wait: float) -> Reshard:
-    """Within the transaction on the home, `mend` too: raise every epoch, store the map, forget the intent."""
+    """Within the transaction on the home, `mend` too: raise the epochs that are lower, store the map, forget the
+    intent.
+    """
 
     async def raise_on(connection: Connection) -> None:
+        if await connection.fetchval("SELECT epoch FROM tenfold_shard_epoch") >= new.epoch:
+            return  # by the switch itself, and without it nobody's transaction is waited for
         async with connection.transaction():
-            await limit(connection, max(wait, _PUBLISH_WAIT))
-            await connection.execute(LOCK_EPOCH)
-            await connection.execute(RAISE, new.epoch)
+            await _raise(connection, new.epoch, max(wait, _PUBLISH_WAIT))
 
     await together([partial(raise_on, one) for one in links.shards.values()], len(links.shards))
     state = replace(state, intent=None)
@@ -114,6 +133,12 @@ async def publish(links: Links, state: Reshard, new: ShardMap, wait: float) -> R
     )
     await record.store(links.home, state)
     return state
+
+
+async def _raise(connection: Connection, epoch: int, wait: float) -> None:
+    await limit(connection, wait)
+    await connection.execute(LOCK_EPOCH)
+    await connection.execute(RAISE, epoch)
 
 
 async def _exchange(flow: Flow, intent: Intent) -> dict[int, dict[int, tuple[int, int]]]:
@@ -146,10 +171,15 @@ async def _take(flow: Flow, tab: Tab, copy: str, intent: Intent) -> Any:
     try:
         return await flow.taker.fetch(to_live(tab, copy), list(intent.buckets))
     except asyncpg.IntegrityConstraintViolationError as error:
+        why = f"{error.detail or error} Make room for them there."
+        if isinstance(error, asyncpg.UniqueViolationError | asyncpg.ExclusionViolationError):
+            why = (
+                f"{error.detail or error} Unique constraints hold within a shard only, so both have a row of that "
+                "value: change one of the two."
+            )
         raise ReshardError(
-            f"{intent.taker} cannot hold the rows of {tab.sql} that come from {intent.giver}: "
-            f"{error.detail or error} Unique constraints hold within a shard only, so both have a row of that value. "
-            "Nothing was switched; change one of the two, then run again, or roll back"
+            f"{intent.taker} cannot hold the rows of {tab.sql} that come from {intent.giver}: {why} "
+            "Nothing was switched; then run again, or roll back"
         ) from error
 
 

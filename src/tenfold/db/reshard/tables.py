@@ -14,11 +14,16 @@ _FIND: Final = """
 SELECT c.oid, n.nspname, c.relname, c.relkind::text,
     (SELECT array_agg(a.attname ORDER BY k.place) FROM pg_index i, unnest(i.indkey) WITH ORDINALITY k(number, place)
      JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.number
-     WHERE i.indrelid = c.oid AND i.indisprimary)::text[] AS pk
+     WHERE i.indrelid = c.oid AND i.indisprimary)::text[] AS pk,
+    (SELECT min(inhrelid::regclass::text) FROM pg_inherits WHERE inhparent = c.oid AND c.relkind = 'r') AS heir
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass($1)"""
 _COLUMNS: Final = """
 SELECT attname, format_type(atttypid, atttypmod) AS type, attgenerated <> '' AS generated FROM pg_attribute
 WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped ORDER BY attname"""
+_NOW: Final = """
+SELECT number, attname, format_type(atttypid, atttypmod), attgenerated <> ''
+FROM unnest($1::text[]::regclass[]) WITH ORDINALITY t(oid, number)
+JOIN pg_attribute ON attrelid = oid WHERE attnum > 0 AND NOT attisdropped"""
 _REFERRERS: Final = """
 SELECT DISTINCT conrelid, conrelid::regclass::text AS name FROM pg_constraint WHERE contype = 'f' AND confrelid = $1"""
 
@@ -59,6 +64,11 @@ class Tab:
         """The primary key as texts, which `unnested` takes."""
         return ", ".join(f"t.{quoted(name)}::text" for name in self.pk)
 
+    @property
+    def texts(self) -> str:
+        """What `unnested` has of them."""
+        return ", ".join(f"d.p{n}" for n in range(len(self.pk)))
+
     def unnested(self, *, tagged: bool = False) -> str:
         """``unnest(…) d(p0, p1 …)``: primary keys as parameters, one array of texts for each column.
 
@@ -66,7 +76,7 @@ class Tab:
         """
         first, kinds = (3, "$1::int[], $2::text[], ") if tagged else (1, "")
         arrays = ", ".join(f"${first + n}::text[]" for n in range(len(self.pk)))
-        names = ", ".join(f"p{n}" for n in range(len(self.pk)))
+        names = self.texts.replace("d.", "")
         return f"unnest({kinds}{arrays}) d({'b, k, ' if tagged else ''}{names})"
 
     @property
@@ -100,6 +110,17 @@ async def read(shards: Mapping[str, Connection], wanted: Sequence[Wanted]) -> tu
     return found
 
 
+async def altered(connection: Connection, tabs: Sequence[Tab]) -> bool:
+    """Whether a table has other columns now. Where its rows were written to, ALTER TABLE waits for that transaction."""
+    found = await connection.fetch(_NOW, [tab.sql for tab in tabs])
+    expected = {
+        (number, name, kind, name not in tab.columns)
+        for number, tab in enumerate(tabs, start=1)
+        for name, kind in tab.types.items()
+    }
+    return {tuple(row) for row in found} != expected
+
+
 async def _on(shard: str, connection: Connection, wanted: Sequence[Wanted]) -> tuple[Tab, ...]:
     tabs, oids = [], {}
     for table in wanted:
@@ -118,6 +139,16 @@ async def _on(shard: str, connection: Connection, wanted: Sequence[Wanted]) -> t
         if table.key not in types:
             raise CannotMove(f"table {table.name} on shard {shard} has no column {table.key}, its shard key")
         stored = tuple(column["attname"] for column in columns if not column["generated"])
+        if computed := {table.key, *row["pk"]} - {*stored}:
+            raise CannotMove(
+                f"table {table.name} on shard {shard}: {', '.join(sorted(computed))} is computed from other columns; "
+                "rows are followed by shard key and primary key, which must be stored as they are"
+            )
+        if row["heir"]:
+            raise CannotMove(
+                f"{row['heir']} on shard {shard} inherits from {table.name}: its rows look like rows of that, "
+                "and no trigger notes them. Use partitions instead, or no heirs"
+            )
         tabs.append(Tab(row["nspname"], row["relname"], table.key, stored, tuple(row["pk"]), types))
         oids[row["oid"]] = table.name
     for oid, name in oids.items():

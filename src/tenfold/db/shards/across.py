@@ -8,6 +8,7 @@ for the case that the process dies and cannot cancel.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -33,13 +34,16 @@ class CrossShardTransaction:
     def __init__(self, cluster: ShardedCluster, lock_timeout: float) -> None:
         self._cluster = cluster
         self._lock_timeout = lock_timeout
+        self._opening = asyncio.Lock()
         self.sessions: Final[dict[str, AsyncSession]] = {}
 
     async def session(self, shard_key: Any) -> AsyncSession:
         """The session on the shard of ``shard_key``; the same for keys of the same shard. Do not commit it."""
-        found = self.sessions.get(self._cluster.map.shard_of(self._cluster.scheme.key(shard_key)))
-        if found is not None:
-            return found
+        async with self._opening:  # two at once would both find none on their shard
+            found = self.sessions.get(self._cluster.map.shard_of(self._cluster.scheme.key(shard_key)))
+            return await self._open(shard_key) if found is None else found
+
+    async def _open(self, shard_key: Any) -> AsyncSession:
         session = self._cluster.session(shard_key=shard_key, expire_on_commit=False)
         try:
             await session.connection()

@@ -7,6 +7,7 @@ transaction on the shard of its key that also writes it into the inbox; what is 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ from tenfold.resilience import Deadline
 from tenfold.resilience.backoff import pause
 
 Receiver = Callable[[AsyncSession, Message], Awaitable[object]]
-"""Does what a message asks for, in a session on the shard of its key, and does not commit."""
+"""Does what a message asks for, in a session on the shard of its key, and neither commits nor rolls back."""
 Outcome = Literal["delivered", "duplicate", "moved"]
 
 _log: Final = logging.getLogger("tenfold.db.shards")
@@ -147,7 +148,11 @@ class Carrier:
                     raise results.gone[target]
                 async with Deadline(self._options.deadline):
                     outcome = await self._deliver(one, frozenset((*one.asked, target)))
-            except Exception as error:  # noqa: BLE001 - whatever a receiver raises, the message is tried again
+            except (Exception, asyncio.CancelledError) as error:  # whatever a receiver raises, it is tried again
+                if isinstance(error, asyncio.CancelledError):
+                    if asyncio.current_task().cancelling():  # type: ignore[union-attr]
+                        raise
+                    error = RuntimeError("the receiver was cancelled from within")
                 if isinstance(error, NoPrimary) or is_gone(error):
                     results.gone[target] = error
                 results.failed.append((one, error))
@@ -175,7 +180,13 @@ class Carrier:
                 async with self._cluster.member(before).alone(writes=False) as other:
                     if (await other.execute(_RECEIVED, known)).scalar_one():
                         return "duplicate"
+            began = here.get_transaction()
             await receiver(session, one)
+            if here.get_transaction() is not began:
+                raise MisuseError(
+                    "the receiver has ended its session's transaction, and with it what keeps this message from being "
+                    "received twice: expected no commit and no rollback; try things in session.begin_nested()"
+                )
             await session.commit()
         return "delivered"
 

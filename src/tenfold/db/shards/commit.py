@@ -11,8 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, Final
+
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tenfold.db.refusals import NOT_THERE, is_gone
 from tenfold.db.shards import decisions
@@ -21,6 +26,7 @@ from tenfold.db.shards.cluster import ShardedCluster
 from tenfold.db.shards.coordinator import Coordinator, driver_of
 from tenfold.db.shards.decisions import Gid, Verdict
 from tenfold.db.shards.errors import CoordinatorLost, InDoubt
+from tenfold.resilience.scope import SCOPE
 
 _log: Final = logging.getLogger("tenfold.db.shards")
 _BETWEEN_TRIES: Final = 0.05
@@ -44,6 +50,8 @@ class Protocol:
         """Parts of decided transactions that their shard did not carry out at once."""
 
     async def commit(self, transaction: CrossShardTransaction) -> None:
+        """In a task of its own, because what has been promised is not stopped by the caller's deadline."""
+        SCOPE.set((math.inf, SCOPE.get()[1]))
         coordinator, tag = self._coordinator.id, self._coordinator.tag
         assert coordinator is not None
         self._number += 1
@@ -51,14 +59,19 @@ class Protocol:
         self.active.add(number)
         try:
             drivers: list[tuple[Gid, Any]] = []
-            for part, session in enumerate(transaction.sessions.values()):
+            at_home: AsyncConnection | None = None
+            for part, (shard, session) in enumerate(transaction.sessions.items()):
                 await session.flush()
                 gid = Gid(coordinator, number, part, tag)
-                drivers.append((gid, driver_of(await session.connection())))
+                connection = await session.connection()
+                drivers.append((gid, driver_of(connection)))
+                if shard == self._cluster.home:
+                    at_home = connection
             try:
                 await self._prepare(drivers)
-                await self._decide(coordinator, number)
+                await self._decide(coordinator, number, at_home)
             except InDoubt:
+                self._coordinator.give_up()  # a decision that is still on its way is void once recovery has come by
                 raise
             except BaseException:
                 self.aborted += 1
@@ -82,19 +95,23 @@ class Protocol:
             if isinstance(answer, BaseException):
                 raise answer
 
-    async def _decide(self, coordinator: int, number: int) -> None:
+    async def _decide(self, coordinator: int, number: int, at_home: AsyncConnection | None) -> None:
         """Write the decision; again where the answer was lost, which does not hurt. Raises `CoordinatorLost` where it
         certainly was not written, `InDoubt` where nobody knows.
+
+        ``at_home``: the transaction's own connection there, in no transaction now. It goes first: those who hold all
+        connections of the pool would wait for one another if each asked for one more.
         """
         home = self._cluster.member(self._cluster.home)
         lost = False
         until = asyncio.get_running_loop().time() + self._timeout
         while True:
+            sent, own, at_home = False, at_home, None
             try:
-                async with asyncio.timeout_at(until), home.alone() as connection:
+                async with asyncio.timeout_at(until), home.alone() if own is None else nullcontext(own) as connection:
                     done, sent = list(self._coordinator.done), True
                     if await decisions.decide(connection, coordinator, number, done):
-                        del self._coordinator.done[: len(done)]
+                        self._coordinator.done.difference_update(done)  # others may have sent the same ones
                         return
                     if not lost:
                         self._coordinator.give_up()
@@ -102,11 +119,11 @@ class Protocol:
                     if (coordinator, number) in await decisions.decided(connection, [coordinator]):
                         return
                     raise InDoubt(number)
-            except NOT_THERE as error:
-                lost = lost or sent
-                if asyncio.get_running_loop().time() >= until or not (
-                    isinstance(error, TimeoutError) or is_gone(error)
-                ):
+            except (*NOT_THERE, PoolTimeout, asyncio.CancelledError) as error:
+                refused = not (isinstance(error, TimeoutError | asyncio.CancelledError) or is_gone(error))
+                lost = lost or (sent and not refused)
+                over = asyncio.get_running_loop().time() >= until or isinstance(error, asyncio.CancelledError)
+                if over or (refused and own is None):  # what a session has SET may be why its connection is refused
                     if lost:
                         raise InDoubt(number) from error
                     raise

@@ -35,7 +35,7 @@ class Coordinator:
         self._keeper: AsyncConnection | None = None
         self.id: int | None = None
         self.tag = ""
-        self.done: list[int] = []
+        self.done: set[int] = set()
 
     def is_alive(self) -> bool:
         """Whether the connection stands, as far as this end knows."""
@@ -62,7 +62,7 @@ class Coordinator:
     def carried_out(self, number: int) -> None:
         """Every part of ``number`` is committed. Beyond a bound it is recovery that forgets."""
         if len(self.done) < _MOST_DONE:
-            self.done.append(number)
+            self.done.add(number)
 
     def give_up(self) -> None:
         """Others have ended this coordinator: the next `ensure` registers another."""
@@ -76,7 +76,7 @@ class Coordinator:
             return
         try:
             if self.done and self.id is not None and not driver_of(keeper).is_closed():
-                await decisions.forget(keeper, self.id, self.done)
+                await decisions.forget(keeper, self.id, list(self.done))
         except NOT_THERE as error:
             _log.warning("two-phase: the log was not tidied up (%s: %s)", type(error).__name__, error)
         finally:

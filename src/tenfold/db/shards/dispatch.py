@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Final
 
 import sqlalchemy as sa
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tenfold._core.errors import MisuseError, TenfoldError
@@ -43,9 +44,10 @@ that was passed over a moment ago would be due, and the next of its key would go
 """
 _FORGET: Final = sa.text(
     "DELETE FROM tenfold_inbox WHERE message IN (SELECT message FROM tenfold_inbox WHERE at < now() - "
-    "make_interval(secs => CAST(:keep AS float8)) ORDER BY at LIMIT 1000 FOR UPDATE SKIP LOCKED)"
+    "make_interval(secs => CAST(:keep AS float8)) ORDER BY at LIMIT :most FOR UPDATE SKIP LOCKED)"
 )
 _FORGET_EVERY: Final = 60.0
+_FORGET_MOST: Final = 1000
 
 
 class Dispatcher:
@@ -147,7 +149,7 @@ class Dispatcher:
                     self.leads.discard(shard)
                     self.counters.lag.pop(shard, None)
                     await shielded(_drop(connection), timeout="5s")  # the lock and the listener end with the session
-            except (*NOT_THERE, TenfoldError) as error:
+            except (*NOT_THERE, PoolTimeout, TenfoldError) as error:
                 self.counters.interrupted += 1
                 _log.warning("outbox of %s: looked for anew (%s: %s)", shard, type(error).__name__, error)
             await asyncio.sleep(self._random.uniform(0.0, poll))
@@ -167,12 +169,13 @@ class Dispatcher:
             if rows:
                 suspects = [message(row) for row in rows if row[9]]
                 await self._carrier.carry(shard, connection, [message(row) for row in rows if not row[9]], suspects)
-                if suspects or len(rows) == self._options.batch:
-                    continue
-            elif loop.time() >= forget_at:
-                forget_at = loop.time() + _FORGET_EVERY
+            if loop.time() >= forget_at:
                 async with Deadline(self._options.deadline):
-                    await connection.execute(_FORGET, {"keep": self._options.keep})
+                    gone: Any = await connection.execute(_FORGET, {"keep": self._options.keep, "most": _FORGET_MOST})
+                # There may be more of them: then at every look.
+                forget_at = loop.time() + (_FORGET_EVERY if gone.rowcount < _FORGET_MOST else 0.0)
+            if rows and (suspects or len(rows) == self._options.batch):
+                continue
             try:
                 async with asyncio.timeout(float(self._options.poll)):
                     await told.wait()

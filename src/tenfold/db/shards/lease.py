@@ -12,16 +12,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from types import TracebackType
 from typing import Any, Final
 
 import sqlalchemy as sa
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tenfold._core.clock import SYSTEM_CLOCK, Clock
 from tenfold._core.errors import MisuseError
 from tenfold._core.tasks import shielded
 from tenfold._core.units import Duration, duration, whole_number
+from tenfold.db.refusals import NOT_THERE
 from tenfold.db.shards.errors import ShardError
 from tenfold.db.shards.ids import WORKERS, Snowflake, Wait
 from tenfold.db.shards.own_tables import made
@@ -95,6 +98,7 @@ class SnowflakeIds:
         self._flake: Snowflake | None = None
         self._holder = 0
         self._good_until = 0.0
+        self._process = 0
         self._task: asyncio.Task[None] | None = None
         self.failed_renewals = 0
         """How often the lease could not be renewed in time for a try."""
@@ -114,7 +118,7 @@ class SnowflakeIds:
             )
         worker, self._holder, before, after = row
         self._flake = Snowflake(worker, last_ms=before, patience=self._patience, horizon_ms=after)
-        self._good_until = asked + self._lease * 0.8
+        self._good_until, self._process = asked + self._lease * 0.8, os.getpid()
         self._task = asyncio.create_task(self._keep(), name="tenfold snowflake lease")
         return self
 
@@ -172,7 +176,7 @@ class SnowflakeIds:
             except LeaseLost:
                 _log.error("snowflake: the lease was lost; no more ids are made")
                 return
-            except (sa.exc.SQLAlchemyError, OSError) as error:
+            except (*NOT_THERE, PoolTimeout) as error:
                 self.failed_renewals += 1
                 _log.warning("snowflake: the lease could not be renewed and is tried again (%s)", error)
 
@@ -182,7 +186,7 @@ class SnowflakeIds:
                 await connection.execute(
                     _RELEASE, {"last": flake.last_ms + 1, "worker": flake.worker, "holder": self._holder}
                 )
-        except (sa.exc.SQLAlchemyError, OSError) as error:
+        except (*NOT_THERE, PoolTimeout) as error:
             _log.warning("snowflake: the worker number was not given back and is free after its lease (%s)", error)
 
     def _horizon(self) -> int:
@@ -191,6 +195,10 @@ class SnowflakeIds:
     def _held(self) -> Snowflake:
         if self._flake is None:
             raise MisuseError("SnowflakeIds: expected to be entered (`async with`), and is not")
+        if self._process != os.getpid():
+            raise MisuseError(
+                "SnowflakeIds: entered before a fork, so its parent makes the same ids: enter another one"
+            )
         return self._flake
 
     def __repr__(self) -> str:

@@ -7,16 +7,20 @@ that has been ended already is no error. The order of the steps matters:
 2. end every coordinator whose lock is free, its parts found or not; then their logs are complete;
 3. read these logs;
 4. commit or roll back the parts found;
-5. forget a coordinator that had ended before the parts were listed, if no shard was silent and none had a part of it.
+5. forget a coordinator that had ended before the parts were listed, if no shard was silent, or is unknown here, and
+   none had a part of it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
+
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from tenfold._core.errors import TenfoldError
 from tenfold.db.refusals import NOT_THERE
@@ -46,17 +50,17 @@ class Recovered:
 
 
 async def recover(
-    cluster: ShardedCluster, *, own: int | None, active: Callable[[], frozenset[int]], age: float
+    cluster: ShardedCluster, *, own: int | None, active: Callable[[], frozenset[int]], age: float, patience: float
 ) -> Recovered:
-    """One pass. ``own`` is the caller's coordinator, ``active`` its transactions under way. Raises what the home shard
-    raises; of the others it tells.
+    """One pass. ``own`` is the caller's coordinator while it lives, ``active`` its transactions under way. A shard that
+    does not answer for ``patience`` seconds is silent. Raises what the home shard raises; of the others it tells.
     """
     home = cluster.member(cluster.home)
     before = active()
     async with home.alone() as connection:
         known = await decisions.known(connection)
     silent: list[str] = []
-    found = await _prepared(cluster, silent)
+    found = await _prepared(cluster, silent, patience)
     ended = set()
     for coordinator in {one.gid.coordinator for one in found} | known.keys():
         if coordinator != own:
@@ -67,8 +71,11 @@ async def recover(
     async with home.alone() as connection:
         log = await decisions.decided(connection, asked)
     settled = decisions.verdicts(found, own=own, active=before | active(), ended=frozenset(ended), decided=log, age=age)
-    done = await together([partial(_resolve, cluster, one, verdict, silent) for one, verdict in settled], 4)
+    done = await together([partial(_resolve, cluster, one, verdict, silent, patience) for one, verdict in settled], 4)
     with_parts = {one.gid.coordinator for one in found}
+    if any(known.values()):
+        await cluster.refresh()
+        silent += set(cluster.map.names) - set(cluster.shards)  # they came while this process was running
     if not silent:
         async with home.alone() as connection:
             for coordinator, had_ended in known.items():
@@ -79,12 +86,12 @@ async def recover(
     return Recovered(committed, sum(done) - committed, left, tuple(sorted(set(silent))))
 
 
-async def _prepared(cluster: ShardedCluster, silent: list[str]) -> list[Prepared]:
+async def _prepared(cluster: ShardedCluster, silent: list[str], patience: float) -> list[Prepared]:
     async def one(shard: str) -> list[Prepared]:
         try:
-            async with cluster.member(shard).alone(writes=False) as connection:
+            async with asyncio.timeout(patience), cluster.member(shard).alone(writes=False) as connection:
                 return await decisions.prepared(connection, shard)
-        except (*NOT_THERE, TenfoldError) as error:
+        except (*NOT_THERE, PoolTimeout, TenfoldError) as error:
             silent.append(shard)
             _log.warning("two-phase: %s was not asked (%s: %s)", shard, type(error).__name__, error)
             return []
@@ -93,12 +100,16 @@ async def _prepared(cluster: ShardedCluster, silent: list[str]) -> list[Prepared
     return [one for part in await together([partial(one, shard) for shard in shards], len(shards)) for one in part]
 
 
-async def _resolve(cluster: ShardedCluster, one: Prepared, verdict: Verdict, silent: list[str]) -> bool:
+async def _resolve(
+    cluster: ShardedCluster, one: Prepared, verdict: Verdict, silent: list[str], patience: float
+) -> bool:
+    if one.shard in silent:  # its next part would be waited for as long
+        return False
     try:
-        async with cluster.member(one.shard).alone() as connection:
+        async with asyncio.timeout(patience), cluster.member(one.shard).alone() as connection:
             driver: Any = (await connection.get_raw_connection()).driver_connection
             return await decisions.resolve(driver, one.gid, verdict)
-    except (*NOT_THERE, TenfoldError) as error:
+    except (*NOT_THERE, PoolTimeout, TenfoldError) as error:
         silent.append(one.shard)
         _log.warning("two-phase: %s on %s is left (%s: %s)", one.gid, one.shard, type(error).__name__, error)
         return False

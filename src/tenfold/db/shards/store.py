@@ -91,6 +91,7 @@ async def prepare(engines: Mapping[str, AsyncEngine], home: str, wanted: ShardMa
         if stored is None:
             if wanted is None:
                 raise MisuseError("map: expected one, because the home shard stores none yet: ShardMap.hash([…])")
+            await together([partial(_has_no_map, name, engines[name], home) for name in engines.keys() - {home}], 16)
             stored = wanted
             await connection.execute(
                 sa.text("INSERT INTO tenfold_shard_map (epoch, map) VALUES (:epoch, :map)"),
@@ -115,6 +116,18 @@ async def prepare(engines: Mapping[str, AsyncEngine], home: str, wanted: ShardMa
 
     await together([partial(one, name) for name in engines], len(engines))
     return stored
+
+
+async def _has_no_map(name: str, engine: AsyncEngine, home: str) -> None:
+    """Raises `MisuseError` where there is a map already: two homes would have two maps and two logs of decisions."""
+    async with engine.connect() as connection:
+        if (await connection.execute(sa.text("SELECT to_regclass('tenfold_shard_map')"))).scalar_one() is None:
+            return
+        if await _stored(connection) is not None:
+            raise MisuseError(
+                f"shards: {name} stores the map, and {home} was given first: give {name} first, in every process "
+                "(if the map is not of this cluster any more, drop tenfold_shard_map there)"
+            )
 
 
 async def load(home: AsyncEngine) -> ShardMap:

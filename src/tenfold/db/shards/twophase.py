@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import Final, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tenfold._core.errors import MisuseError, TenfoldError
@@ -142,7 +143,7 @@ class TwoPhase:
                 if shard_of(session) != shard:
                     raise MisuseError(f"the session on {shard} was ended by itself; the transaction's end does that")
             if len(transaction.sessions) == 1:
-                await next(iter(transaction.sessions.values())).commit()
+                await shielded(next(iter(transaction.sessions.values())).commit(), timeout=self._timeout)
             elif transaction.sessions:
                 await shielded(self._protocol.commit(transaction))
         except Exception as error:
@@ -189,7 +190,11 @@ class TwoPhase:
         """End what dead coordinators left in doubt, now. The background does so too."""
         async with asyncio.timeout(self._timeout):
             found = await recover(
-                self._cluster, own=self._coordinator.id, active=lambda: frozenset(self._protocol.active), age=self._age
+                self._cluster,
+                own=self._coordinator.id if self._coordinator.is_alive() else None,
+                active=lambda: frozenset(self._protocol.active),
+                age=self._age,
+                patience=self._timeout / 4,
             )
         self.recovered_commits += found.committed
         self.recovered_aborts += found.aborted
@@ -216,7 +221,7 @@ class TwoPhase:
         while True:
             try:
                 await self.recover()
-            except (*NOT_THERE, TenfoldError) as error:
+            except (*NOT_THERE, PoolTimeout, TenfoldError) as error:
                 _log.warning("two-phase: recovery is tried again (%s: %s)", type(error).__name__, error)
             self._look.clear()
             try:

@@ -1,0 +1,9 @@
+"""The servers of the integration tests."""
+
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+_SPEC = spec_from_file_location("database_servers", Path(__file__).parents[2] / "integration" / "db" / "conftest.py")
+_TOOLS = module_from_spec(_SPEC)
+_SPEC.loader.exec_module(_TOOLS)
+kept, plain, server = _TOOLS.kept, _TOOLS.plain, _TOOLS.server
