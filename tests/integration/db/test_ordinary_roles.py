@@ -18,6 +18,7 @@ from tenfold._core.errors import MisuseError
 from tenfold.db import create_async_cluster
 from tenfold.db.probe import probe
 from tenfold.db.shards import Outbox, ShardedCluster, ShardMap, SnowflakeIds, TwoPhase
+from tenfold.db.wal import read_history
 from tenfold.servers import Postgres, Topology
 
 
@@ -74,6 +75,22 @@ async def test_the_probe_knows_what_the_role_may_not_see(servers: Topology) -> N
         finally:
             await connection.close()
         assert (found.role, found.hidden, found.read_only) == ("replica", hidden, False)
+
+
+async def test_the_history_of_a_timeline_needs_one_right(primary: Postgres) -> None:
+    history = primary.folder / "pg_wal" / "000000FF.history"
+    history.write_text("1\t0/3000158\tno recovery target specified\n")
+    connection = await asyncpg.connect(as_app(primary))
+    try:
+        assert await read_history(connection, {}, 255) is None
+        await admin(primary, "GRANT EXECUTE ON FUNCTION pg_read_file(text, bigint, bigint, boolean) TO app")
+        found = await read_history(connection, {}, 255)
+        assert found is not None
+        assert found.continues(1)
+        assert await read_history(connection, {}, 254) is None  # there is no such file
+    finally:
+        history.unlink()
+        await connection.close()
 
 
 async def test_a_role_that_is_read_only_costs_no_generation_of_connections(primary: Postgres) -> None:

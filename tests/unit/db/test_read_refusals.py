@@ -90,7 +90,8 @@ class Twice:
     def execute(self, statement: Any, parameters: Any) -> str:
         self.tries += 1
         if self.tries <= self._stale:
-            original = AsyncAdapt_asyncpg_dbapi.InvalidCachedStatementError("cached statement plan is invalid")
+            stale: Any = AsyncAdapt_asyncpg_dbapi.InvalidCachedStatementError
+            original = stale("cached statement plan is invalid")
             raise NotSupportedError("SELECT 1", None, original)
         return self.name
 
