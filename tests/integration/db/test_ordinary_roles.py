@@ -17,6 +17,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from tenfold._core.errors import MisuseError
 from tenfold.db import create_async_cluster
 from tenfold.db.probe import probe
+from tenfold.db.reshard import ReshardError, Resharding
 from tenfold.db.shards import Outbox, ShardedCluster, ShardMap, SnowflakeIds, TwoPhase
 from tenfold.db.wal import read_history
 from tenfold.servers import Postgres, Topology
@@ -143,3 +144,36 @@ async def test_own_tables_are_used_by_who_may_not_create_any(plain: Callable[[in
         "GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO app",
     )
     await use(as_app(server))
+
+
+async def test_a_reshard_goes_on_when_its_role_has_been_given_what_it_lacked(
+    plain: Callable[[int], Topology],
+) -> None:
+    shards = dict(zip("ab", (await asyncio.to_thread(plain, 2)).shards, strict=True))
+    urls = {name: server.url for name, server in shards.items()}
+    tool = Resharding({name: as_app(server) for name, server in shards.items()}, models=[Base])
+
+    async def on_each(statement: str) -> None:
+        for server in shards.values():
+            await admin(server, statement)
+
+    await on_each("CREATE TABLE orders_of_a_role (customer int PRIMARY KEY)")
+    await on_each("CREATE ROLE app LOGIN")
+    await on_each("GRANT SET ON PARAMETER session_replication_role TO app")
+    await on_each("GRANT CREATE ON SCHEMA public TO app")
+    async with ShardedCluster(urls, models=[Base], map=ShardMap.hash(["a"], buckets=4)) as cluster:
+        await cluster.insert(Order, [{"customer": number} for number in range(20)])
+        with pytest.raises(ReshardError, match=r"PostgreSQL refused .*permission denied for table tenfold_shard_map"):
+            await tool.plan(even=True)
+        await on_each("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO app")
+        await tool.plan(even=True)
+        with pytest.raises(ReshardError, match="permission denied for database"):
+            await tool.run()
+        await on_each("GRANT CREATE ON DATABASE postgres TO app")
+        with pytest.raises(ReshardError, match="permission denied for table orders_of_a_role"):
+            await tool.run()  # which leaves the source half prepared
+        await on_each("ALTER TABLE orders_of_a_role OWNER TO app")
+        await tool.run(finish=True)
+        await cluster.refresh()
+        assert sorted(cluster.map.shards) == ["a", "a", "b", "b"]
+        assert (await cluster.execute(select(func.count(Order.customer)))).scalar_one() == 20
