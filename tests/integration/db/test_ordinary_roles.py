@@ -6,13 +6,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import asyncpg
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import event, func, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.util import await_only
 
 from tenfold._core.errors import MisuseError
 from tenfold.db import create_async_cluster
@@ -110,13 +112,18 @@ async def test_a_role_that_is_read_only_costs_no_generation_of_connections(prima
 
 async def test_a_server_that_takes_no_more_connections_goes_on_with_those_that_it_has(primary: Postgres) -> None:
     async with create_async_cluster(as_app(primary), pool_size=3) as cluster:
-        await cluster.writer()
-        async with cluster.connect() as only:
-            await admin(primary, "ALTER ROLE app CONNECTION LIMIT 2")  # the watch has the other one
-            with pytest.raises(DBAPIError, match="too many connections"):
-                async with cluster.connect():
-                    pass
-            pid = (await only.execute(text("SELECT pg_backend_pid()"))).scalar_one()
+        node = await cluster.writer()
+        only = await node.engine.connect()
+        pid = (await only.execute(text("SELECT pg_backend_pid()"))).scalar_one()
+        await admin(primary, "ALTER ROLE app CONNECTION LIMIT 2")  # the watch has the other one
+
+        def come_back(*_: Any) -> None:
+            await_only(only.close())  # while the next one is being made
+
+        event.listen(node.engine.sync_engine, "do_connect", come_back)
+        with pytest.raises(DBAPIError, match="too many connections"):
+            async with cluster.connect():
+                pass
         for _ in range(3):
             async with cluster.begin() as connection:
                 assert (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one() == pid

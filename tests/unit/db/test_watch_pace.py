@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import asyncpg
 import pytest
+from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import InternalError
 
 from tenfold._core.events import Hub
 from tenfold.db.choose import Want, choose
@@ -17,6 +20,7 @@ from tenfold.db.judge import Judge
 from tenfold.db.node import Node
 from tenfold.db.position import Position
 from tenfold.db.probe import Found
+from tenfold.db.taps import Taps
 from tenfold.db.watch import Watch
 
 URL = make_url("postgresql+asyncpg://app@127.0.0.1:1/shop")
@@ -61,3 +65,15 @@ def test_a_timeline_that_the_role_may_not_see_is_the_reason_why_a_replica_gets_n
     assert "GRANT pg_read_all_stats" in why(timeline=1, hidden=True)
     assert why(timeline=1, hidden=False) == "its lag is not known"  # it does follow another
     assert "in flight" in why(timeline=2, hidden=True)  # nothing is missing
+
+
+def test_what_the_driver_calls_internal_is_said_to_be_a_lost_connection() -> None:
+    internal: Any = AsyncAdapt_asyncpg_dbapi.InternalClientError
+    original = internal("cannot switch to state 11", asyncpg.InternalClientError("cannot switch to state 11"))
+    error = InternalError("UPDATE item SET id = 1", None, original)
+    context: Any = SimpleNamespace(
+        original_exception=original, sqlalchemy_exception=error, connection=None, is_disconnect=False
+    )
+    Taps(Node("primary", URL, ClusterOptions()), write=True).handle_error(context)
+    assert context.is_disconnect
+    assert "the connection is lost" in error.__notes__[0]
