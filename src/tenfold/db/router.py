@@ -24,12 +24,12 @@ from tenfold._core.events import EVENTS, Hub
 from tenfold._core.units import Duration, duration
 from tenfold.db.classify import Catalogue, Classifier
 from tenfold.db.cluster_errors import ReadsRefused
+from tenfold.db.no_reader import not_shown, unanswered
 from tenfold.db.places import ClusterPlaces, Place, Places
 from tenfold.db.position import Position
-from tenfold.db.refusals import NOT_THERE, ReplicaRefused, is_gone, is_stale, refusal, sqlstate
+from tenfold.db.refusals import NOT_THERE, ReplicaRefused, is_stale, refusal, sqlstate
 from tenfold.db.route import STRICTER, Asked, Decision, Needs, Stale, asked_route, checked_route, decide, most_lag
 from tenfold.db.route_explanation import RouteExplanation
-from tenfold.db.token import NOWHERE
 
 _TRY_AGAIN: Final = 5.0
 _LOOK: Final = 0.005
@@ -291,27 +291,6 @@ def _buffered(connection: Connection, statement: Executable, parameters: Any) ->
     if options.get("stream_results") or options.get("yield_per"):
         return connection.execute(statement, parameters, execution_options=_ALL_AT_ONCE)
     return connection.execute(statement, parameters)
-
-
-def not_shown(wanted: Position | None) -> ReadsRefused:
-    """No server that answers shows what was asked for."""
-    if wanted is None:
-        return ReadsRefused("no server answered this read. Try again", ("those that may serve it were tried",))
-    what = "what this scope wants" if wanted is NOWHERE else str(wanted)
-    reason = f"no replica shows {what} yet, and no primary serves readers"
-    return ReadsRefused(f"{reason}. Try again, or read outside of the causality scope", (reason,))
-
-
-def unanswered(refused: ReadsRefused, lost: BaseException | None) -> BaseException:
-    """What to raise when no server is left for a read: ``refused``, because of ``lost``, the last server's error, if
-    there was one. ``lost`` itself where that says something else than that the server is not there.
-    """
-    if lost is None:
-        return refused
-    if is_gone(lost) or refusal(lost) == "again" or isinstance(lost, TimeoutError):
-        refused.__cause__ = lost
-        return refused
-    return lost
 
 
 def routed(cluster: Any, **options: Any) -> Router:

@@ -29,7 +29,7 @@ from tenfold.db.classify import LEARNED, Verdict
 from tenfold.db.places import Place
 from tenfold.db.route import STRICTER, Asked, Decision, Needs, Stale, asked_route, checked_route, decide, level_of
 from tenfold.db.router import Router
-from tenfold.db.session_reads import SessionReads
+from tenfold.db.session_reads import SessionReads, asks_for_a_cursor
 
 _SEVERAL: Final = object()
 """Stands for several scopes, none of which knows of all that a session has done."""
@@ -185,9 +185,9 @@ class RoutedSession(Session):
         if self._is_change(statement):
             self._call_route = "primary"  # also for the SELECT before it (synchronize_session="fetch")
         reads.streaming = (
-            _streams(given)
-            or _streams(self.execution_options)
-            or (isinstance(statement, Executable) and _streams(statement.get_execution_options()))
+            asks_for_a_cursor(given)
+            or asks_for_a_cursor(self.execution_options)
+            or (isinstance(statement, Executable) and asks_for_a_cursor(statement.get_execution_options()))
         )
 
         def once() -> Any:
@@ -256,13 +256,6 @@ def _check_read(verdict: Verdict) -> None:
             "this session was opened with read_only=True; expected a read, got a statement for the primary: "
             f"{', '.join(verdict.reasons)}. Open one without read_only for it"
         )
-
-
-def _streams(options: Mapping[str, Any]) -> bool:
-    if options.get("stream_results") or options.get("yield_per"):
-        return True
-    above = options.get("sa_top_level_orm_context")  # the query that an eager load is for; it inherits its options
-    return above is not None and (_streams(above.execution_options) or _streams(above.query.get_execution_options()))
 
 
 def _note_hooked(state: ORMExecuteState) -> None:

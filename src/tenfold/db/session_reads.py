@@ -18,11 +18,12 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import Session
 
 from tenfold.db.cluster_errors import ReadsRefused
+from tenfold.db.no_reader import not_shown, unanswered
 from tenfold.db.places import Place
 from tenfold.db.position import Position
 from tenfold.db.refusals import NOT_THERE, refusal
 from tenfold.db.route import STRICTER, AtLeast, Decision, Needs, level_of, most_lag
-from tenfold.db.router import Router, not_shown, unanswered
+from tenfold.db.router import Router
 from tenfold.db.wal import driver_of
 
 T = TypeVar("T")
@@ -263,3 +264,13 @@ class _Behind(Exception):
 
 def _shares_a_snapshot(connection: Connection) -> bool:
     return level_of(connection.get_execution_options()) in STRICTER
+
+
+def asks_for_a_cursor(options: Mapping[str, Any]) -> bool:
+    """Whether these execution options do."""
+    if options.get("stream_results") or options.get("yield_per"):
+        return True
+    above = options.get("sa_top_level_orm_context")  # the query that an eager load is for; it inherits its options
+    if above is None:
+        return False
+    return asks_for_a_cursor(above.execution_options) or asks_for_a_cursor(above.query.get_execution_options())

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import event, func, insert, select, update
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.util import await_only
 
@@ -309,3 +310,62 @@ async def test_no_rows_under_the_old_epoch_are_not_an_answer_under_the_new_one(r
             event.listen(reads, "after_cursor_execute", after)
             assert await seen(cluster, key) == (4, replica.port)
             assert len(asked) == 3  # nothing, the epoch, and again
+
+
+async def test_a_session_reads_behind_no_write_of_its_own_under_an_older_token(ready: Shards) -> None:
+    """The token knows what its scope has done, and not what the session did outside of it or in another."""
+    most = select(func.max(Basket.total))
+    async with process(ready) as (cluster, _):
+        older = carried(await cluster.token())
+        key = key_on(cluster, "a")
+        async with (
+            still(ready, *NAMES),
+            cluster.session() as outside,
+            cluster.session() as elsewhere,
+            cluster.session() as inside,
+        ):
+            await outside.execute(raised(key, 1))
+            await outside.commit()
+            with causality():
+                await elsewhere.execute(raised(key, 2))
+                await elsewhere.commit()
+            with causality(older):
+                assert (await cluster.execute(most)).scalar_one() == 0  # the control: the token does not tell
+                assert await outside.scalar(most) == 2
+                assert await elsewhere.scalar(most) == 2
+                await inside.execute(raised(key, 3))
+                await inside.commit()
+                assert await inside.scalar(most) == 3
+
+
+async def test_a_commit_whose_answer_was_lost_counts_in_the_scope_of_a_sharded_session(ready: Shards) -> None:
+    primary = ready["a"].primary
+    cut = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+
+    async def configure(*settings: str) -> None:
+        for setting in settings:
+            await primary.fetchval(f"ALTER SYSTEM {setting}")
+        await primary.fetchval("SELECT pg_reload_conf()")
+
+    async with process(ready) as (cluster, _), still(ready, "a"):
+        key = key_on(cluster, "a")
+
+        async def write() -> None:
+            async with cluster.session() as session:
+                await session.execute(raised(key, 7))
+                try:
+                    await session.commit()
+                finally:  # the session is not closed yet
+                    assert (await seen(cluster, key))[0] == 7
+
+        await configure("SET synchronous_standby_names = 'nobody'", "SET synchronous_commit = 'on'")
+        try:
+            with causality():
+                writing = asyncio.create_task(write())
+                async with asyncio.timeout(10):
+                    while not await primary.fetchval(cut):  # noqa: ASYNC110
+                        await asyncio.sleep(0.005)
+                with pytest.raises(DBAPIError):
+                    await writing
+        finally:
+            await configure("RESET synchronous_standby_names", "RESET synchronous_commit")

@@ -12,14 +12,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import and_, delete, exists, func, insert, literal, literal_column, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import CITEXT
 from sqlalchemy.dialects.postgresql import insert as upsert
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import (
     Bundle,
     DeclarativeBase,
@@ -31,6 +31,7 @@ from sqlalchemy.orm import (
     query_expression,
     relationship,
     undefer,
+    undefer_group,
     with_expression,
     with_loader_criteria,
 )
@@ -95,7 +96,36 @@ class Book(Base):
     found: Mapped[int] = query_expression()
 
 
+class Animal(Base):
+    __tablename__ = "a_animal"
+    __shard_key__ = "id"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    n: Mapped[int]
+    __mapper_args__: ClassVar = {"polymorphic_on": "kind", "polymorphic_identity": "animal"}
+
+
+class Dog(Animal):
+    __tablename__ = "a_dog"
+    __shard_key__ = "id"
+    id: Mapped[int] = mapped_column(sa.ForeignKey("a_animal.id"), primary_key=True)
+    bark: Mapped[int]
+    __mapper_args__: ClassVar = {"polymorphic_identity": "dog"}
+
+
+class Stray(Animal):
+    __tablename__ = "a_stray"
+    __shard_key__ = "place"
+    id: Mapped[int] = mapped_column(sa.ForeignKey("a_animal.id"), primary_key=True)
+    place: Mapped[int]
+    __mapper_args__: ClassVar = {"polymorphic_identity": "stray"}
+
+
 Book.marked = column_property(select(func.count(Mark.id)).where(Mark.book_id == Book.id).scalar_subquery())
+Book.noted = column_property(
+    select(func.count(Note.id)).where(Note.n == Book.n).scalar_subquery(), deferred=True, group="far"
+)
+Mark.notes = column_property(select(func.count(Note.id)).where(Note.n == Mark.id).scalar_subquery(), deferred=True)
 Note.book = relationship(Book, primaryjoin=sa.orm.foreign(Note.n) == Book.id, viewonly=True)
 
 
@@ -114,6 +144,8 @@ class OneMore(TypeDecorator[int]):
         return value + 1
 
 
+COINS = sa.Enum("c", "a", "b", name="a_coin")
+WORDS = sa.Enum("c", "a", "b", native_enum=False)
 ITEMS = select(func.count()).select_from(ITEM).scalar_subquery()
 NEW = upsert(ORDER).values(id=900, customer=2)
 
@@ -150,6 +182,18 @@ REFUSED = {
     ),
     # What the ORM adds.
     "a subquery as a column property": (select(Odd).where(Odd.id == 1), "one shard only|not joined"),
+    "a subquery as a deferred column property": (
+        select(Book).where(Book.id == 1).options(undefer(Book.noted)),
+        "one shard only|not joined",
+    ),
+    "a subquery of what a join loads": (
+        select(Book).where(Book.id == 1).options(joinedload(Book.marks).undefer(Mark.notes)),
+        "one shard only|not joined",
+    ),
+    "a subquery in a deferred group": (
+        select(Book).where(Book.id == 1).options(undefer_group("far")),
+        "one shard only|not joined",
+    ),
     "a subquery in with_expression": (
         select(Book).where(Book.id == 1).options(with_expression(Book.found, NOTES)),
         "one shard only|not joined",
@@ -252,6 +296,9 @@ REFUSED = {
     "an average of a function's results": (select(func.avg(func.coalesce(O.qty, func.sqrt(2)))), "floats or not"),
     "a blank-padded text in HAVING": (select(O.code).group_by(O.code).having(O.code == "a"), "CHAR"),
     "citext in GROUP BY": (select(sa.cast(O.code, CITEXT)).group_by(sa.cast(O.code, CITEXT)), "citext"),
+    "an enum in ORDER BY": (select(O.id).order_by(sa.cast(O.code, COINS)), r"as it was declared.*case\("),
+    "the least of an enum": (select(func.min(sa.cast(O.code, COINS))), "group by the shard key"),
+    "an enum that is text in ORDER BY": (select(O.id).order_by(sa.cast(O.code, WORDS)), r'Text\)\.collate\("C"\)'),
     "text in ORDER BY": (select(O.id).order_by(text("1")), "text in ORDER BY"),
 }
 
@@ -273,6 +320,15 @@ ANSWERED = {
     "an entity with all columns": select(Book).options(undefer(Book.title)).where(Book.id == 1),
     "an entity with an expression": select(Book).options(with_expression(Book.found, Book.n + 1)).where(Book.id == 1),
     "an entity with what a join loads": select(Book).options(joinedload(Book.marks)).where(Book.id == 1),
+    "an entity with what a join loads, cut": select(Book).options(joinedload(Book.marks)).where(Book.id == 1).limit(1),
+    "entities without doubles with what a join loads": (
+        select(Book).distinct().options(joinedload(Book.marks)).where(Book.id == 1).order_by(Book.id).limit(1)
+    ),
+    "an entity with a deferred subquery": select(Book).options(undefer(Book.title)).where(Book.id == 2),
+    "an aggregate of a class that inherits": select(func.count(Dog.n)),
+    "aggregates of a class that inherits": select(func.sum(Dog.n), func.avg(Dog.n), func.max(Dog.bark)),
+    "groups of a class that inherits": select(Dog.bark, func.sum(Dog.n)).group_by(Dog.bark).order_by(Dog.bark),
+    "an enum in its order": select(O.id).order_by(sa.case({"c": 1, "a": 2, "b": 3}, value=O.code), O.id),
     "text without OR": select(O.id).where(O.customer == 1, text("qty > 0")),
     "OR in parentheses": select(O.id).where(O.customer == 1, text("(qty = 1 OR qty = 2)")),
     "functions with FROM inside": select(literal_column("extract(year FROM day)")).where(O.customer == 1),
@@ -336,6 +392,8 @@ def world(plain: Callable[[int], Topology]) -> Iterator[World]:
             (ITEM, items),
             (NOTE, notes),
             (Book.__table__, [{"id": n, "title": f"t{n}", "n": n % 3} for n in range(9)]),
+            (Animal.__table__, [{"id": n, "kind": ("dog", "animal")[n % 2], "n": n} for n in range(12)]),
+            (Dog.__table__, [{"id": n, "bark": n % 4} for n in range(0, 12, 2)]),
             (Mark.__table__, [{"id": n, "book_id": n % 9} for n in range(20)]),
         )
         for table, rows in all_rows:
@@ -475,6 +533,85 @@ def test_a_relationship_to_another_key_is_not_looked_for_at_home(world: World) -
     tally = world.runner.run(run())
     assert tally["refused"]
     assert tally["found"]
+
+
+def test_a_subquery_that_is_loaded_later_is_not_asked_of_one_shard(world: World) -> None:
+    async def run() -> int:
+        async with world.cluster.session() as session:
+            book = (await session.scalars(select(Book).where(Book.id == 1))).one()
+            with pytest.raises(CannotAnswer, match="loaded for an object is a subquery"):
+                await session.run_sync(lambda _: book.noted)
+            with pytest.raises(CannotAnswer, match="loaded for an object is a subquery"):
+                await session.refresh(book, ["noted"])
+            await session.refresh(book, ["marked"])  # of rows that lie where the book does
+            marked: int = book.marked
+            return marked
+
+    assert world.runner.run(run()) == 3
+
+
+def test_rows_of_several_shards_are_found_as_a_session_s_are(world: World) -> None:
+    """Under the names of attributes and by them, as `AsyncSession` has it; a connection has the columns' names."""
+    other = aliased(Note)
+    pairs = select(Note.id, Note.owner, other.id).join(other, Note.owner == other.owner).order_by(Note.id, other.id)
+
+    async def run() -> None:
+        statements: list[Any] = [
+            pairs,
+            select(Note.id, Note.id).order_by(Note.id),
+            select(Note.owner.label("o"), func.count(), func.max(Note.n)).group_by(Note.owner).order_by(Note.owner),
+            select(NOTE.c.customer, NOTE.c.customer).order_by(NOTE.c.customer),
+        ]
+        for statement in statements:
+            async with world.cluster.session() as session, AsyncSession(world.one) as plain:
+                got, expected = await session.execute(statement), await plain.execute(statement)
+                assert list(got.keys()) == list(expected.keys())
+                assert list(map(tuple, got)) == list(map(tuple, expected))
+        async with world.cluster.session() as session:
+            for row in ((await session.execute(pairs)).first(), (await world.cluster.execute(pairs)).first()):
+                assert row is not None
+                found = [row._mapping[one] for one in (Note.id, Note.owner, other.id, NOTE.c.customer)]  # type: ignore[index]
+                assert found == [row[0], row[1], row[2], row[1]]
+
+    world.runner.run(run())
+
+
+def test_rows_of_several_shards_come_in_batches_where_that_is_asked(world: World) -> None:
+    notes = select(Note.id).order_by(Note.id)
+    in_batches = notes.execution_options(yield_per=7)
+
+    async def run() -> list[list[list[int]]]:
+        async with world.cluster.session() as session:
+            results = [
+                await session.stream(notes, execution_options={"yield_per": 7}),
+                await session.stream(in_batches),
+            ]
+            batches = [[list(part) async for part in result.scalars().partitions()] for result in results]
+            batches.append([list(part) for part in (await session.scalars(in_batches)).partitions()])
+        assert (await world.cluster.execute(in_batches)).scalars().all() == list(range(30))
+        assert (await world.cluster.execute(in_batches.where(Note.owner == 2))).scalars().all() == [2, 11, 20, 29]
+        async with world.cluster.stream(in_batches) as rows:
+            assert [row.id async for row in rows] == list(range(30))
+        return batches
+
+    for batches in world.runner.run(run()):
+        assert [len(part) for part in batches] == [7, 7, 7, 7, 2]
+        assert [one for part in batches for one in part] == list(range(30))
+
+
+def test_an_object_whose_rows_would_lie_on_two_shards_is_not_stored(world: World) -> None:
+    async def run() -> None:
+        async with world.cluster.session() as session:
+            session.add(Stray(id=900, n=1, place=901))
+            with pytest.raises(CannotAnswer, match="rows of a Stray in a_stray and a_animal have not one key"):
+                await session.flush()
+        async with world.cluster.session() as session:
+            session.add(dog := Dog(id=900, n=1, bark=2))
+            await session.flush()
+            await session.delete(dog)
+            await session.commit()
+
+    world.runner.run(run())
 
 
 def test_a_key_of_a_type_that_no_table_has_is_refused(world: World) -> None:

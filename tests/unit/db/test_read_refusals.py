@@ -12,9 +12,10 @@ from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 from sqlalchemy.exc import DBAPIError, NotSupportedError
 
 from tenfold.db.cluster_errors import ReadsRefused
+from tenfold.db.no_reader import unanswered
 from tenfold.db.refusals import Refusal, refusal
 from tenfold.db.route import A_READ
-from tenfold.db.router import Router, unanswered
+from tenfold.db.router import Router
 
 
 class Original(Exception):

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from decimal import Context, Decimal
 from typing import Any, Final
 
-from sqlalchemy import Float, Integer, Numeric, cast, func
+from sqlalchemy import Enum, Float, Integer, Numeric, String, cast, func
 from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.elements import FunctionFilter, Grouping, UnaryExpression
 from sqlalchemy.sql.functions import FunctionElement
@@ -71,7 +71,9 @@ def parts(node: Any, where: str) -> tuple[str, list[Any]]:
         return ("or" if name == "bool_or" else "and"), [node]
     if name in ("min", "max"):
         if why := why_not_ordered(argument):
-            raise CannotAnswer(f"{name} in {where}: {why}", 'for text, use func.min(column.collate("C"))')
+            text = isinstance(type_, String) and not isinstance(type_, Enum)
+            instead = f'use func.{name}(column.collate("C"))' if text else "group by the shard key, or fetch the values"
+            raise CannotAnswer(f"{name} in {where}: {why}", instead)
         return name, [node]
     if isinstance(type_, TypeDecorator) or not isinstance(type_, Integer | Numeric | Float):
         raise CannotAnswer(f"{name} in {where} of type {type_!r} cannot be added up here", "cast it to a number")

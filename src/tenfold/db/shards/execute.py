@@ -25,6 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncResult
 from tenfold.db.pool_policy import POOLED
 from tenfold.db.refusals import NOT_THERE, refusal
 from tenfold.db.shards.errors import StaleMap
+from tenfold.db.shards.loaded import found_by
 from tenfold.db.shards.member import DIALECT, Member
 from tenfold.db.shards.merge import combine, kmerge
 from tenfold.db.shards.order import Row
@@ -271,7 +272,7 @@ def _row_maker(plan: Plan, keys: Sequence[str]) -> Callable[[Iterator[Any]], Res
             columns = ()
     if plan.merge.groups is not None:
         names = _names(plan)
-    metadata = SimpleResultMetaData(names, extra=[(column,) for column in columns] or None)
+    metadata = SimpleResultMetaData(names, extra=list(map(found_by, columns)) or None)
     return lambda rows: IteratorResult(metadata, rows)
 
 

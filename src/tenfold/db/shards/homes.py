@@ -94,7 +94,21 @@ def object_key(one: Any, scheme: Scheme) -> Key:
             f"an object of {type(one).__name__} has no shard key {name} yet",
             "set it before the flush; relationships and the database's defaults fill it too late",
         )
+    for other in state.mapper.tables:
+        if other is not table:
+            _check_other(state, other, value, scheme)
     return check(value, known.kind)
+
+
+def _check_other(state: Any, table: Any, value: object, scheme: Scheme) -> None:
+    """Refuse an object of a class that inherits whose row in ``table`` would not lie where the key ``value`` says."""
+    known = scheme.of(table)
+    prop = state.mapper._columntoproperty.get(table.c[known.column]) if isinstance(known, Sharded) else None
+    if prop is None or getattr(state.obj(), prop.key) != value:
+        raise CannotAnswer(
+            f"the rows of a {state.mapper.class_.__name__} in {state.mapper.local_table} and {table} have not one key",
+            "give both tables one shard key, by columns of one attribute",
+        )
 
 
 def _said(state: Any, scheme: Scheme) -> Key | None:

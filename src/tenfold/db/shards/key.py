@@ -17,7 +17,7 @@ from sqlalchemy.types import TypeDecorator
 from tenfold._core.errors import MisuseError
 from tenfold.db.shards.errors import CannotAnswer
 from tenfold.db.shards.keys import Key, check
-from tenfold.db.shards.loaded import added, mappers
+from tenfold.db.shards.loaded import added
 from tenfold.db.shards.opaque import inner_statements
 from tenfold.db.shards.scheme import Everywhere, Scheme, Sharded
 from tenfold.db.shards.tables import Located, Tables, final_froms, leaves, value_of
@@ -167,10 +167,26 @@ def _locate_query(statement: SelectBase, parameters: Parameters, scheme: Scheme)
     if not isinstance(statement, Select):
         return _check_nested(inner, Located(None, sharded=False), row, scheme)
     found = _check_nested(inner, _locate_select(statement, row, scheme), row, scheme)
-    own = frozenset(hash(mapper.local_table) for mapper in mappers(statement))
-    return _check_nested(
-        [one for expression in added(statement) for one in inner_statements(expression)], found, row, scheme, own
-    )
+    return _check_added(statement, found, row, scheme)
+
+
+def check_loaded(statement: Any, scheme: Scheme) -> None:
+    """Refuse what is loaded for an object where it lives, where attributes of it are computed of other shards' rows."""
+    apart = _check_added(statement, Located(None), None, scheme).apart
+    if apart:
+        raise CannotAnswer(
+            f"an attribute that is loaded for an object is a subquery: {apart}",
+            "map it with deferred=True and ask for it by a statement of its own, or open the session for one shard: "
+            "session(shard_key=…)",
+        )
+
+
+def _check_added(statement: Any, found: Located, row: Mapping[str, Any] | None, scheme: Scheme) -> Located:
+    """The selects in what the ORM adds to the statement."""
+    for expression, mappers in added(statement):
+        own = frozenset(hash(mapper.local_table) for mapper in mappers)
+        found = _check_nested(inner_statements(expression), found, row, scheme, own)
+    return found
 
 
 def _locate_select(statement: Select[Any], row: Mapping[str, Any] | None, scheme: Scheme) -> Located:

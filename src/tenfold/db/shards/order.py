@@ -37,7 +37,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import CITEXT
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import BinaryExpression, CollationClause, Grouping, Label
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy.types import NullType, TypeDecorator
 
 from tenfold.db.shards.scheme import C_COLLATIONS, of_postgres
 
@@ -150,7 +150,11 @@ def why_not_ordered(expression: Any) -> str:
     type_: Any = of_postgres(expression.type)
     if isinstance(type_, TypeDecorator):
         return f"{type(type_).__name__} turns values into others, whose order is not the database's"
-    if isinstance(type_, String) and not isinstance(type_, Enum):
+    if isinstance(type_, Enum) and type_.native_enum:
+        return "an enum sorts as it was declared in the database: order by case({value: number, …}, value=column)"
+    if isinstance(type_, Enum):
+        return 'an enum stored as text is in the database\'s collation: order by cast(column, Text).collate("C")'
+    if isinstance(type_, String):
         return "" if is_c_text(expression) else (
             'text in the database\'s collation cannot be merged outside it: order by column.collate("C")'
         )  # fmt: skip
@@ -164,7 +168,8 @@ def why_not_ordered(expression: Any) -> str:
         isinstance(type_, Uuid) and type_.as_uuid
     ):
         return ""
-    return f"values of type {type_!r} cannot be compared outside the database; name the type with type_coerce or cast"
+    named = "; name the type with type_coerce or cast" if isinstance(type_, NullType) else ""
+    return f"values of type {type_!r} cannot be compared outside the database{named}"
 
 
 def why_not_equal(expression: Any) -> str:

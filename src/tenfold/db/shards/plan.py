@@ -30,7 +30,7 @@ from tenfold.db.shards.errors import CannotAnswer, CrossShard
 from tenfold.db.shards.key import Parameters, check_key_stays, insert_keys, locate
 from tenfold.db.shards.loaded import mappers
 from tenfold.db.shards.map import ShardMap
-from tenfold.db.shards.scatter import Scatter, unlabelled
+from tenfold.db.shards.scatter import Scatter, unlabelled, whole
 from tenfold.db.shards.scheme import Scheme
 from tenfold.db.shards.shape import Merge, Plan
 from tenfold.db.shards.store import EPOCH_COLUMN
@@ -110,7 +110,7 @@ def _single(statement: Any, shards: tuple[str, ...], why: str, write: bool) -> P
     if isinstance(statement, Select) and statement._for_update_arg is None and not write:
         columns = tuple(statement._all_selected_columns)
         if all(isinstance(column, ColumnElement) for column in columns):
-            pushed = statement.add_columns(EPOCH_COLUMN)
+            pushed = whole(statement).add_columns(EPOCH_COLUMN)
             merge = Merge(tuple(range(len(columns))))
             entities = bool(mappers(statement))
             return Plan("single", shards, pushed, (why,), write, merge, columns, statement, entities)

@@ -37,6 +37,14 @@ def unlabelled(node: Any) -> Any:
     return node
 
 
+def whole(statement: Any) -> Any:
+    """The statement without what asks for a cursor, which needs a transaction: a part comes in autocommit."""
+    options = statement.get_execution_options()
+    if options.get("yield_per") is None and not options.get("stream_results"):
+        return statement
+    return statement.execution_options(yield_per=None, stream_results=False)
+
+
 class Scatter:
     """One SELECT being taken apart."""
 
@@ -64,7 +72,7 @@ class Scatter:
             statement, merge, steps = self._groups()
         else:
             statement, merge, steps = self._rows(by_key)
-        statement = statement.add_columns(EPOCH_COLUMN)
+        statement = whole(statement).add_columns(EPOCH_COLUMN)
         why = (f"{keys}: {len(shards)} shards in parallel", *steps)
         return Plan("scatter", shards, statement, why, False, merge, tuple(self.columns), self.statement)
 
@@ -165,7 +173,9 @@ class Scatter:
             order.append(OrderKey(place, descending, nulls_first))
         tests = [build(node, resolve, self.row) for node in self.statement._having_criteria]
         having = None if not tests else _all(tests)
-        statement = self.statement.with_only_columns(*pushed, maintain_column_froms=True)
+        # The ORM finds the tables anew: those of a class that inherits are a join, of which its columns name a part.
+        kept = self.statement._propagate_attrs.get("compile_state_plugin") != "orm"
+        statement = self.statement.with_only_columns(*pushed, maintain_column_froms=kept)
         statement = statement.order_by(None).limit(None).offset(None)
         statement._having_criteria = ()
         kinds = ", ".join(sorted({aggregate.kind for aggregate in aggregates})) or "none"

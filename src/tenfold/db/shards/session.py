@@ -11,7 +11,7 @@ nothing, so this is refused, not answered.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from sqlalchemy import Insert, Update, event, inspect
 from sqlalchemy.engine import Connection, Engine, Result
@@ -22,13 +22,17 @@ from tenfold._core.errors import MisuseError
 from tenfold.db.causality import CAUSALITY
 from tenfold.db.shards.errors import CannotAnswer, CrossShard, StaleMap
 from tenfold.db.shards.homes import home, loaded_for, object_key, remember, stays_at_home
-from tenfold.db.shards.key import locate
+from tenfold.db.shards.key import check_loaded, locate
 from tenfold.db.shards.keys import Key
+from tenfold.db.shards.loaded import as_loaded
 from tenfold.db.shards.map import ShardMap
 from tenfold.db.shards.member import Member
 from tenfold.db.shards.scheme import Everywhere, Scheme, Sharded
 from tenfold.db.shards.shape import Plan
 from tenfold.db.shards.store import EXPECTED, SHARD
+
+_SEVERAL: Final = object()
+"""Stands for several scopes, none of which knows of all that a session has done."""
 
 
 class Shards(Protocol):
@@ -67,6 +71,8 @@ class ShardSession(Session):
         self._bound: str | None = None
         self._engine: Engine | None = None
         self._been_there = False
+        self._scope: object = None
+        """The causal scope that knows of all that it has done on primaries; `_SEVERAL`: none does."""
         self._getting: _Get | None = None
         event.listen(self, "after_transaction_end", _unbind)
         if self._key is None and shard is None:
@@ -93,6 +99,13 @@ class ShardSession(Session):
         if options.get("_parent_execute_state") is None:  # else it is among what is left of the parent's
             options["_add_event"] = _route
         return super()._execute_internal(*arguments, **options)
+
+    def commit(self) -> None:
+        """As SQLAlchemy's. Where the answer is lost it may have happened, and later reads must show it."""
+        try:
+            super().commit()
+        finally:
+            self._count_commit()  # unless the transaction is over, which has counted it
 
     def flush(self, objects: Sequence[Any] | None = None) -> None:
         """As SQLAlchemy's, after every changed object has been found to live on the session's shard."""
@@ -193,8 +206,21 @@ class ShardSession(Session):
                 self._engine = None
                 raise
             self._bound = wanted
-            self._been_there = True
             return
+
+    def _count_commit(self) -> None:
+        """What the transaction has done may last from now on: the present causality scope counts it."""
+        if self._bound is None:
+            return
+        self._cluster.member(self._bound).committed()
+        scope = CAUSALITY.get()
+        self._scope = scope if not self._been_there or self._scope is scope else _SEVERAL
+        self._been_there = True
+
+    def _token_tells(self) -> bool:
+        """Whether what the present scope wants covers all that this session has done on primaries."""
+        scope = CAUSALITY.get()
+        return scope is not None and self._scope is scope
 
     def _connector(self, shard: str) -> Callable[[Engine], Connection]:
         options: dict[str, Any] = {EXPECTED: self._cluster.map.epoch, SHARD: shard}
@@ -218,6 +244,7 @@ def _route(state: ORMExecuteState) -> Result[Any] | None:
         _check_place(session, state, said)
         return None
     if said is None and (state.is_relationship_load or state.is_column_load) and stays_at_home(state, cluster.scheme):
+        check_loaded(statement, cluster.scheme)
         one = loaded_for(state)
         key = None if one is None else home(one, cluster.scheme)
         if key is not None:
@@ -241,9 +268,11 @@ def _route(state: ORMExecuteState) -> Result[Any] | None:
                 f"the transaction is bound to shard {session._bound}, and this read needs {', '.join(made.shards)}",
                 "read it in a session of its own, or pin it with WHERE on the shard key",
             )
-        # Without a token, a replica may lack what this session has written.
-        primary = session._been_there and CAUSALITY.get() is None
-        return await_only(cluster.read(statement, parameters, primary=primary))
+        # A replica may lack what this session has written, unless the scope's token tells of it.
+        primary = session._been_there and not session._token_tells()
+        result = as_loaded(await_only(cluster.read(statement, parameters, primary=primary)), statement)
+        batch = state.execution_options.get("yield_per")
+        return result if batch is None else result.yield_per(batch)
     session.bind_shard(plan=lambda: cluster.plan(statement, parameters, shard_key=said).shards[0])
     return None
 
@@ -285,6 +314,5 @@ def _stands_everywhere(one: Any, scheme: Scheme) -> bool:
 
 def _unbind(session: Session, transaction: Any) -> None:
     if transaction.parent is None and isinstance(session, ShardSession):
-        if session._bound is not None:
-            session._cluster.member(session._bound).committed()
+        session._count_commit()
         session._bound = session._engine = None

@@ -43,6 +43,7 @@ from sqlalchemy.types import NullType, TypeDecorator
 from tenfold._core.errors import MisuseError
 from tenfold.db.shards.errors import CannotAnswer
 from tenfold.db.shards.keys import Key, kind_of
+from tenfold.db.shards.loaded import is_entity
 from tenfold.db.shards.scheme import Scheme, Sharded
 
 _ALIKE: Final[dict[Any, tuple[FromClause, ...]]] = {}
@@ -84,15 +85,26 @@ def final_froms(statement: Select[Any]) -> tuple[FromClause, ...]:
     """
     cache_key = statement._generate_cache_key()
     if cache_key is None:
-        return tuple(statement.get_final_froms())
+        return tuple(_joined(statement).get_final_froms())
     known = _ALIKE.get(cache_key.key)
     if known is None:
-        known = tuple(statement.get_final_froms())
+        known = tuple(_joined(statement).get_final_froms())
         if all(isinstance(one, Table) for one in known):
             if len(_ALIKE) >= _MOST_ALIKE:
                 _ALIKE.clear()
             _ALIKE[cache_key.key] = known
     return known
+
+
+def _joined(statement: Any) -> Any:
+    """Without the LIMIT and the like of entities: SQLAlchemy cuts in a subquery, and joins to it what is loaded with
+    them. The tables and the terms of ON are those of a statement that is not cut.
+    """
+    if not any(is_entity(column) for column in statement._raw_columns):
+        return statement
+    bare = statement.limit(None).offset(None).group_by(None)
+    bare._distinct = False
+    return bare
 
 
 def base_table(leaf: Any) -> Table | None:
