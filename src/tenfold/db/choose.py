@@ -119,6 +119,10 @@ class Choice(Generic[N]):
 
 
 _ALIKE = 2.0
+_HIDDEN = (
+    "its lag is not known, for its role may not see which timeline it follows, as is needed after a promotion: "
+    "GRANT pg_read_all_stats TO it, or wait for the next restart point"
+)
 _ORDER: tuple[Rank, ...] = ("serve", "crowded", "wait", "spill", "unknown", "out")
 
 
@@ -219,7 +223,9 @@ def _reader(want: Want, node: N, now: float, primary: str | None, spill: int | N
     if not late and primary is None and want.max_lag is None:
         what = "role" if seen.role == "unknown" else "lag"
         return Choice(node, "unknown", "its {} is not known, and no primary is seen", (what,))
-    return Choice(node, "out", late[0] if late else "its lag is not known", late[1:] if late else ())
+    if not late:
+        return Choice(node, "out", _HIDDEN if seen.hidden and primary is not None else "its lag is not known")
+    return Choice(node, "out", late[0], late[1:])
 
 
 def too_late(max_lag: float | None, seen: Seen) -> tuple[str, *tuple[float, ...]] | tuple[()] | None:

@@ -70,12 +70,13 @@ class AsyncCluster:
         self.options = options
         self._random = random or Random()
         self._hub = hub
-        self._loops = LoopServers(self._settle)
+        places = ClusterPlaces(self)
+        self._loops = LoopServers(self._settle, lambda servers: places.forget(servers.nodes))
         self._here = self._loops.here
         self._runner = Runner(self, self._random)
         self.causal = ClusterCausality(self, causal)
         hooks = SessionHooks(self.causal.capture, self.causal.history, lambda: self.system)
-        self.router = Router(ClusterPlaces(self), causality=hooks, hub=hub)
+        self.router = Router(places, causality=hooks, hub=hub)
 
     def sessionmaker(self, **options: Any) -> async_sessionmaker[AsyncSession]:
         """An `async_sessionmaker` whose sessions send each statement where it belongs; ``options`` are SQLAlchemy's.

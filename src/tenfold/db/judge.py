@@ -78,7 +78,9 @@ class Judge:
         else:
             self._generation(node, state, found)
             state.database = found.database
-            node.seen = replace(node.seen, role=found.role, position=position, at=now)
+            node.seen = replace(
+                node.seen, role=found.role, position=position, at=now, hidden=found.hidden, read_only=found.read_only
+            )
             if before == "unknown" and not node.usable(now):
                 node.circuit.reset()
         if node.seen.role != before:
@@ -163,7 +165,8 @@ class Judge:
             behind = None
         lag, lag_bytes = (None, None) if behind is None else behind
         before, after = seen.lag_state, state.lag.update(lag)
-        node.seen = replace(seen, lag=lag, lag_state=after, lag_bytes=lag_bytes)
+        earlier = seen.position is not None and seen.position.timeline < (self.election.timeline or 0)
+        node.seen = replace(seen, lag=lag, lag_state=after, lag_bytes=lag_bytes, hidden=seen.hidden and earlier)
         if before != after:
             self._hub.emit(LagChanged(node.name, before, after, lag))
 

@@ -29,12 +29,17 @@ class Servers:
 
 
 class LoopServers:
-    """What ``make`` makes for each event loop, and what is installed on all of their engines."""
+    """What ``make`` makes for each event loop, and what is installed on all of their engines.
 
-    __slots__ = ("_installers", "_make", "_servers")
+    ``forget`` is told of those of a loop that was closed without `close`: their connections end when nobody holds them
+    any more, for nothing can be said over them without the loop.
+    """
 
-    def __init__(self, make: Callable[[], Servers]) -> None:
+    __slots__ = ("_forget", "_installers", "_make", "_servers")
+
+    def __init__(self, make: Callable[[], Servers], forget: Callable[[Servers], None] | None = None) -> None:
         self._make = make
+        self._forget = forget or _nothing
         self._servers: dict[asyncio.AbstractEventLoop, Servers] = {}
         self._installers: dict[Hashable, Callable[[Engine], None]] = {}
 
@@ -47,7 +52,9 @@ class LoopServers:
                 if theirs.pid != os.getpid():
                     _INHERITED.append(self._servers.pop(old))
                 elif old.is_closed():
-                    self._servers.pop(old, None)  # another thread may see it too
+                    gone = self._servers.pop(old, None)  # another thread may see it too
+                    if gone is not None:
+                        self._forget(gone)
             servers = self._servers[loop] = self._made()
             servers.watch.start()
         return servers
@@ -92,6 +99,10 @@ class LoopServers:
             for install in list(self._installers.values()):
                 _install(node, install)
         return servers
+
+
+def _nothing(servers: Servers) -> None:
+    """Nobody keeps anything of them."""
 
 
 def _install(node: Node, install: Callable[[Engine], None]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -166,6 +166,12 @@ class ClusterPlaces:
                 until = self._cluster.patience() if until is None else until
                 await_only(self._cluster.stand_by(node, error, until))
             node = await_only(self._cluster.watch.primary(until))
+
+    def forget(self, nodes: Sequence[Node]) -> None:
+        """Keep nothing of ``nodes``, whose event loop is gone."""
+        for node in nodes:
+            for replica in (False, True):
+                self._made.pop((node, replica), None)
 
     def _reader(self, node: Node, replica: bool) -> Place:
         engine = node.reads.sync_engine

@@ -139,6 +139,17 @@ class AccountedPool(AsyncAdaptedQueuePool):
         # has it; SQLAlchemy would make the connection here, and let them wait for one that nobody makes.
         return _ConnectionRecord(self, connect=False)
 
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        # Whoever comes next takes what was put back last: a place whose connection could not be made goes below those
+        # that have one, or a server that refuses new ones (too many, a new password) would seem to serve nobody.
+        above = []
+        if record.driver_connection is None:
+            while self._pool.qsize():
+                above.append(self._pool.get_nowait())
+        super()._do_return_conn(record)
+        for one in reversed(above):
+            self._pool.put_nowait(one)
+
     def _do_get(self) -> ConnectionPoolEntry:
         waited = self._timeout
         try:

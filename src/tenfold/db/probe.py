@@ -35,7 +35,9 @@ SELECT replica, system, current_database() AS database,
                 (SELECT received_tli FROM pg_stat_wal_receiver),
                 (SELECT timeline_id FROM pg_control_checkpoint()),
                 (SELECT min_recovery_end_timeline FROM pg_control_recovery()))
-            ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END AS timeline
+            ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END AS timeline,
+       replica AND EXISTS (SELECT FROM pg_stat_wal_receiver WHERE pid IS NOT NULL AND status IS NULL) AS hidden,
+       current_setting('default_transaction_read_only')::bool AS read_only
 FROM (SELECT pg_is_in_recovery() AS replica, system_identifier AS system FROM pg_control_system() OFFSET 0) AS now
 """
 
@@ -48,6 +50,10 @@ class Found(NamedTuple):
     half: bool = False
     """Whether the position of a primary lies in the middle of a record."""
     database: str | None = None
+    hidden: bool = False
+    """Whether this role may not see which timeline a replica receives: the position's may be an earlier one."""
+    read_only: bool = False
+    """Whether transactions of this role are read-only unless they say otherwise, on a primary too."""
 
 
 async def probe(connection: asyncpg.Connection[Any]) -> Found:
@@ -56,10 +62,11 @@ async def probe(connection: asyncpg.Connection[Any]) -> Found:
     if row is None:
         return Found("unknown", None)
     role: Role = "replica" if row["replica"] else "primary"
+    hidden, read_only = row["hidden"], row["read_only"]
     if row["lsn"] is None or row["timeline"] is None:
-        return Found(role, None)  # a replica that has replayed nothing yet
+        return Found(role, None, hidden=hidden, read_only=read_only)  # a replica that has replayed nothing yet
     position = Position(row["system"] % 2**64, row["timeline"], row["lsn"])
-    return Found(role, position, row["half"], row["database"])
+    return Found(role, position, row["half"], row["database"], hidden, read_only)
 
 
 async def push(connection: asyncpg.Connection[Any]) -> None:

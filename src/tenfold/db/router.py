@@ -271,7 +271,7 @@ class Router:
                 if kind == "refused" and decision.may_move:
                     self.note_refused(statement, place, error)
                     return None
-                if kind != "again":
+                if kind not in ("again", "stale"):  # stale: DDL came between the two tries here
                     raise
                 lost = error
                 self.repeated += 1

@@ -26,6 +26,12 @@ class Seen:
     """When, in monotonic seconds."""
     lag_bytes: int | None = None
     """Bytes of log that the replica has yet to replay; None where nobody knows."""
+    hidden: bool = False
+    """Whether `position` tells a timeline before the primary's, and perhaps only because the role may not see which one
+    the replica receives.
+    """
+    read_only: bool = False
+    """Whether the role's transactions are read-only unless they say otherwise (``default_transaction_read_only``)."""
 
 
 NOTHING = Seen()

@@ -33,6 +33,10 @@ _PLACE: Final = "tenfold_place"
 _WARM: Final = "tenfold_warm"
 _READ_ONLY: Final = "25006"
 _ABORTED: Final = "25P02"
+_FAREWELL: Final = (
+    "The server ended this connection while it was idle, and the driver noticed only now: the connection is lost, and "
+    "the statement was not sent."
+)
 
 
 class Taps:
@@ -121,11 +125,14 @@ class Taps:
                 held.error = context.sqlalchemy_exception or error
         if isinstance(of_the_driver(error), asyncpg.InternalClientError):
             context.is_disconnect = True  # see `OF_THE_DRIVER`: SQLAlchemy would keep this connection
+            (context.sqlalchemy_exception or error).add_note(_FAREWELL)
         if context.is_disconnect and not isinstance(error, asyncio.CancelledError):
             node.look(node)  # one broken connection says little; whether the server is there, the watch finds out
         if self.write and getattr(error, "sqlstate", None) == _READ_ONLY and not _asked_for(context):
             connection = context.connection
-            if connection is None or connection.info.get(_MADE_IN) == node.generation:  # else it says nothing new
+            if node.seen.read_only and node.seen.role == "primary":
+                node.look(node)  # it is one, and refuses by its settings: other connections would be no better
+            elif connection is None or connection.info.get(_MADE_IN) == node.generation:  # else it says nothing new
                 node.advance("it was taken for the primary and refused to write")
                 node.doubt(node, "it refused to write")
 

@@ -44,7 +44,8 @@ _REPLAYED: Final = (
     " (SELECT greatest(c.timeline_id, r.min_recovery_end_timeline) FROM pg_control_checkpoint() c,"
     " pg_control_recovery() r)) END, pg_last_wal_replay_lsn()"
 )
-_HISTORY: Final = "SELECT pg_read_file('pg_wal/' || $1::text || '.history', true)"
+# The form that PostgreSQL before 16 has too.
+_HISTORY: Final = "SELECT pg_read_file('pg_wal/' || $1::text || '.history', 0, 1000000, true)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,7 @@ async def replayed_position(driver: Any, info: Info, *, timeout: float | None = 
 
 async def read_history(driver: Any, info: Info, timeline: int, *, timeout: float | None = None) -> History | None:
     """The ancestry of ``timeline``; None where the server has no such file, or this user may not read it (it needs
-    ``pg_read_server_files``).
+    EXECUTE on ``pg_read_file(text, bigint, bigint, boolean)``).
     """
     who = await identify(driver, info, timeout=timeout)
     if timeline == 1:

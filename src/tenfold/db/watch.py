@@ -7,7 +7,8 @@ probe, because the operating system tells.
 
 Three things make a failover short. While no primary is seen, all servers are asked every 20 ms. A server that does not
 answer is tried again after a pause that doubles (with full jitter) up to 2 s, but up to 100 ms only while there is no
-primary. And writers wait for the election instead of failing (`Watch.primary`), bounded in number and in time.
+primary, unless it is there and does not let us in (a wrong password costs both sides thousands of hashes). And
+writers wait for the election instead of failing (`Watch.primary`), bounded in number and in time.
 
 What is seen takes effect in one place, `Judge.judge`.
 """
@@ -34,7 +35,7 @@ from tenfold.db.node import Node
 from tenfold.db.pool_policy import POOLED, driver_arguments, is_pooled
 from tenfold.db.position import Position
 from tenfold.db.probe import APPLICATION, Found, probe, push
-from tenfold.db.refusals import NOT_THERE
+from tenfold.db.refusals import NOT_THERE, is_gone
 from tenfold.db.wal import identify
 from tenfold.resilience.backoff import pause
 
@@ -50,12 +51,13 @@ _SILENT_PROBES: Final = 2
 class _Watched:
     """What the watch remembers of one node."""
 
-    __slots__ = ("afresh", "half", "info", "silent", "sooner", "tries", "wake")
+    __slots__ = ("afresh", "half", "info", "minds", "silent", "sooner", "tries", "wake")
 
     def __init__(self) -> None:
         self.wake = asyncio.Event()
         self.info: dict[Any, Any] = {}  # what lives as long as the connection
         self.afresh = False  # connect anew before the next probe
+        self.minds = False  # it answered, and does not let us in: a wrong password, say
         self.half: Position | None = None  # where a primary's last probe found half a record
         self.silent = 0  # probes in a row that were not answered in time
         self.sooner = 0.0  # the last pause that was short because a lag was unknown; 0 when none is
@@ -247,7 +249,7 @@ class Watch:
     async def _rest(self, node: Node, state: _Watched) -> None:
         no_primary = self.winner is None
         if state.tries:
-            cap = _LONGEST_WITHOUT_PRIMARY if no_primary else _LONGEST_PAUSE
+            cap = _LONGEST_WITHOUT_PRIMARY if no_primary and not state.minds else _LONGEST_PAUSE
             seconds = max(0.005, pause("full", state.tries, 0.0, _FIRST_PAUSE, cap, self._random))
         else:
             period = _URGENT if no_primary else self._period(node, state)
@@ -286,6 +288,7 @@ class Watch:
     def _silent(self, node: Node, state: _Watched, error: BaseException) -> None:
         state.tries += 1
         state.silent += 1
+        state.minds = not isinstance(error, TimeoutError) and not is_gone(error)
         if isinstance(error, TimeoutError):
             node.silences += 1
         # A refused connection says that nobody is there. A probe that took too long may be the fault of a busy

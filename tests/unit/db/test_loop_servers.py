@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
+from typing import Any
 
 from sqlalchemy.engine import Engine
 
@@ -45,3 +48,16 @@ def test_each_engine_is_given_once_in_every_loop() -> None:
     last = asyncio.run(use(close=True))
     assert last == set(again[4:])
     assert len(found) == 12
+
+
+async def test_nothing_is_kept_of_a_loop_that_ended_without_a_word() -> None:
+    cluster = create_async_cluster(NOWHERE)
+
+    async def leave() -> weakref.ref[Any]:
+        place = cluster.router.places._reader(cluster.nodes()[0], False)  # type: ignore[attr-defined]
+        return weakref.ref(place.engine.pool)
+
+    first, second = [await asyncio.to_thread(lambda: asyncio.run(leave())) for _ in range(2)]
+    gc.collect()
+    assert first() is None  # and with the pool its connections
+    assert second() is not None  # of the last loop, until there is another

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import asyncpg
 import pytest
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import text
+from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
+from sqlalchemy.exc import DBAPIError, NotSupportedError
 
 from tenfold.db.cluster_errors import ReadsRefused
 from tenfold.db.no_reader import unanswered
 from tenfold.db.refusals import Refusal, refusal
+from tenfold.db.route import A_READ
+from tenfold.db.router import Router
 
 
 class Original(Exception):
@@ -60,3 +67,49 @@ def test_what_is_raised_when_no_server_is_left(lost: BaseException | None, ours:
     raised = unanswered(refused, lost)
     assert raised is (refused if ours else lost)
     assert refused.__cause__ is (lost if ours else None)
+
+
+class Twice:
+    """A place whose connection has the statement prepared as it was before two changes of its table."""
+
+    def __init__(self, name: str, stale: int) -> None:
+        self.name, self.replica, self.tries, self._stale = name, True, 0, stale
+
+    @property
+    def engine(self) -> Twice:
+        return self
+
+    def connect(self) -> Twice:
+        return self
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def saw(self, connection: Twice) -> None:
+        """Nobody wants to know."""
+
+    def execute(self, statement: Any, parameters: Any) -> str:
+        self.tries += 1
+        if self.tries <= self._stale:
+            stale: Any = AsyncAdapt_asyncpg_dbapi.InvalidCachedStatementError
+            original = stale("cached statement plan is invalid")
+            raise NotSupportedError("SELECT 1", None, original)
+        return self.name
+
+
+class Places:
+    system = None
+
+    def __init__(self, *places: Twice) -> None:
+        self._places = places
+
+    def readers(self, *_: Any) -> Iterator[Any]:
+        return iter(self._places)
+
+
+def test_a_statement_that_goes_stale_twice_runs_elsewhere() -> None:
+    first, second = Twice("first", 2), Twice("second", 1)
+    router = Router(Places(first, second))  # type: ignore[arg-type]
+    read: Any = router._read(text("SELECT 1"), None, A_READ)
+    assert read == "second"
+    assert (first.tries, second.tries) == (2, 2)

@@ -106,8 +106,10 @@ async def mend(links: Links, state: Reshard, tabs: Sequence[Tab], *, wait: float
         epoch, mended = max(*epochs, old.epoch) + 1, False
         for number, leg in enumerate(state.legs):
             place = Place(number)
-            if leg.phase in OVER or not await _has_marks(links.shards[leg.source], place):
+            if leg.phase in OVER:
                 continue
+            if not all([await _has_marks(links.shards[name], place) for name in (leg.source, leg.target)]):
+                continue  # its tables were not made yet, or not all of them, so nothing was switched
             while True:
                 source, target = [by_bucket(await read(links.shards[name], place)) for name in (leg.source, leg.target)]
                 numbers = [mark.number for side in (source, target) for marks in side.values() for mark in marks]

@@ -14,6 +14,7 @@ from sqlalchemy.pool import NullPool
 
 from tenfold._core.errors import MisuseError
 from tenfold._core.units import duration
+from tenfold.db.refusals import is_gone, sqlstate
 from tenfold.db.reshard import choose, record, tables
 from tenfold.db.reshard.drive import Drive, flow_from
 from tenfold.db.reshard.errors import CannotMove, Interrupted, ReshardError
@@ -192,6 +193,10 @@ class Resharding:
         try:
             await store.prepare(engines, self._home, None)
         except (*LOST, DBAPIError) as error:
+            if sqlstate(error) and not is_gone(error):
+                raise ReshardError(
+                    f"PostgreSQL refused ({type(error).__name__}: {error}); put it right, then run it again"
+                ) from error
             raise Interrupted(f"a shard does not answer: {type(error).__name__}: {error}") from error
         finally:
             for engine in engines.values():

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tenfold.db.pool_policy import must_be_direct
+from tenfold.db.shards.own_tables import made
 
 Verdict = Literal["commit", "abort"]
 
@@ -118,8 +119,7 @@ def verdicts(
 
 async def create_tables(connection: AsyncConnection) -> None:
     """Where they are not there yet."""
-    for statement in _CREATE:
-        await connection.execute(sa.text(statement))
+    await made(connection, "TwoPhase", _CREATE, ("tenfold_coordinators", "tenfold_coordinator", "tenfold_decision"))
 
 
 async def register(connection: AsyncConnection) -> int:

@@ -27,6 +27,7 @@ from tenfold._core.units import Duration, duration, whole_number
 from tenfold.db.refusals import NOT_THERE
 from tenfold.db.shards.errors import ShardError
 from tenfold.db.shards.ids import WORKERS, Snowflake, Wait
+from tenfold.db.shards.own_tables import made
 
 _log: Final = logging.getLogger("tenfold.db.shards")
 _CREATE: Final = (
@@ -104,8 +105,7 @@ class SnowflakeIds:
 
     async def __aenter__(self) -> SnowflakeIds:
         async with self._engine.begin() as connection:
-            for statement in _CREATE:
-                await connection.execute(sa.text(statement))
+            await made(connection, "SnowflakeIds", _CREATE, ("tenfold_worker",))
             await connection.execute(_FILL, {"workers": self._workers})
         asked, horizon = self._clock.monotonic(), self._horizon()
         async with self._engine.begin() as connection:

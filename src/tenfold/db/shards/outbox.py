@@ -32,6 +32,7 @@ from tenfold._core.events import Event
 from tenfold._core.units import Duration, duration, whole_number
 from tenfold.db.shards import keys
 from tenfold.db.shards.cluster import ShardedCluster
+from tenfold.db.shards.own_tables import made
 from tenfold.db.shards.parallel import together
 
 CHANNEL: Final = "tenfold_outbox"
@@ -152,8 +153,7 @@ class Outbox:
 
         async def one(shard: str) -> None:
             async with self._cluster.member(shard).begin(None) as connection:
-                for statement in _CREATE:
-                    await connection.execute(sa.text(statement))
+                await made(connection, f"Outbox, shard {shard}", _CREATE, ("tenfold_outbox", "tenfold_inbox"))
 
         shards = self._cluster.shards
         await together([partial(one, shard) for shard in shards], len(shards))

@@ -23,8 +23,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from tenfold._core.errors import MisuseError
 from tenfold.db.shards.errors import ShardError, StaleMap
 from tenfold.db.shards.map import ShardMap
+from tenfold.db.shards.own_tables import made
 from tenfold.db.shards.parallel import together
 
+EPOCH: Final = "tenfold_shard_epoch"
+MAP: Final = "tenfold_shard_map"
 EXPECTED: Final = "tenfold_epoch"
 SHARD: Final = "tenfold_shard"
 _epoch: Final = sa.table("tenfold_shard_epoch", sa.column("epoch", sa.BigInteger))
@@ -83,8 +86,7 @@ def read_epoch(connection: Connection) -> int:
 async def prepare(engines: Mapping[str, AsyncEngine], home: str, wanted: ShardMap | None) -> ShardMap:
     """Make the tables where they are missing and return the stored map; store ``wanted`` where there is none."""
     async with engines[home].begin() as connection:
-        for statement in (*_CREATE, _CREATE_MAP):
-            await connection.execute(sa.text(statement))
+        await made(connection, "ShardedCluster", (*_CREATE, _CREATE_MAP), (EPOCH, MAP))
         stored = await _stored(connection)
         if stored is None:
             if wanted is None:
@@ -101,8 +103,7 @@ async def prepare(engines: Mapping[str, AsyncEngine], home: str, wanted: ShardMa
 
     async def one(name: str) -> None:
         async with engines[name].begin() as connection:
-            for statement in _CREATE:
-                await connection.execute(sa.text(statement))
+            await made(connection, f"ShardedCluster, shard {name}", _CREATE, (EPOCH,))
             await connection.execute(
                 sa.text(
                     "INSERT INTO tenfold_shard_epoch (epoch, shard) VALUES (:epoch, :shard) ON CONFLICT DO NOTHING"
