@@ -77,7 +77,7 @@ class Judge:
             node.seen = Seen("unknown", None, None, state.lag.update(None), now)
         else:
             self._generation(node, state, found)
-            state.database = found.database
+            state.database = found.database or state.database  # not told before it has replayed anything
             node.seen = replace(
                 node.seen, role=found.role, position=position, at=now, hidden=found.hidden, read_only=found.read_only
             )

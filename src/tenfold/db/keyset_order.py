@@ -22,7 +22,8 @@ What a row is compared with has to be the value itself. SQLAlchemy's types may c
 as ``price`` is and would be cast to its two digits. So a part has a ``kind``, a type that keeps all of the value, in
 which it is read and given back; of a type of your own (``TypeDecorator``) it is the one beneath, which is what the
 server compares. Dates and intervals no Python value holds: to the driver 9999-12-31 is infinity, and a year is 365
-days, which the server takes for 360. They are told as text (`Part.told`), by way of JSON, where no setting changes how.
+days, which the server takes for 360. They are told as text (`Part.told`), by way of JSON, where no setting changes how
+(but for an interval ``IntervalStyle``, which is to be the same for all connections).
 And only a table's own column is believed to be never NULL: that of a subquery may be, whatever it says, by a UNION or
 an outer join inside.
 """

@@ -212,6 +212,8 @@ class Loader(Generic[K, V]):
             if not future.done():  # cancelled from outside
                 future.cancel()
                 self._drop(key, future)
+        if self._batch is batch:
+            self._batch = None  # what its load has begun and goes on may ask again
         self._running -= 1
         if not self._scheduled:
             self._schedule()

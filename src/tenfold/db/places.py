@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Protocol, TypeVar
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import MissingGreenlet
 from sqlalchemy.util import await_only
+from sqlalchemy.util.concurrency import in_greenlet
 
 from tenfold.db.causal_cluster import ClusterCausality
 from tenfold.db.choose import Choice, Want, too_late
@@ -131,6 +133,8 @@ class ClusterPlaces:
                 else:
                     choices = self._cluster.choices(want)  # with the reason
         if not found:
+            if in_greenlet():
+                await_only(asyncio.sleep(0))  # whoever tries again at once must not keep the watch from its turn
             raise refused(choices)
 
     def primary_reader(self) -> Place:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -91,6 +92,7 @@ async def _connect(host: Host, want: Want) -> tuple[AsyncConnection, Choice[Node
             if there:
                 return connection, choice
             patient = False
+    await asyncio.sleep(0)  # whoever tries again at once must not keep the watch from its turn
     raise refused(host.choices(want)) from lost
 
 

@@ -13,9 +13,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 
 def schema_of(where: AsyncConnection | AsyncSession, table: Table) -> str | None:
-    """The schema of ``table`` for ``where``, as its engine or connection translates it. Sends nothing."""
-    inner: Any = where.sync_session.bind if isinstance(where, AsyncSession) else where.sync_connection
-    mapped = None if inner is None else inner.get_execution_options().get("schema_translate_map")
+    """The schema of ``table`` for ``where``, as its engine, connection or session translates it. Sends nothing."""
+    session = where.sync_session if isinstance(where, AsyncSession) else None
+    inner: Any = where.sync_connection if session is None else session.bind
+    mapped = None if session is None else session.execution_options.get("schema_translate_map")
+    if mapped is None and inner is not None:
+        mapped = inner.get_execution_options().get("schema_translate_map")
     found: str | None = (mapped or {}).get(table.schema, table.schema)
     return found
 

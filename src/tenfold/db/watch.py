@@ -35,7 +35,7 @@ from tenfold.db.node import Node
 from tenfold.db.pool_policy import POOLED, driver_arguments, is_pooled
 from tenfold.db.position import Position
 from tenfold.db.probe import APPLICATION, Found, probe, push
-from tenfold.db.refusals import NOT_THERE, is_gone
+from tenfold.db.refusals import NOT_THERE, sqlstate
 from tenfold.db.wal import identify
 from tenfold.resilience.backoff import pause
 
@@ -46,6 +46,7 @@ _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 2.0
 _LONGEST_WITHOUT_PRIMARY: Final = 0.1
 _SILENT_PROBES: Final = 2
+_NOT_LET_IN: Final = "28"  # and not for lack of places (53300), say, which a failover has and which pass
 
 
 class _Watched:
@@ -155,6 +156,7 @@ class Watch:
         """
         began = self._monotonic()
         if self.waiting >= self._options.held_writers and self.winner is None:
+            await asyncio.sleep(0)  # whoever tries again at once must not keep the watch from its turn
             raise NoPrimary(self._judge.told(f"and {self.waiting} writers wait for one already", 0.0), retry_after=0.1)
         self.waiting += 1
         try:
@@ -288,7 +290,7 @@ class Watch:
     def _silent(self, node: Node, state: _Watched, error: BaseException) -> None:
         state.tries += 1
         state.silent += 1
-        state.minds = not isinstance(error, TimeoutError) and not is_gone(error)
+        state.minds = sqlstate(error).startswith(_NOT_LET_IN)
         if isinstance(error, TimeoutError):
             node.silences += 1
         # A refused connection says that nobody is there. A probe that took too long may be the fault of a busy

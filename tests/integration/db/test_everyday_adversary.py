@@ -415,7 +415,11 @@ async def test_a_tenant_s_rows_go_to_the_tenant_s_schema(engine: AsyncEngine) ->
     async with AsyncSession(tenant) as session, session.begin():
         assert (await upsert(session, PAIRS, [{"id": 1, "v": 2}])).updated == 1
         assert not await stock.take(session, "a", 1)
-        await stock.put(session, "a", 2)
+        await stock.put(session, "a", 1)
+    own = {"schema_translate_map": {None: "Tenant 7"}}
+    async with AsyncSession(engine, execution_options=own) as session, session.begin():
+        assert await stock.total(session, "a") == 1
+        await stock.put(session, "a", 1)
     for where, rows, left in ((tenant, 1, 2), (engine, 0, None)):
         async with where.connect() as connection:
             assert len((await connection.execute(select(PAIRS.c.id))).all()) == rows

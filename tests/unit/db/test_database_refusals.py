@@ -88,6 +88,25 @@ async def test_a_load_that_asks_its_own_loader_would_wait_for_itself() -> None:
         assert await tree("branch") == 2  # what is there is no wait
 
 
+async def test_what_a_load_has_begun_may_ask_the_same_loader_when_that_load_is_over() -> None:
+    over = asyncio.Event()
+    later: list[asyncio.Task[int]] = []
+
+    async def ask() -> int:
+        await over.wait()
+        return await loader(2)
+
+    async def load(keys: list[int]) -> dict[int, int]:
+        if not later:
+            later.append(asyncio.create_task(ask()))
+        return {key: key for key in keys}
+
+    async with asyncio.timeout(10), Loader(load) as loader:
+        assert await loader(1) == 1
+        over.set()
+        assert await later[0] == 2
+
+
 async def test_a_scope_that_is_left_at_any_moment_leaves_no_waiter_behind() -> None:
     """Also between the decision to load and the first step of the task that does."""
 

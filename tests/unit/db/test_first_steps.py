@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -65,6 +66,28 @@ async def test_so_is_a_reader():
             # the first one's own connection fails; who comes while the breaker is open is told of that
             with pytest.raises((OSError, ReadsRefused), match="Connect call failed"):
                 await cluster.execute(text("SELECT 1"))
+
+
+async def test_who_tries_again_without_a_pause_leaves_the_watch_its_turn():
+    async def read():
+        async with cluster.connect(read_only=True):
+            pass
+
+    async def session():
+        async with sessions() as session:
+            await session.execute(text("SELECT 1"))
+
+    async with create_async_cluster(NOBODY) as cluster:
+        sessions = cluster.sessionmaker()
+        for refuse in (lambda: cluster.execute(text("SELECT 1")), read, session):
+            refusals = 0
+            while refusals < 2:  # the breaker opens first
+                turns = []
+                asyncio.get_running_loop().call_soon(turns.append, 1)
+                with pytest.raises((OSError, ReadsRefused)) as caught:
+                    await refuse()
+                refusals += caught.type is ReadsRefused
+                assert turns
 
 
 def chosen(*nodes):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from random import Random
 from types import SimpleNamespace
 from typing import Any
@@ -26,30 +25,32 @@ from tenfold.db.watch import Watch
 URL = make_url("postgresql+asyncpg://app@127.0.0.1:1/shop")
 
 
-class Longest(Random):
-    def uniform(self, a: float, b: float) -> float:
-        return b
-
-    def random(self) -> float:
-        return 0.999
-
-
 @pytest.mark.parametrize(
-    ("error", "soon"), [(ConnectionRefusedError(), True), (asyncpg.InvalidPasswordError("no"), False)]
+    ("error", "soon"),
+    [
+        (ConnectionRefusedError(), True),
+        (asyncpg.TooManyConnectionsError("a new primary, to which all come at once"), True),
+        (asyncpg.InvalidPasswordError("no"), False),
+    ],
 )
-async def test_who_is_there_and_does_not_let_us_in_is_not_asked_all_the_time(error: Exception, soon: bool) -> None:
+async def test_who_is_there_and_does_not_let_us_in_is_not_asked_all_the_time(
+    error: Exception, soon: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    longest: list[float] = []
+
+    def pause(way: str, tries: int, least: float, base: float, cap: float, random: Random) -> float:
+        longest.append(cap)
+        return 0.0
+
+    monkeypatch.setattr("tenfold.db.watch.pause", pause)
     node = Node("primary", URL, ClusterOptions())
-    watch = Watch([node], ClusterOptions(), random=Longest())
+    watch = Watch([node], ClusterOptions())
     state = watch._states["primary"]
     for _ in range(6):
         watch._silent(node, state, error)
     assert watch.winner is None
-    rest: Any = watch._rest(node, state)
-    if soon:
-        await asyncio.wait_for(rest, 10.0)
-    else:
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(rest, 0.3)  # of 1.6 s, and not of 100 ms
+    await watch._rest(node, state)
+    assert longest == [0.1 if soon else 2.0]
 
 
 def test_a_timeline_that_the_role_may_not_see_is_the_reason_why_a_replica_gets_no_readers() -> None:
@@ -65,6 +66,18 @@ def test_a_timeline_that_the_role_may_not_see_is_the_reason_why_a_replica_gets_n
     assert "GRANT pg_read_all_stats" in why(timeline=1, hidden=True)
     assert why(timeline=1, hidden=False) == "its lag is not known"  # it does follow another
     assert "in flight" in why(timeline=2, hidden=True)  # nothing is missing
+
+
+def test_a_primary_of_the_past_that_has_replayed_nothing_does_not_stop_the_next_one() -> None:
+    nodes = [Node(name, URL, ClusterOptions()) for name in ("primary", "replica 0")]
+    judge = Judge(nodes, ClusterOptions(), hub=Hub(), monotonic=lambda: 100.0, elected=lambda: None)
+    judge.judge(nodes[0], Found("primary", Position(7, 1, 1000), database="shop"), "seen", 100.0)
+    judge.judge(nodes[1], Found("replica", Position(7, 1, 1000), database="shop"), "seen", 100.0)
+    judge.judge(nodes[0], Found("replica", None), "seen", 100.0)  # it was started again, to follow
+    judge.judge(nodes[1], Found("primary", Position(7, 2, 1100), database="shop"), "seen", 100.0)
+    assert judge.winner is nodes[1]
+    assert not nodes[1].refused
+    assert not nodes[1].stranger
 
 
 def test_what_the_driver_calls_internal_is_said_to_be_a_lost_connection() -> None:

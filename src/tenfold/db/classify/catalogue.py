@@ -15,6 +15,7 @@ A sequence is the primary's: what is logged of it, and so what a replica shows, 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -137,7 +138,9 @@ class Catalogue:
         def rows(statement: Any) -> list[Any]:
             return list(connection.execute(statement).all())
 
-        functions = {(row[0], row[1]): bool(row[2]) for row in rows(_FUNCTIONS)}
+        # One that was made between these queries is missing from the first, and taken for VOLATILE.
+        functions: dict[tuple[str, str], bool] = defaultdict(lambda: True)
+        functions.update({(row[0], row[1]): bool(row[2]) for row in rows(_FUNCTIONS)})
         path, level = rows(_PATH)[0]
         operators = [((row[0], row[1]), row[2]) for row in rows(_OPERATORS)]
         row_functions = [(row[0], row[1]) for row in rows(_ROW_FUNCTIONS)]
