@@ -14,9 +14,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 def schema_of(where: AsyncConnection | AsyncSession, table: Table) -> str | None:
     """The schema of ``table`` for ``where``, as its engine, connection or session translates it. Sends nothing."""
-    session = where.sync_session if isinstance(where, AsyncSession) else None
-    inner: Any = where.sync_connection if session is None else session.bind
-    mapped = None if session is None else session.execution_options.get("schema_translate_map")
+    inner: Any
+    mapped: Any = None
+    if isinstance(where, AsyncSession):
+        inner, mapped = where.sync_session.bind, where.sync_session.execution_options.get("schema_translate_map")
+    else:
+        inner = where.sync_connection
     if mapped is None and inner is not None:
         mapped = inner.get_execution_options().get("schema_translate_map")
     found: str | None = (mapped or {}).get(table.schema, table.schema)

@@ -92,7 +92,7 @@ class Taps:
         if place is not None:
             node.adaptive.leave(place, now, True)
         record.info[_WARM] = True
-        if record.info.get(_MADE_IN) != node.generation:
+        if record.info.get(_MADE_IN) != node.generation or _left_open(record.driver_connection):
             cut(record)
 
     def detach(self, connection: object, record: Any) -> None:
@@ -110,7 +110,12 @@ class Taps:
             held.statement = statement
 
     def commit(self, connection: Connection) -> None:
-        refuse_aborted(connection)
+        try:
+            refuse_aborted(connection)
+        except DBAPIError:
+            if not connection.invalidated:  # SQLAlchemy takes the transaction for ended from now on
+                connection.dialect.do_rollback(connection.connection)
+            raise
 
     def rollback(self, connection: Connection) -> None:
         held = None if connection.invalidated else connection.info.get(_HELD)
@@ -135,6 +140,13 @@ class Taps:
             elif connection is None or connection.info.get(_MADE_IN) == node.generation:  # else it says nothing new
                 node.advance("it was taken for the primary and refused to write")
                 node.doubt(node, "it refused to write")
+
+
+def _left_open(driver: Any) -> bool:
+    """Whether its transaction was not ended: SQLAlchemy sends no ROLLBACK after a COMMIT that a listener refused, and
+    whoever has the connection next would be in it.
+    """
+    return driver is not None and not driver.is_closed() and bool(driver.is_in_transaction())
 
 
 def refuse_aborted(connection: Connection) -> None:

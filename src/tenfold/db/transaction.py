@@ -21,6 +21,7 @@ from random import Random
 from typing import Any, Final, Literal, Protocol, TypeVar
 
 from sqlalchemy import event
+from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError, InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
@@ -194,6 +195,7 @@ class Runner:
             if node is not None:
                 attempt.on(node)
             event.listen(session.sync_session, "before_commit", partial(_refuse_own_commit, attempt))
+            event.listen(connection.sync_connection, "commit", partial(_refuse_own_commit, attempt))
             result.append(await fn(session))
             if not session.in_transaction():
                 await _refuse_closed(session)
@@ -227,12 +229,13 @@ class Runner:
         self.retries += 1
 
 
-def _refuse_own_commit(attempt: Attempt, session: Session) -> None:
-    if not attempt.committing and not session.in_nested_transaction():
+def _refuse_own_commit(attempt: Attempt, of: Session | Connection) -> None:
+    """A connection says so only of the whole transaction, a session of each savepoint too."""
+    if not attempt.committing and not (isinstance(of, Session) and of.in_nested_transaction()):
         raise MisuseError(
-            "run: expected a function that leaves COMMIT to run, got one that commits by itself (session.commit() or "
-            "session.begin()); if its answer was lost, nobody could tell whether to run it again. Leave it out, take "
-            "session.begin_nested() for a part, or cluster.session() for a transaction of your own"
+            "run: expected a function that leaves COMMIT to run, got one that commits by itself (session.commit(), "
+            "session.begin() or its connection); if its answer was lost, nobody could tell whether to run it again. "
+            "Leave it out, take session.begin_nested() for a part, or cluster.session() for a transaction of your own"
         )
 
 

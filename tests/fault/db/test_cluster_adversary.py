@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from tenfold._core.errors import MisuseError
 from tenfold.db import AsyncCluster, CommitUnknown, ReadsRefused, create_async_cluster, create_table, once
@@ -278,6 +278,25 @@ async def test_so_it_is_in_sessions_and_connections_and_a_savepoint_heals(cluste
         await fail(connection)
         await inner.rollback()
     assert await ready.primary.fetchval(NUMBER) == 10
+
+
+async def test_a_commit_that_is_refused_leaves_no_transaction_open(cluster: AsyncCluster, ready: Any) -> None:
+    async def commit(connection: AsyncConnection) -> None:
+        await connection.execute(text("UPDATE numbers SET n = 7"))
+        with pytest.raises(DBAPIError):
+            await connection.execute(text("SELECT 1 / 0"))
+        with pytest.raises(DBAPIError, match="division by zero"):
+            await connection.commit()
+
+    async with cluster.connect() as connection:
+        await commit(connection)
+        await connection.rollback()
+        await connection.execute(text("UPDATE numbers SET n = 8"))
+        await connection.commit()
+        await commit(connection)
+    async with cluster.begin() as another:  # over the same one, which lay on top of the pool
+        await another.execute(text("UPDATE numbers SET n = n + 1"))
+    assert await ready.primary.fetchval(NUMBER) == 9
 
 
 async def test_a_task_group_does_not_hide_what_is_to_be_run_again(cluster: AsyncCluster) -> None:

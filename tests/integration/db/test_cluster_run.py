@@ -119,7 +119,7 @@ async def test_a_connection_lost_before_commit_is_run_again(cluster: AsyncCluste
     assert await balances(cluster) == [101, 101]
 
 
-@pytest.mark.parametrize("way", ["session.commit", "session.begin", "a savepoint"])
+@pytest.mark.parametrize("way", ["session.commit", "session.begin", "its connection", "a savepoint"])
 async def test_a_function_that_commits_by_itself_is_refused(cluster: AsyncCluster, way: str) -> None:
     """If the answer to its own COMMIT was lost it would be run again, whatever became of it."""
 
@@ -127,6 +127,9 @@ async def test_a_function_that_commits_by_itself_is_refused(cluster: AsyncCluste
         if way == "session.commit":
             await add(session, 1, 1)
             await session.commit()
+        elif way == "its connection":
+            await add(session, 1, 1)
+            await (await session.connection()).commit()
         else:
             async with session.begin() if way == "session.begin" else session.begin_nested():
                 await add(session, 1, 1)
