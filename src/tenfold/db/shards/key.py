@@ -16,7 +16,7 @@ from sqlalchemy.types import TypeDecorator
 
 from tenfold._core.errors import MisuseError
 from tenfold.db.shards.errors import CannotAnswer
-from tenfold.db.shards.froms import final_froms, leaves
+from tenfold.db.shards.froms import correlated, final_froms, leaves
 from tenfold.db.shards.keys import Key, check
 from tenfold.db.shards.loaded import added
 from tenfold.db.shards.opaque import inner_statements
@@ -156,8 +156,8 @@ def _other_froms(statement: Update | Delete) -> list[FromClause]:
     """What SQLAlchemy names after FROM or USING: what the caller did, and what is named in WHERE and in SET."""
     values: Mapping[Any, Any] = (statement._values or {}) if isinstance(statement, Update) else {}
     terms = [*statement._where_criteria, *values.values()]
-    named = [one for term in terms for one in getattr(term, "_from_objects", ())]
-    return [*getattr(statement, "_extra_froms", ()), *named]
+    named = [one for term in terms if isinstance(term, ClauseElement) for one in term._from_objects]
+    return [*(statement._extra_froms if isinstance(statement, Delete) else ()), *named]
 
 
 def _locate_query(statement: SelectBase, parameters: Parameters, scheme: Scheme) -> Located:
@@ -185,7 +185,7 @@ def check_loaded(statement: Any, scheme: Scheme) -> None:
 def _check_added(statement: Any, found: Located, row: Mapping[str, Any] | None, scheme: Scheme) -> Located:
     """The selects in what the ORM adds to the statement."""
     for expression, mappers in added(statement):
-        own = frozenset(hash(mapper.local_table) for mapper in mappers)
+        own = frozenset(hash(table) for mapper in mappers for table in mapper.tables)
         found = _check_nested(inner_statements(expression), found, row, scheme, own)
     return found
 
@@ -216,7 +216,7 @@ def _check_nested(
         if not sharded:
             keys, sharded, apart = nested.keys, True, nested.apart
         pinned = nested.keys is not None and len(nested.keys) == 1 and nested.keys == keys
-        pinned = pinned or not own.isdisjoint(hash(leaf) for leaf in leaves(final_froms(node)))
+        pinned = pinned or not own.isdisjoint(hash(leaf) for leaf in leaves(correlated(node)))
         if nested.apart or not pinned:
             apart = apart or nested.apart or "a subquery over a sharded table would see the rows of one shard only"
     return Located(keys, sharded, apart)

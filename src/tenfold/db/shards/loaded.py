@@ -47,10 +47,10 @@ def added(statement: Any) -> Iterator[tuple[ClauseElement, frozenset[Mapper[Any]
     for option in statement._with_options:
         if isinstance(option, LoaderCriteriaOption):
             for mapper in option._all_mappers():
-                yield option._resolve_where_criteria(mapper), selected
+                yield option._resolve_where_criteria(mapper), selected | {mapper}
         for element in getattr(option, "context", ()):
             for criterion in getattr(element, "_extra_criteria", ()):
-                yield criterion, selected
+                yield criterion, selected | {element.path[-1].mapper}
             expression = element.local_opts.get("expression")
             if isinstance(expression, ClauseElement):
                 yield expression, selected
@@ -60,16 +60,21 @@ def _with_joined(statement: Any) -> set[Mapper[Any]]:
     """The mappers of the entities that are selected, and of those that may come with them by joins."""
     found: set[Mapper[Any]] = set()
     left = mappers(statement)
+    joins_all = False
     for option in statement._with_options if left else ():
-        for element in getattr(option, "context", ()):
-            if _JOINED & set(element.strategy or ()):
-                left.append(element.path[-1].mapper)
+        for element in (option, *getattr(option, "context", ())):
+            if _JOINED & set(getattr(element, "strategy", None) or ()):
+                last = element.path[-1]
+                if hasattr(last, "mapper"):
+                    left.append(last.mapper)
+                else:  # joinedload("*")
+                    joins_all = True
     while left:
         mapper = left.pop()
         if mapper not in found:
             found.add(mapper)
             left.extend(mapper._with_polymorphic_mappers)
-            left.extend(prop.mapper for prop in mapper.relationships if ("lazy", prop.lazy) in _JOINED)
+            left.extend(prop.mapper for prop in mapper.relationships if joins_all or ("lazy", prop.lazy) in _JOINED)
     return found
 
 
