@@ -20,6 +20,7 @@ from sqlalchemy.orm import (
 
 from tenfold.db.shards.errors import CannotAnswer
 from tenfold.db.shards.homes import _leads_away
+from tenfold.db.shards.key import check_loaded
 from tenfold.db.shards.map import ShardMap
 from tenfold.db.shards.plan import plan
 from tenfold.db.shards.scheme import Scheme
@@ -83,6 +84,12 @@ class Site(Base):
     )
 
 
+class Country(Base):
+    __tablename__ = "added_countries"
+    __shard_everywhere__ = True
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
 class Counted(Base):
     __tablename__ = "added_counted"
     __shard_key__ = "id"
@@ -95,10 +102,15 @@ Machine.alarmed = column_property(  # type: ignore[attr-defined]
 Counted.all_of_them = column_property(  # type: ignore[attr-defined]
     select(func.count(Counted.__table__.c.id)).scalar_subquery()
 )
+Country.sites = column_property(  # type: ignore[attr-defined]
+    select(func.count(Site.id)).where(Site.id > Country.id).correlate_except(Site).scalar_subquery()
+)
 SCHEME = Scheme(Base)
 SHARDS = ShardMap.hash(["a", "b", "c"])
 OVERALL = select(func.avg(Alarm.number)).scalar_subquery()
 OTHERS = select(func.max(Alarm.number)).where(Alarm.machine == Machine.id)
+DEEP = sa.exists().where(Counted.id == Alarm.machine)
+ASTRAY = sa.exists().where(Counted.id == Machine.id)  # is not correlated: the select around it has no machines
 
 
 def test_an_attribute_of_a_base_class_belongs_to_the_rows_of_those_that_inherit_it() -> None:
@@ -123,7 +135,12 @@ def test_everything_may_be_loaded_by_joins(option: Any) -> None:
             select(Machine)
             .where(Machine.id == 3)
             .options(with_loader_criteria(Machine, Machine.id > one.scalar_subquery()))
-            for one in (OTHERS.correlate(None), OTHERS.correlate(Alarm), OTHERS.correlate_except(Machine))
+            for one in (
+                OTHERS.correlate(None),
+                OTHERS.correlate(Alarm),
+                OTHERS.correlate_except(Machine),
+                OTHERS.where(ASTRAY),
+            )
         ),
     ],
 )
@@ -132,7 +149,7 @@ def test_a_subquery_that_reads_a_whole_table_is_refused_though_it_is_the_own_one
         plan(statement, None, SCHEME, SHARDS)
 
 
-@pytest.mark.parametrize("one", [OTHERS, OTHERS.correlate(Machine), OTHERS.correlate_except(Alarm)])
+@pytest.mark.parametrize("one", [OTHERS, OTHERS.correlate(Machine), OTHERS.correlate_except(Alarm), OTHERS.where(DEEP)])
 def test_a_subquery_that_belongs_to_each_row_is_answered(one: Any) -> None:
     option = with_loader_criteria(Machine, Machine.id > one.scalar_subquery())
     assert plan(select(Machine).where(Machine.id == 3).options(option), None, SCHEME, SHARDS).kind == "single"
@@ -151,3 +168,9 @@ def test_what_is_no_statement_of_rows_is_refused_with_a_reason() -> None:
     for statement in (sa.schema.CreateTable(BETWEEN), sa.text("SELECT 1"), func.now(), sa.Sequence("x")):
         with pytest.raises(CannotAnswer, match="says nothing about its keys"):
             plan(statement, None, SCHEME, SHARDS)
+
+
+def test_rows_of_a_table_that_stands_everywhere_are_not_where_the_rows_are_that_are_counted_for_them() -> None:
+    with pytest.raises(CannotAnswer, match="rows of one shard only"):
+        check_loaded(select(Country), SCHEME)
+    check_loaded(select(Pump), SCHEME)

@@ -16,7 +16,7 @@ from sqlalchemy.types import TypeDecorator
 
 from tenfold._core.errors import MisuseError
 from tenfold.db.shards.errors import CannotAnswer
-from tenfold.db.shards.froms import correlated, final_froms, leaves
+from tenfold.db.shards.froms import base_table, correlated, final_froms, leaves
 from tenfold.db.shards.keys import Key, check
 from tenfold.db.shards.loaded import added
 from tenfold.db.shards.opaque import inner_statements
@@ -185,9 +185,44 @@ def check_loaded(statement: Any, scheme: Scheme) -> None:
 def _check_added(statement: Any, found: Located, row: Mapping[str, Any] | None, scheme: Scheme) -> Located:
     """The selects in what the ORM adds to the statement."""
     for expression, mappers in added(statement):
-        own = frozenset(hash(table) for mapper in mappers for table in mapper.tables)
-        found = _check_nested(inner_statements(expression), found, row, scheme, own)
+        own = _cut(scheme, [table for mapper in mappers for table in mapper.tables])
+        found = _check_within(expression, found, row, scheme, own, frozenset())
     return found
+
+
+def _check_within(
+    part: Any,
+    found: Located,
+    row: Mapping[str, Any] | None,
+    scheme: Scheme,
+    around: frozenset[int],
+    beyond: frozenset[int],
+) -> Located:
+    """The selects in ``part``, and those in them. SQLAlchemy correlates one by itself with the select ``around`` it,
+    and with those ``beyond`` where it is told to.
+    """
+    inner = inner_statements(part)
+    deeper = {id(node) for one in inner for node in inner_statements(one)}
+    for node in inner:
+        if id(node) in deeper:
+            continue
+        own = around if getattr(node, "_auto_correlate", False) else around | beyond
+        found = _check_nested([node], found, row, scheme, own)
+        assert isinstance(node, Select)  # others are refused by now
+        taken = own.intersection(hash(leaf) for leaf in leaves(correlated(node)))
+        here = _cut(scheme, leaves(final_froms(node))) - taken
+        found = _check_within(node, found, row, scheme, here, around | beyond)
+    return found
+
+
+def _cut(scheme: Scheme, froms: Iterable[FromClause]) -> frozenset[int]:
+    """Those of ``froms`` that are sharded."""
+    tables = [(leaf, base_table(leaf)) for leaf in froms]
+    return frozenset(
+        hash(leaf)
+        for leaf, table in tables
+        if table is not None and scheme.knows(table) and isinstance(scheme.of(table), Sharded)
+    )
 
 
 def _locate_select(statement: Select[Any], row: Mapping[str, Any] | None, scheme: Scheme) -> Located:

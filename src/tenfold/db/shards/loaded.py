@@ -50,7 +50,7 @@ def added(statement: Any) -> Iterator[tuple[ClauseElement, frozenset[Mapper[Any]
                 yield option._resolve_where_criteria(mapper), selected | {mapper}
         for element in getattr(option, "context", ()):
             for criterion in getattr(element, "_extra_criteria", ()):
-                yield criterion, selected | {element.path[-1].mapper}
+                yield criterion, selected | _arriving(element)
             expression = element.local_opts.get("expression")
             if isinstance(expression, ClauseElement):
                 yield expression, selected
@@ -64,11 +64,9 @@ def _with_joined(statement: Any) -> set[Mapper[Any]]:
     for option in statement._with_options if left else ():
         for element in (option, *getattr(option, "context", ())):
             if _JOINED & set(getattr(element, "strategy", None) or ()):
-                last = element.path[-1]
-                if hasattr(last, "mapper"):
-                    left.append(last.mapper)
-                else:  # joinedload("*")
-                    joins_all = True
+                arriving = _arriving(element)
+                left.extend(arriving)
+                joins_all = joins_all or not arriving  # joinedload("*")
     while left:
         mapper = left.pop()
         if mapper not in found:
@@ -76,6 +74,12 @@ def _with_joined(statement: Any) -> set[Mapper[Any]]:
             left.extend(mapper._with_polymorphic_mappers)
             left.extend(prop.mapper for prop in mapper.relationships if joins_all or ("lazy", prop.lazy) in _JOINED)
     return found
+
+
+def _arriving(element: Any) -> frozenset[Mapper[Any]]:
+    """The mapper of the relationship that an option is about."""
+    mapper = getattr(element.path[-1], "mapper", None)
+    return frozenset() if mapper is None else frozenset((mapper,))
 
 
 def _undeferred(statement: Any) -> set[str]:
