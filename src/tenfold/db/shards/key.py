@@ -208,10 +208,11 @@ def _check_within(
             continue
         own = around if getattr(node, "_auto_correlate", False) else around | beyond
         found = _check_nested([node], found, row, scheme, own)
-        assert isinstance(node, Select)  # others are refused by now
-        taken = own.intersection(hash(leaf) for leaf in leaves(correlated(node)))
-        here = _cut(scheme, leaves(final_froms(node))) - taken
-        found = _check_within(node, found, row, scheme, here, around | beyond)
+        if deeper:
+            assert isinstance(node, Select)  # others are refused by now
+            taken = own.intersection(hash(leaf) for leaf in leaves(correlated(node)))
+            here = _cut(scheme, leaves(final_froms(node))) - taken
+            found = _check_within(node, found, row, scheme, here, around | beyond)
     return found
 
 
