@@ -34,9 +34,11 @@ def mappers(statement: Select[Any]) -> list[Mapper[Any]]:
 
 def added(statement: Any) -> Iterator[tuple[ClauseElement, frozenset[Mapper[Any]]]]:
     """The expressions that are not in the statement and are sent with it, and of whose rows they are computed."""
+    selected = frozenset(mappers(statement))
+    if not selected and not statement._with_options:
+        return
     only = getattr(statement._compile_options, "_only_load_props", None)  # of an object that is there already
     undeferred = _undeferred(statement)
-    selected = frozenset(mappers(statement))
     for mapper in _with_joined(statement):
         some = only if mapper in selected else None
         for prop in mapper.column_attrs:
