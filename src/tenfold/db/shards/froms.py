@@ -74,6 +74,23 @@ def _joined(statement: Any) -> Any:
     return bare
 
 
+def correlated(statement: Select[Any]) -> Iterator[FromClause]:
+    """The members of the FROM list of a select inside another that are rows of that other (`Select.correlate`).
+
+    SQLAlchemy takes none by itself where nothing else is left: such a select reads the whole table.
+    """
+    froms = final_froms(statement)
+    if statement._auto_correlate:
+        yield from froms if len(froms) > 1 else ()
+        return
+    excepted = statement._correlate_except
+    named = {hash(leaf) for leaf in leaves(statement._correlate if excepted is None else excepted)}
+    for one in froms:
+        members = {hash(leaf) for leaf in leaves([one])}
+        if members <= named if excepted is None else members.isdisjoint(named):
+            yield one
+
+
 def base_table(leaf: Any) -> Table | None:
     """The table behind a FROM element; None for subqueries, functions and the like."""
     while isinstance(leaf, Alias):

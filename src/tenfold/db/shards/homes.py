@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sqlalchemy import inspect
+from sqlalchemy import Table, inspect
 from sqlalchemy.orm import InstanceState, ORMExecuteState, RelationshipProperty, Session
 
 from tenfold.db.shards.errors import CannotAnswer
@@ -62,9 +62,15 @@ def _leads_away(relation: RelationshipProperty[Any], scheme: Scheme) -> bool:
     """Whether it joins the shard key of one table with what is not that of the other, as an order with its product,
     which is sharded by its own id.
     """
-    tables = [relation.parent.local_table, relation.mapper.local_table, relation.secondary]
-    known = [(table, scheme.of(table)) for table in tables if table is not None]
+    between = relation.secondary
+    known = [(table, scheme.of(table)) for table in {*relation.parent.tables, *relation.mapper.tables}]
     keys = {hash(table.c[what.column]) for table, what in known if isinstance(what, Sharded)}
+    if isinstance(between, Table) and scheme.knows(between):
+        what = scheme.of(between)
+        keys |= {hash(between.c[what.column])} if isinstance(what, Sharded) else set()
+    elif between is not None:  # that nobody described, but rows come to it where the objects are
+        met = {hash(other) for one, other in relation.local_remote_pairs or () if hash(one) in keys}
+        keys |= met if len(met) == 1 else set()
     pairs = [(hash(one) in keys, hash(other) in keys) for one, other in relation.local_remote_pairs or ()]
     return any(one != other for one, other in pairs) and (relation.secondary is not None or (True, True) not in pairs)
 

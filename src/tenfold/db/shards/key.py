@@ -16,7 +16,7 @@ from sqlalchemy.types import TypeDecorator
 
 from tenfold._core.errors import MisuseError
 from tenfold.db.shards.errors import CannotAnswer
-from tenfold.db.shards.froms import final_froms, leaves
+from tenfold.db.shards.froms import base_table, correlated, final_froms, leaves
 from tenfold.db.shards.keys import Key, check
 from tenfold.db.shards.loaded import added
 from tenfold.db.shards.opaque import inner_statements
@@ -156,8 +156,8 @@ def _other_froms(statement: Update | Delete) -> list[FromClause]:
     """What SQLAlchemy names after FROM or USING: what the caller did, and what is named in WHERE and in SET."""
     values: Mapping[Any, Any] = (statement._values or {}) if isinstance(statement, Update) else {}
     terms = [*statement._where_criteria, *values.values()]
-    named = [one for term in terms for one in getattr(term, "_from_objects", ())]
-    return [*getattr(statement, "_extra_froms", ()), *named]
+    named = [one for term in terms if isinstance(term, ClauseElement) for one in term._from_objects]
+    return [*(statement._extra_froms if isinstance(statement, Delete) else ()), *named]
 
 
 def _locate_query(statement: SelectBase, parameters: Parameters, scheme: Scheme) -> Located:
@@ -185,9 +185,45 @@ def check_loaded(statement: Any, scheme: Scheme) -> None:
 def _check_added(statement: Any, found: Located, row: Mapping[str, Any] | None, scheme: Scheme) -> Located:
     """The selects in what the ORM adds to the statement."""
     for expression, mappers in added(statement):
-        own = frozenset(hash(mapper.local_table) for mapper in mappers)
-        found = _check_nested(inner_statements(expression), found, row, scheme, own)
+        own = _cut(scheme, [table for mapper in mappers for table in mapper.tables])
+        found = _check_within(expression, found, row, scheme, own, frozenset())
     return found
+
+
+def _check_within(
+    part: Any,
+    found: Located,
+    row: Mapping[str, Any] | None,
+    scheme: Scheme,
+    around: frozenset[int],
+    beyond: frozenset[int],
+) -> Located:
+    """The selects in ``part``, and those in them. SQLAlchemy correlates one by itself with the select ``around`` it,
+    and with those ``beyond`` where it is told to.
+    """
+    inner = inner_statements(part)
+    deeper = {id(node) for one in inner for node in inner_statements(one)}
+    for node in inner:
+        if id(node) in deeper:
+            continue
+        own = around if getattr(node, "_auto_correlate", False) else around | beyond
+        found = _check_nested([node], found, row, scheme, own)
+        if deeper:
+            assert isinstance(node, Select)  # others are refused by now
+            taken = own.intersection(hash(leaf) for leaf in leaves(correlated(node)))
+            here = _cut(scheme, leaves(final_froms(node))) - taken
+            found = _check_within(node, found, row, scheme, here, around | beyond)
+    return found
+
+
+def _cut(scheme: Scheme, froms: Iterable[FromClause]) -> frozenset[int]:
+    """Those of ``froms`` that are sharded."""
+    tables = [(leaf, base_table(leaf)) for leaf in froms]
+    return frozenset(
+        hash(leaf)
+        for leaf, table in tables
+        if table is not None and scheme.knows(table) and isinstance(scheme.of(table), Sharded)
+    )
 
 
 def _locate_select(statement: Select[Any], row: Mapping[str, Any] | None, scheme: Scheme) -> Located:
@@ -216,7 +252,7 @@ def _check_nested(
         if not sharded:
             keys, sharded, apart = nested.keys, True, nested.apart
         pinned = nested.keys is not None and len(nested.keys) == 1 and nested.keys == keys
-        pinned = pinned or not own.isdisjoint(hash(leaf) for leaf in leaves(final_froms(node)))
+        pinned = pinned or not own.isdisjoint(hash(leaf) for leaf in leaves(correlated(node)))
         if nested.apart or not pinned:
             apart = apart or nested.apart or "a subquery over a sharded table would see the rows of one shard only"
     return Located(keys, sharded, apart)

@@ -34,9 +34,11 @@ def mappers(statement: Select[Any]) -> list[Mapper[Any]]:
 
 def added(statement: Any) -> Iterator[tuple[ClauseElement, frozenset[Mapper[Any]]]]:
     """The expressions that are not in the statement and are sent with it, and of whose rows they are computed."""
+    selected = frozenset(mappers(statement))
+    if not selected and not statement._with_options:
+        return
     only = getattr(statement._compile_options, "_only_load_props", None)  # of an object that is there already
     undeferred = _undeferred(statement)
-    selected = frozenset(mappers(statement))
     for mapper in _with_joined(statement):
         some = only if mapper in selected else None
         for prop in mapper.column_attrs:
@@ -47,10 +49,10 @@ def added(statement: Any) -> Iterator[tuple[ClauseElement, frozenset[Mapper[Any]
     for option in statement._with_options:
         if isinstance(option, LoaderCriteriaOption):
             for mapper in option._all_mappers():
-                yield option._resolve_where_criteria(mapper), selected
+                yield option._resolve_where_criteria(mapper), selected | {mapper}
         for element in getattr(option, "context", ()):
             for criterion in getattr(element, "_extra_criteria", ()):
-                yield criterion, selected
+                yield criterion, selected | _arriving(element)
             expression = element.local_opts.get("expression")
             if isinstance(expression, ClauseElement):
                 yield expression, selected
@@ -60,17 +62,26 @@ def _with_joined(statement: Any) -> set[Mapper[Any]]:
     """The mappers of the entities that are selected, and of those that may come with them by joins."""
     found: set[Mapper[Any]] = set()
     left = mappers(statement)
+    joins_all = False
     for option in statement._with_options if left else ():
-        for element in getattr(option, "context", ()):
-            if _JOINED & set(element.strategy or ()):
-                left.append(element.path[-1].mapper)
+        for element in (option, *getattr(option, "context", ())):
+            if _JOINED & set(getattr(element, "strategy", None) or ()):
+                arriving = _arriving(element)
+                left.extend(arriving)
+                joins_all = joins_all or not arriving  # joinedload("*")
     while left:
         mapper = left.pop()
         if mapper not in found:
             found.add(mapper)
             left.extend(mapper._with_polymorphic_mappers)
-            left.extend(prop.mapper for prop in mapper.relationships if ("lazy", prop.lazy) in _JOINED)
+            left.extend(prop.mapper for prop in mapper.relationships if joins_all or ("lazy", prop.lazy) in _JOINED)
     return found
+
+
+def _arriving(element: Any) -> frozenset[Mapper[Any]]:
+    """The mapper of the relationship that an option is about."""
+    mapper = getattr(element.path[-1], "mapper", None)
+    return frozenset() if mapper is None else frozenset((mapper,))
 
 
 def _undeferred(statement: Any) -> set[str]:

@@ -38,7 +38,7 @@ def inner_statements(statement: Any) -> list[Select[Any] | UpdateBase]:
         elif isinstance(node, Select | UpdateBase):
             _check_around(node)
             if node is not statement:
-                if getattr(node, "_params", None):
+                if node._params:
                     raise CannotAnswer("params() of a part of the statement are not looked at", "call it on the whole")
                 found.append(node)
     return found

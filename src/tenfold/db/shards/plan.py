@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from sqlalchemy import Delete, Insert, Select, Table, Update
-from sqlalchemy.sql.base import Executable
+from sqlalchemy.sql.base import Executable, ExecutableStatement
 from sqlalchemy.sql.elements import (
     ColumnElement,
 )
@@ -98,7 +98,7 @@ def _check_given(statement: Any, parameters: Any) -> None:
 
 def _with_own(statement: Any, parameters: Parameters) -> Parameters:
     """With those of the statement's ``params()``, which count where none are given."""
-    own = getattr(statement, "_params", None)
+    own: Mapping[str, Any] | None = statement._params if isinstance(statement, ExecutableStatement) else None
     if not own:
         return parameters
     if parameters is None or isinstance(parameters, Mapping):

@@ -75,6 +75,12 @@ class Scheme:
             )
         return found
 
+    def knows(self, table: Any) -> bool:
+        """Whether somebody described ``table``."""
+        if table not in self._known:
+            self._read()
+        return table in self._known
+
     def sharded(self) -> dict[Table, Sharded]:
         """Every sharded table that is known by now."""
         self._read()

@@ -31,6 +31,8 @@ from tenfold.db.shards.scheme import Everywhere, Scheme, Sharded
 from tenfold.db.shards.shape import Plan
 from tenfold.db.shards.store import EXPECTED, SHARD
 
+_OVERRIDDEN: Final = (Session._execute_internal, Session._bulk_save_mappings)
+"""By their names, so that a SQLAlchemy without them fails here and not by statements that pass unseen."""
 _SEVERAL: Final = object()
 """Stands for several scopes, none of which knows of all that a session has done."""
 
