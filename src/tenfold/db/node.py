@@ -23,7 +23,7 @@ from tenfold._core.events import EVENTS, Hub
 from tenfold._core.stats import Ewma
 from tenfold.db.cluster_options import ClusterOptions
 from tenfold.db.happenings import GenerationDropped
-from tenfold.db.pool import Account, AccountedPool, bound_rollback
+from tenfold.db.pool import Account, AccountedPool, bound_rollback, cut_idle
 from tenfold.db.pool_policy import READ_ONLY
 from tenfold.db.position import Position
 from tenfold.db.refusals import NOT_THERE
@@ -133,7 +133,7 @@ class Node:
             if engine is not None:
                 pool = engine.sync_engine.pool
                 assert isinstance(pool, AccountedPool)
-                pool.cut_idle()
+                cut_idle(pool)
         if self.used:
             self.hub.emit(GenerationDropped(self.name, self.generation, reason))
 
@@ -152,7 +152,7 @@ class Node:
                 except TimeoutError:
                     self.last_error = "it did not answer when its connections were closed, and they were cut"
                 finally:
-                    pool.cut_idle()
+                    cut_idle(pool)
         self._writes = self._reads = None
 
     def made(self, *, write: bool) -> AsyncEngine | None:

@@ -166,18 +166,19 @@ class AccountedPool(AsyncAdaptedQueuePool):
                 holders,
             ) from error
 
-    def cut_idle(self) -> int:
-        """End the idle connections at once, without a word to a server that may not listen; how many it were.
 
-        Their places stay in the pool and connect anew when they are next used.
-        """
-        records = []
-        while self._pool.qsize():
-            records.append(self._pool.get_nowait())
-        for record in records:
-            cut(record)
-            self._pool.put_nowait(record)
-        return len(records)
+def cut_idle(pool: AsyncAdaptedQueuePool) -> int:
+    """End the idle connections at once, without a word to a server that may not listen; how many it were.
+
+    Their places stay in the pool and connect anew when they are next used.
+    """
+    records = []
+    while pool._pool.qsize():
+        records.append(pool._pool.get_nowait())
+    for record in records:
+        cut(record)
+        pool._pool.put_nowait(record)
+    return len(records)
 
 
 def cut(record: ConnectionPoolEntry) -> None:

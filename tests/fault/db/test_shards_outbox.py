@@ -29,6 +29,7 @@ from tenfold.db.shards import (
     Outbox,
     OutboxOptions,
     ShardedCluster,
+    ShardMap,
     StaleMap,
 )
 from tenfold.db.shards.dispatch import FIND
@@ -418,6 +419,61 @@ async def test_a_receiver_that_is_cancelled_from_within_is_tried_again(cluster: 
         await until(lambda: drained(outbox), within=10)
         assert dispatcher.counters.failed == 3
     assert await effects(cluster) == {2: [0, 1, 2]}
+
+
+async def test_what_is_no_message_to_anybody_is_laid_aside(
+    cluster: ShardedCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that somebody has written by hand. The messages of others go on."""
+    outbox = Outbox(cluster)
+    shard = cluster.map.shard_of(1)
+    async with cluster.async_engine(shard).begin() as connection:
+        for key, body in (("2", "{}"), ("i:2", "1" + "0" * 5000), ("b:00", "{}")):
+            await connection.execute(
+                sa.text("INSERT INTO tenfold_outbox (topic, key, body) VALUES ('note', :key, CAST(:body AS jsonb))"),
+                {"key": key, "body": body},
+            )
+    await write(cluster, outbox, 1, source=1, target=2)
+    ranges = ShardMap.range(NAMES, [100, 200])
+    ranges = ranges.moved(range(3), cluster.map.shard_of(2)).at(cluster.map.epoch)
+    monkeypatch.setattr(type(cluster), "map", ranges)  # a map that no bytes have a place on
+    async with Dispatcher(cluster, {"note": note}, options=QUICK) as dispatcher:
+        await until(lambda: drained(outbox), within=10)
+        assert (dispatcher.counters.delivered, dispatcher.counters.dead, dispatcher.counters.interrupted) == (1, 3, 0)
+    assert [(one.key, str(one.error)[:18]) for one in await outbox.dead(shard)] == [
+        ("2", "it cannot be read:"),
+        ("i:2", "it cannot be read:"),
+        (b"\0", "it cannot be read:"),
+    ]
+    async with cluster.session(shard_key=1) as session:
+        with pytest.raises(MisuseError, match="expected int"):
+            await outbox.send(session, "note", key="two", body=1)
+
+
+async def test_a_dispatcher_that_loses_its_shard_while_it_ends(cluster: ShardedCluster) -> None:
+    """What is in hand cannot be given back then, and that error must not keep it from ending."""
+    outbox = Outbox(cluster)
+    in_hand = asyncio.Event()
+
+    async def holds(session: AsyncSession, message: Message) -> None:
+        in_hand.set()
+        await asyncio.Event().wait()
+
+    await write(cluster, outbox, 1, source=1, target=2)
+    dispatcher = Dispatcher(cluster, {"note": holds}, options=QUICK)
+    await dispatcher.__aenter__()
+    async with asyncio.timeout(10):
+        await in_hand.wait()
+    async with cluster.member(cluster.map.shard_of(1)).alone() as connection:
+        await connection.execute(
+            sa.text(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks WHERE locktype = 'advisory' AND granted "
+                "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+            )
+        )
+    leaving = asyncio.create_task(dispatcher.__aexit__(None, None, None))
+    done, _ = await asyncio.wait([leaving], timeout=10)
+    assert done
 
 
 async def test_a_dispatcher_outlives_an_exhausted_pool(cluster: ShardedCluster, servers: Topology) -> None:

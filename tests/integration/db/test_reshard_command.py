@@ -206,6 +206,13 @@ async def test_while_it_is_open_the_map_and_the_tables_are_guarded(shards: Topol
         await tool(shards).rollback()
 
 
+async def test_whoever_makes_the_tables_is_not_waited_for_for_ever(shards: Topology, cluster: ShardedCluster) -> None:
+    async with cluster.async_engine("s0").begin() as holder:
+        await holder.execute(sa.text("SELECT pg_advisory_xact_lock(7233172)"))
+        with pytest.raises(Interrupted):
+            await tool(shards, statement="500ms").plan(to="s1", buckets=[0])
+
+
 async def test_what_a_former_reshard_has_left_is_swept_up(shards: Topology, cluster: ShardedCluster) -> None:
     """As when a promoted server has forgotten the clean-up: its logs, copies and marks mislead nobody."""
     for start in (0, 2):

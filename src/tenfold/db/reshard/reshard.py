@@ -189,7 +189,10 @@ class Resharding:
 
     async def _prepare(self, links: Links) -> None:
         """The tables of the map and the epochs, also on a shard that is new."""
-        engines = {name: create_async_engine(url, poolclass=NullPool) for name, url in links.urls.items()}
+        bounds = {"timeout": duration(self._options.connect), "command_timeout": duration(self._options.statement)}
+        engines = {
+            name: create_async_engine(url, poolclass=NullPool, connect_args=bounds) for name, url in links.urls.items()
+        }
         try:
             await store.prepare(engines, self._home, None)
         except (*LOST, DBAPIError) as error:

@@ -117,7 +117,15 @@ class Carrier:
         values = {"id": suspect.id, "wait": 0.0, "error": text[:_LONGEST_ERROR], "tries": suspect.tries, "dead": True}
         async with Deadline(self._options.deadline):
             await connection.execute(_FAILED, values)
-        self._bury(shard, suspect, text)
+        self._bury(shard, suspect.id, suspect.topic, text)
+
+    async def lay_aside(self, shard: str, connection: AsyncConnection, row: Any, error: Exception) -> None:
+        """A row that is no message to anybody: no try would change that, and the others must not wait for it."""
+        text = f"it cannot be read: {type(error).__name__}: {error}"[:_LONGEST_ERROR]
+        values = {"id": row.id, "wait": 0.0, "error": text, "tries": row.tries, "dead": True}
+        async with Deadline(self._options.deadline):
+            await connection.execute(_FAILED, values)
+        self._bury(shard, row.id, row.topic, text)
 
     async def _carry_batch(
         self, shard: str, connection: AsyncConnection, messages: Sequence[Message], *, held: bool = False
@@ -206,16 +214,16 @@ class Carrier:
             values = {"id": one.id, "wait": wait, "error": text, "tries": tries, "dead": dead}
             await connection.execute(_FAILED, values)
             if dead:
-                self._bury(shard, one, text)
+                self._bury(shard, one.id, one.topic, text)
 
     def _pause(self, tries: int) -> float:
         base, cap = float(self._options.base), float(self._options.cap)
         return pause("full", tries, 0.0, base, cap, self._random)
 
-    def _bury(self, shard: str, one: Message, text: str) -> None:
+    def _bury(self, shard: str, id: int, topic: str, text: str) -> None:
         self.counters.dead += 1
-        self._hub.emit(MessageDied(shard, one.id, one.topic, text))
-        _log.error("outbox of %s: message %d (%s) is laid aside: %s", shard, one.id, one.topic, text)
+        self._hub.emit(MessageDied(shard, id, topic, text))
+        _log.error("outbox of %s: message %d (%s) is laid aside: %s", shard, id, topic, text)
 
 
 def turn(found: Sequence[tuple[Message, bool]]) -> tuple[list[Message], Message | None]:

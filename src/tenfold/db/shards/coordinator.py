@@ -17,9 +17,11 @@ from tenfold._core.tasks import shielded
 from tenfold.db.refusals import NOT_THERE
 from tenfold.db.shards import decisions
 from tenfold.db.shards.cluster import ShardedCluster
+from tenfold.resilience.deadline import Deadline
 
 _log: Final = logging.getLogger("tenfold.db.shards")
 _MOST_DONE: Final = 1000
+_WITHIN: Final = 10.0
 
 
 class Coordinator:
@@ -42,10 +44,10 @@ class Coordinator:
         return self._keeper is not None and not driver_of(self._keeper).is_closed()
 
     async def ensure(self) -> None:
-        """Register anew unless `is_alive`."""
+        """Register anew unless `is_alive`. Raises `DeadlineExceeded` where the home shard does not answer."""
         if self.is_alive():
             return
-        async with self._registering:
+        async with Deadline(_WITHIN), self._registering:
             if self.is_alive():
                 return
             await self.leave()
@@ -76,7 +78,8 @@ class Coordinator:
             return
         try:
             if self.done and self.id is not None and not driver_of(keeper).is_closed():
-                await decisions.forget(keeper, self.id, list(self.done))
+                async with asyncio.timeout(_WITHIN):
+                    await decisions.forget(keeper, self.id, list(self.done))
         except NOT_THERE as error:
             _log.warning("two-phase: the log was not tidied up (%s: %s)", type(error).__name__, error)
         finally:

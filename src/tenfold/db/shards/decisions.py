@@ -24,7 +24,7 @@ Verdict = Literal["commit", "abort"]
 _SPACE: Final = 7233175  # the first half of the locks' keys; the second is the coordinator's number
 _GID: Final = re.compile(r"tenfold:([0-9]{1,10}):([0-9]{1,19}):([0-9]{1,10}):([0-9a-f]{8})", re.ASCII)
 _CREATE: Final = (
-    "SELECT pg_advisory_xact_lock(7233175)",
+    "SELECT pg_advisory_xact_lock(7233177)",
     "CREATE SEQUENCE IF NOT EXISTS tenfold_coordinators AS int CYCLE",
     "CREATE TABLE IF NOT EXISTS tenfold_coordinator (id int PRIMARY KEY, began timestamptz NOT NULL DEFAULT now(), "
     "ended bool NOT NULL DEFAULT false)",

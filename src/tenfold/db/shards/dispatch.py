@@ -28,7 +28,7 @@ from tenfold.db.pool_policy import must_be_direct, refuse_pooled
 from tenfold.db.refusals import NOT_THERE
 from tenfold.db.shards.carry import Carrier, Receiver
 from tenfold.db.shards.cluster import ShardedCluster
-from tenfold.db.shards.outbox import CHANNEL, OutboxOptions, message
+from tenfold.db.shards.outbox import CHANNEL, UNREADABLE, Message, OutboxOptions, message
 from tenfold.resilience import Deadline
 
 _log: Final = logging.getLogger("tenfold.db.shards")
@@ -150,6 +150,8 @@ class Dispatcher:
                     self.counters.lag.pop(shard, None)
                     await shielded(_drop(connection), timeout="5s")  # the lock and the listener end with the session
             except (*NOT_THERE, PoolTimeout, TenfoldError) as error:
+                if asyncio.current_task().cancelling():  # type: ignore[union-attr]
+                    raise asyncio.CancelledError from error  # it came while a batch was settled after the cancellation
                 self.counters.interrupted += 1
                 _log.warning("outbox of %s: looked for anew (%s: %s)", shard, type(error).__name__, error)
             await asyncio.sleep(self._random.uniform(0.0, poll))
@@ -166,8 +168,17 @@ class Dispatcher:
             async with Deadline(self._options.deadline):
                 rows = (await connection.execute(FIND, {"most": self._options.batch})).all()
             self.counters.lag[shard] = max((row[8] for row in rows), default=0.0)
-            if rows:
-                await self._carrier.carry(shard, connection, [(message(row), row.held) for row in rows])
+            found: list[tuple[Message, bool]] = []
+            for row in rows:
+                try:
+                    one = message(row)
+                    self._cluster.map.bucket_of(one.key)
+                except UNREADABLE as error:
+                    await self._carrier.lay_aside(shard, connection, row, error)
+                else:
+                    found.append((one, row.held))
+            if found:
+                await self._carrier.carry(shard, connection, found)
             if loop.time() >= forget_at:
                 async with Deadline(self._options.deadline):
                     gone: Any = await connection.execute(_FORGET, {"keep": self._options.keep, "most": _FORGET_MOST})

@@ -10,6 +10,8 @@ with the epoch of the map that it was made under (`mark`).
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
@@ -24,7 +26,7 @@ from sqlalchemy.util import greenlet_spawn
 from tenfold.db import pool_policy
 from tenfold.db.classify.verdict import READ
 from tenfold.db.cluster import AsyncCluster
-from tenfold.db.pool import release
+from tenfold.db.pool import cut_idle, release
 from tenfold.db.position import Position
 from tenfold.db.read_connection import reader
 from tenfold.db.refusals import NOT_THERE, is_gone
@@ -35,6 +37,7 @@ from tenfold.db.shards.order import Row
 from tenfold.db.shards.shape import Plan
 from tenfold.db.shards.store import EXPECTED, SHARD, fence
 
+_log: Final = logging.getLogger("tenfold.db.shards")
 T = TypeVar("T")
 DIALECT: Final[Any] = postgresql.asyncpg.dialect()  # type: ignore[no-untyped-call]
 """What statements are shown and named by."""
@@ -175,8 +178,15 @@ class Member:
         """The primary was read: where reads are monotonic, later ones of the present scope must not show less."""
 
     async def aclose(self) -> None:
-        """Close the connections."""
-        await self._engine.dispose()
+        """Close the connections, within the time for a release; after that they are cut."""
+        pool: Any = self._engine.sync_engine.pool  # `dispose` puts another in its place
+        try:
+            async with asyncio.timeout(_RELEASE):
+                await self._engine.dispose()
+        except TimeoutError:
+            _log.warning("shard %s did not answer when its connections were closed, and they were cut", self.name)
+        finally:
+            cut_idle(pool)
 
     # -- inside
 

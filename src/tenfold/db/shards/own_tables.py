@@ -43,6 +43,6 @@ async def made(connection: AsyncConnection, what: str, statements: Sequence[str]
         if missing:
             raise MisuseError(
                 f'{what}: the role "{role}" may not create {", ".join(missing)}: open it once as a role that may, and '
-                f'GRANT SELECT, INSERT, UPDATE, DELETE on them TO "{role}"; or GRANT CREATE ON SCHEMA "{schema}" TO '
-                f'"{role}"'
+                f'GRANT SELECT, INSERT, UPDATE, DELETE on them (USAGE on a sequence) TO "{role}"; or GRANT CREATE ON '
+                f'SCHEMA "{schema}" TO "{role}"'
             ) from error

@@ -15,17 +15,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tenfold._core.errors import TenfoldError
 from tenfold.db.refusals import NOT_THERE
 from tenfold.db.shards import decisions
 from tenfold.db.shards.cluster import ShardedCluster
+from tenfold.db.shards.coordinator import driver_of
 from tenfold.db.shards.decisions import Prepared, Verdict
 from tenfold.db.shards.parallel import together
 
@@ -86,10 +89,33 @@ async def recover(
     return Recovered(committed, sum(done) - committed, left, tuple(sorted(set(silent))))
 
 
+@asynccontextmanager
+async def _cut_after(
+    patience: float, made: AbstractAsyncContextManager[AsyncConnection]
+) -> AsyncIterator[AsyncConnection]:
+    """A connection that ends after ``patience`` seconds, and a statement on it with an error. Whose statement is only
+    cancelled says farewell to the silent server for two seconds more, and a short pass would end before it has come to
+    the shards that answer, each time.
+    """
+    loop = asyncio.get_running_loop()
+    until = loop.time() + patience
+    async with AsyncExitStack() as stack:
+        async with asyncio.timeout_at(until):
+            connection = await stack.enter_async_context(made)
+        driver = driver_of(connection)
+        timer = loop.call_at(until, driver.terminate)
+        try:
+            yield connection
+        finally:
+            timer.cancel()
+            if driver.is_closed():
+                await connection.invalidate()
+
+
 async def _prepared(cluster: ShardedCluster, silent: list[str], patience: float) -> list[Prepared]:
     async def one(shard: str) -> list[Prepared]:
         try:
-            async with asyncio.timeout(patience), cluster.member(shard).alone(writes=False) as connection:
+            async with _cut_after(patience, cluster.member(shard).alone(writes=False)) as connection:
                 return await decisions.prepared(connection, shard)
         except (*NOT_THERE, PoolTimeout, TenfoldError) as error:
             silent.append(shard)
@@ -106,9 +132,8 @@ async def _resolve(
     if one.shard in silent:  # its next part would be waited for as long
         return False
     try:
-        async with asyncio.timeout(patience), cluster.member(one.shard).alone() as connection:
-            driver: Any = (await connection.get_raw_connection()).driver_connection
-            return await decisions.resolve(driver, one.gid, verdict)
+        async with _cut_after(patience, cluster.member(one.shard).alone()) as connection:
+            return await decisions.resolve(driver_of(connection), one.gid, verdict)
     except (*NOT_THERE, PoolTimeout, TenfoldError) as error:
         silent.append(one.shard)
         _log.warning("two-phase: %s on %s is left (%s: %s)", one.gid, one.shard, type(error).__name__, error)

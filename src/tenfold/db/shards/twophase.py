@@ -45,6 +45,7 @@ from tenfold.resilience.deadline import Deadline
 
 T = TypeVar("T")
 _log: Final = logging.getLogger("tenfold.db.shards")
+_ENTERING: Final = 30.0
 
 
 class TwoPhase:
@@ -94,10 +95,11 @@ class TwoPhase:
         if self._task is not None:
             raise MisuseError("TwoPhase: expected to be entered once at a time")
         shards = self._cluster.shards
-        await together([partial(self._check, shard) for shard in shards], len(shards))
-        async with self._cluster.member(self._cluster.home).begin(None) as connection:
-            await decisions.create_tables(connection)
-        await self._coordinator.ensure()
+        async with Deadline(_ENTERING):
+            await together([partial(self._check, shard) for shard in shards], len(shards))
+            async with self._cluster.member(self._cluster.home).begin(None) as connection:
+                await decisions.create_tables(connection)
+            await self._coordinator.ensure()
         self._task = asyncio.create_task(self._keep(), name="tenfold two-phase recovery")
         return self
 
@@ -108,7 +110,7 @@ class TwoPhase:
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
-        await shielded(self._coordinator.leave(), timeout=self._timeout)
+        await shielded(self._coordinator.leave())
 
     @property
     def committed(self) -> int:
