@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import asyncpg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
@@ -188,10 +189,25 @@ async def unheard(items: Any) -> AsyncIterator[None]:
     await items.primary.fetchval("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
     await items.primary.fetchval("SELECT pg_reload_conf()")
     try:
+        await commits_wait(items.primary.url)
         yield
     finally:
         await items.primary.fetchval("ALTER SYSTEM RESET synchronous_standby_names")
         await items.primary.fetchval("SELECT pg_reload_conf()")
+
+
+async def commits_wait(url: str) -> None:
+    """Return when the server's processes have read that commits are to wait."""
+    connection = await asyncpg.connect(url)
+    try:
+        async with asyncio.timeout(20):
+            while True:
+                try:
+                    await connection.execute("SELECT pg_logical_emit_message(true, '', '')", timeout=0.1)
+                except TimeoutError:
+                    return
+    finally:
+        await connection.close()
 
 
 async def lost_answer(cluster: AsyncCluster, items: Any, options: RunOptions | None) -> tuple[int, str]:
