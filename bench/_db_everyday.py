@@ -115,7 +115,7 @@ async def _prepare(server: Postgres) -> None:
 
 async def hot_stock(server: Postgres, *, rounds: int, seconds: int) -> dict[str, float]:
     """Purchases a second of pgbench's clients by either way, and the ratio of the best turns."""
-    take = f"{SAVEPOINT};\n{Statements(BUCKETS).take}".replace(":key", "'a'")
+    take = f"{SAVEPOINT};\n{Statements(BUCKETS, None).take}".replace(":key", "'a'")
     one = str(_ONE_ROW).replace(":key", "'a'")
     scripts = {
         "single": _PURCHASE.format(take=f"{one} AS got"),

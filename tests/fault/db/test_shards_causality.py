@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from random import Random
 from typing import Any
 
@@ -22,7 +22,7 @@ from bench._db_causality import shaken
 from tenfold.db import AsyncCluster, CausalOptions, TokenKeys, causality, create_async_cluster
 from tenfold.db.shards import ShardedCluster, ShardMap
 from tenfold.db.token import UNKNOWN, Token
-from tenfold.servers import Topology
+from tenfold.servers import Postgres, Topology
 
 KEYS = TokenKeys([b"k" * 16])
 NAMES = ("a", "b")
@@ -338,15 +338,11 @@ async def test_a_session_reads_behind_no_write_of_its_own_under_an_older_token(r
                 assert await inside.scalar(most) == 3
 
 
-async def test_a_commit_whose_answer_was_lost_counts_in_the_scope_of_a_sharded_session(ready: Shards) -> None:
+async def test_a_commit_whose_answer_was_lost_counts_in_the_scope_of_a_sharded_session(
+    ready: Shards, unheard_commits: Callable[[Postgres], AbstractAsyncContextManager[None]]
+) -> None:
     primary = ready["a"].primary
     cut = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
-
-    async def configure(*settings: str) -> None:
-        for setting in settings:
-            await primary.fetchval(f"ALTER SYSTEM {setting}")
-        await primary.fetchval("SELECT pg_reload_conf()")
-
     async with process(ready) as (cluster, _), still(ready, "a"):
         key = key_on(cluster, "a")
 
@@ -358,8 +354,7 @@ async def test_a_commit_whose_answer_was_lost_counts_in_the_scope_of_a_sharded_s
                 finally:  # the session is not closed yet
                     assert (await seen(cluster, key))[0] == 7
 
-        await configure("SET synchronous_standby_names = 'nobody'", "SET synchronous_commit = 'on'")
-        try:
+        async with unheard_commits(primary):
             with causality():
                 writing = asyncio.create_task(write())
                 async with asyncio.timeout(10):
@@ -367,5 +362,3 @@ async def test_a_commit_whose_answer_was_lost_counts_in_the_scope_of_a_sharded_s
                         await asyncio.sleep(0.005)
                 with pytest.raises(DBAPIError):
                     await writing
-        finally:
-            await configure("RESET synchronous_standby_names", "RESET synchronous_commit")

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
 import asyncpg
 import pytest
@@ -170,6 +170,42 @@ async def engine(server: Postgres) -> AsyncIterator[AsyncEngine]:
     engine = create_async_engine(server.url.replace("://", "+asyncpg://"), pool_size=20)
     yield engine
     await engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def unheard_commits() -> Callable[[Postgres], AbstractAsyncContextManager[None]]:
+    """``async with unheard_commits(server):`` each COMMIT of a change waits for ever: it is committed, and the server
+    cannot say so.
+    """
+
+    @asynccontextmanager
+    async def unheard(server: Postgres) -> AsyncIterator[None]:
+        for setting in ("synchronous_standby_names = 'nobody'", "synchronous_commit = 'on'"):
+            await server.fetchval(f"ALTER SYSTEM SET {setting}")
+        await server.fetchval("SELECT pg_reload_conf()")
+        try:
+            await commits_wait(server)
+            yield
+        finally:
+            for setting in ("synchronous_standby_names", "synchronous_commit"):
+                await server.fetchval(f"ALTER SYSTEM RESET {setting}")
+            await server.fetchval("SELECT pg_reload_conf()")
+
+    return unheard
+
+
+async def commits_wait(server: Postgres) -> None:
+    """Return when the server's processes have read that commits are to wait."""
+    connection = await asyncpg.connect(server.url)
+    try:
+        async with asyncio.timeout(20):
+            while True:
+                try:
+                    await connection.execute("SELECT pg_logical_emit_message(true, '', '')", timeout=0.1)
+                except TimeoutError:
+                    return
+    finally:
+        await connection.close()
 
 
 @pytest.fixture(scope="session")

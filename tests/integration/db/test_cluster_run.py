@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-import asyncpg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
@@ -18,6 +18,7 @@ from tenfold.db.cluster_errors import CommitUnknown, RetriesExhausted
 from tenfold.db.idempotency import KeyReused, create_table, once, prune
 from tenfold.db.transaction import RunOptions
 from tenfold.resilience import DeadlineExceeded
+from tenfold.servers import Postgres
 
 PID = text("SELECT pg_backend_pid()")
 
@@ -184,30 +185,11 @@ async def in_the_middle_of_commit(items: Any, pid: int) -> None:
 
 
 @pytest.fixture
-async def unheard(items: Any) -> AsyncIterator[None]:
-    """Every COMMIT waits for ever: the server commits and cannot say so."""
-    await items.primary.fetchval("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
-    await items.primary.fetchval("SELECT pg_reload_conf()")
-    try:
-        await commits_wait(items.primary.url)
+async def unheard(
+    items: Any, unheard_commits: Callable[[Postgres], AbstractAsyncContextManager[None]]
+) -> AsyncIterator[None]:
+    async with unheard_commits(items.primary):
         yield
-    finally:
-        await items.primary.fetchval("ALTER SYSTEM RESET synchronous_standby_names")
-        await items.primary.fetchval("SELECT pg_reload_conf()")
-
-
-async def commits_wait(url: str) -> None:
-    """Return when the server's processes have read that commits are to wait."""
-    connection = await asyncpg.connect(url)
-    try:
-        async with asyncio.timeout(20):
-            while True:
-                try:
-                    await connection.execute("SELECT pg_logical_emit_message(true, '', '')", timeout=0.1)
-                except TimeoutError:
-                    return
-    finally:
-        await connection.close()
 
 
 async def lost_answer(cluster: AsyncCluster, items: Any, options: RunOptions | None) -> tuple[int, str]:

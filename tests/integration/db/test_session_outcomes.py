@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +21,7 @@ from tenfold.db.causality import causality
 from tenfold.db.cluster_errors import ReadsRefused
 from tenfold.db.route import level_of
 from tenfold.db.token import Token
-from tenfold.servers import Topology
+from tenfold.servers import Postgres, Topology
 
 PORT = text("SELECT inet_server_port()")
 VERSION = select(PAIRS.c.version).where(PAIRS.c.id == 1)
@@ -48,17 +49,11 @@ async def cluster(topology: Topology) -> AsyncIterator[AsyncCluster]:
 
 
 @pytest.fixture
-async def unheard(topology: Topology) -> AsyncIterator[None]:
-    """Every COMMIT of a change waits for ever: the server commits and cannot say so."""
-    for setting in ("synchronous_standby_names = 'nobody'", "synchronous_commit = 'on'"):
-        await topology.primary.fetchval(f"ALTER SYSTEM SET {setting}")
-    await topology.primary.fetchval("SELECT pg_reload_conf()")
-    try:
+async def unheard(
+    topology: Topology, unheard_commits: Callable[[Postgres], AbstractAsyncContextManager[None]]
+) -> AsyncIterator[None]:
+    async with unheard_commits(topology.primary):
         yield
-    finally:
-        for setting in ("synchronous_standby_names", "synchronous_commit"):
-            await topology.primary.fetchval(f"ALTER SYSTEM RESET {setting}")
-        await topology.primary.fetchval("SELECT pg_reload_conf()")
 
 
 @pytest.mark.parametrize("way", ["session", "begin", "execute"])
