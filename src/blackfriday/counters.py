@@ -18,7 +18,7 @@ NAMES = (
     "document_loads",  # statements sent to PostgreSQL for their documents, warming included
     "stock_loads",  # statements sent to PostgreSQL for their stock alone
     "warm_loads",  # of all these statements, those sent to warm the cache
-    "checkouts",  # orders accepted, replays excluded
+    "checkouts",  # orders accepted, once it is known whether they are paid; replays excluded
     "payment_failures",  # orders left payment_pending
     "purge_failures",  # purges of the edge that were not confirmed
     "replica_reads",  # statements that a replica answered; from the rung with replicas on, as the two below

@@ -155,7 +155,7 @@ class Outage(Struct, frozen=True):
     seconds: float
     browsed: int  # in the whole run
     failed_browses: int
-    checkouts: int  # accepted while it was away
+    checkouts: int  # answered while it was away
     pending: int  # of these, how many were told that their money is pending
     failed_checkouts: int  # in the whole run
     paid_again: float | None  # seconds from its return to the first order that was paid at once

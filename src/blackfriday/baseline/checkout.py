@@ -66,8 +66,8 @@ async def checkout(
         if order is None:
             raise
         return views.receipt(order)
-    counters.add("checkouts")
     reference = await payments.charge(f"{customer}-{key}", order.total_cents)
+    counters.add("checkouts")
     if reference is None:
         counters.add("payment_failures")
     else:

@@ -62,9 +62,9 @@ class Till:
         await self.told(placed.sold, placed.reworded)
         if not await self.orders.store(customer, key, placed):
             return await self._replay(customer, key)
-        self.counters.add("checkouts")
         order, total = placed.order, placed.total_cents
         reference = await self.payments.charge(f"{customer}-{key}", total)
+        self.counters.add("checkouts")
         if reference is None:
             self.counters.add("payment_failures")
             return documents.receipt(order, "payment_pending", total)
