@@ -28,8 +28,8 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.ext.horizontal_shard import ShardedSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from tenfold.db.dialect import DIALECT
 from tenfold.db.shards import ShardedCluster
-from tenfold.db.shards.member import DIALECT
 from tenfold.servers import Topology
 from tenfold.testing import FaultProxy
 

@@ -211,6 +211,16 @@ class Causality:
 
 
 CAUSALITY: Final[ContextVar[Causality | None]] = ContextVar("tenfold_causality", default=None)
+SEVERAL: Final = object()
+"""Stands for several scopes, none of which knows of all that a session has done."""
+
+
+def knowing(before: object, been_there: bool) -> object:
+    """The scope that knows of all that a session has done on primaries, now that it does something in the present one;
+    ``before`` knew what it had done, if it has ``been_there`` at all.
+    """
+    scope = CAUSALITY.get()
+    return scope if not been_there or before is scope else SEVERAL
 
 
 @contextmanager

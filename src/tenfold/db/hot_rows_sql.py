@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import Table, TextClause, bindparam, text
-from sqlalchemy.dialects import postgresql
 
+from tenfold.db.dialect import DIALECT
 from tenfold.db.schemas import full_name
 
 SAVEPOINT: Final = text("SAVEPOINT tenfold_hot_rows")
@@ -16,7 +16,6 @@ SET_LOCK_TIMEOUT: Final = text(
     "SELECT was.old, set_config('lock_timeout', :new, true) FROM was"
 )
 RESET_LOCK_TIMEOUT: Final = text("SELECT set_config('lock_timeout', :old, true)")
-_DIALECT: Final[Any] = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
 class Statements:
@@ -25,7 +24,7 @@ class Statements:
     __slots__ = ("add", "keep", "lock", "open", "sum", "take")
 
     def __init__(self, table: Table, schema: str | None) -> None:
-        full = full_name(table, schema, _DIALECT.identifier_preparer).replace(":", "\\:")
+        full = full_name(table, schema, DIALECT.identifier_preparer).replace(":", "\\:")
 
         def statement(sql: str) -> TextClause:
             return text(sql.replace("{t}", full)).bindparams(bindparam("key", type_=table.c.key.type))

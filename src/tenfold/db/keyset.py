@@ -20,7 +20,8 @@ from sqlalchemy.sql.visitors import iterate
 from tenfold._core.errors import MisuseError
 from tenfold._core.units import whole_number
 from tenfold.db.cursors import Place, Signer, encode
-from tenfold.db.keyset_order import DIALECT, Part, after, part_of
+from tenfold.db.dialect import DIALECT
+from tenfold.db.keyset_order import Part, after, part_of
 
 T = TypeVar("T")
 LARGEST_PAGE: Final = 10_000

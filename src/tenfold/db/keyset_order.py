@@ -56,15 +56,15 @@ from sqlalchemy import (
     tuple_,
     type_coerce,
 )
-from sqlalchemy.dialects.postgresql import INTERVAL, asyncpg
+from sqlalchemy.dialects.postgresql import INTERVAL
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import Label, UnaryExpression
 from sqlalchemy.sql.selectable import Alias
 from sqlalchemy.types import NullType, TypeDecorator, TypeEngine
 
 from tenfold._core.errors import MisuseError
+from tenfold.db.dialect import DIALECT
 
-DIALECT: Final[Any] = asyncpg.dialect()  # type: ignore[no-untyped-call]
 _TOLD_AS_TEXT: Final = (Date, DateTime, INTERVAL)
 
 

@@ -24,19 +24,18 @@ from typing import Any, Final, NoReturn
 
 import asyncpg
 from sqlalchemy import text
-from sqlalchemy.dialects.postgresql.asyncpg import dialect as asyncpg_dialect
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.util import await_only
 
 from tenfold._core.errors import MisuseError
+from tenfold.db.dialect import DIALECT
 
 READ_ONLY: Final = "default_transaction_read_only"
 POOLED: Final = "tenfold.db.pooled"
 """In the ``info`` of a connection to a pooler."""
 DIRECT: Final = "tenfold.db.direct"
 """In the ``info`` of a connection that is known to lead to one session of a server."""
-_DIALECT: Final[Any] = asyncpg_dialect()  # type: ignore[no-untyped-call]
 _PID: Final = text("SELECT pg_backend_pid()")
 # PgBouncer ends a connection whose first message has a setting that it does not keep ("unsupported startup parameter").
 _TOLERATED: Final = frozenset({"application_name", "client_encoding", "datestyle", "timezone"})
@@ -96,7 +95,7 @@ async def asked(url: URL, timeout: float) -> bool:
 
 def driver_arguments(url: URL) -> dict[str, Any]:
     """What asyncpg wants to know of a URL."""
-    _, arguments = _DIALECT.create_connect_args(url)  # as the engines have it: ?host=name:port is both, for instance
+    _, arguments = DIALECT.create_connect_args(url)  # as the engines have it: ?host=name:port is both, for instance
     return {key: value for key, value in arguments.items() if not key.startswith("prepared_statement_")}
 
 

@@ -13,7 +13,7 @@ the time between is longer by the replica's lag. A transaction that writes what 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
@@ -24,15 +24,12 @@ from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.util import EMPTY_DICT
 
 from tenfold._core.errors import MisuseError
-from tenfold.db.causality import CAUSALITY
+from tenfold.db.causality import CAUSALITY, knowing
 from tenfold.db.classify import LEARNED, Verdict
 from tenfold.db.places import Place
 from tenfold.db.route import STRICTER, Asked, Decision, Needs, Stale, asked_route, checked_route, decide, level_of
 from tenfold.db.router import Router
 from tenfold.db.session_reads import SessionReads, asks_for_a_cursor
-
-_SEVERAL: Final = object()
-"""Stands for several scopes, none of which knows of all that a session has done."""
 
 
 def routed_sessionmaker(router: Router, **options: Any) -> async_sessionmaker[AsyncSession]:
@@ -71,7 +68,7 @@ class RoutedSession(Session):
         self._on_primary = False
         self._been_there = False
         self._scope: object = None
-        """The causal scope in which it has been on the primary; `_SEVERAL`: whose token may miss something of it."""
+        """The causal scope in which it has been on the primary; `SEVERAL`: whose token may miss something of it."""
         self._autocommits = self._lasts = False
         """Whether what the transaction wrote may last whatever becomes of it: COMMIT was sent, or it autocommits."""
 
@@ -103,8 +100,7 @@ class RoutedSession(Session):
             self._reads.last = None
             if not self._on_primary:
                 self._reads.let_go()
-            scope = CAUSALITY.get()
-            self._scope = scope if not self._been_there or self._scope is scope else _SEVERAL
+            self._scope = knowing(self._scope, self._been_there)
             self._on_primary = self._been_there = True
             self._router.sent_to_primary += 1
             self._note_that_it_may_write(clause)
@@ -225,8 +221,7 @@ class RoutedSession(Session):
         causality = self._router.causality
         if causality is not None and self._writing is not None:
             causality.after_commit(self._writing)
-            if self._scope is not CAUSALITY.get():
-                self._scope = _SEVERAL
+            self._scope = knowing(self._scope, True)
 
     def _ended(self) -> None:
         ended, self._may_write = self._may_write, None

@@ -15,7 +15,6 @@ import re
 from typing import Any, Final, cast
 
 from sqlalchemy import select
-from sqlalchemy.dialects.postgresql import asyncpg
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import ExecutableDDLElement, Sequence
 from sqlalchemy.sql import visitors
@@ -28,8 +27,8 @@ from sqlalchemy.sql.selectable import ForUpdateArg
 from tenfold.db.classify.catalogue import Catalogue
 from tenfold.db.classify.text import classify_text
 from tenfold.db.classify.verdict import Findings, Verdict
+from tenfold.db.dialect import DIALECT
 
-_DIALECT: Final = asyncpg.dialect()  # type: ignore[no-untyped-call]
 _EXPANDED: Final = re.compile(r"__\[POSTCOMPILE_[^\]]*\]")
 _NAMES: Final = ((Insert, "INSERT"), (Update, "UPDATE"), (Delete, "DELETE"), (UpdateBase, "DML"))
 
@@ -51,7 +50,7 @@ def classify_tree(statement: Executable, catalogue: Catalogue | None, *, parsed:
     if found.wrote:
         return found.verdict()
     try:
-        sql = str(cast("ClauseElement", statement).compile(dialect=_DIALECT))
+        sql = str(cast("ClauseElement", statement).compile(dialect=DIALECT))
     except (SQLAlchemyError, NotImplementedError) as error:
         found.doubt(f"it cannot be compiled alone ({type(error).__name__})")
         return found.verdict()

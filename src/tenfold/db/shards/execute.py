@@ -22,11 +22,12 @@ from sqlalchemy.engine import Connection, Result
 from sqlalchemy.engine.result import IteratorResult, SimpleResultMetaData
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncResult
 
+from tenfold.db.dialect import DIALECT
 from tenfold.db.pool_policy import POOLED
 from tenfold.db.refusals import NOT_THERE, refusal
 from tenfold.db.shards.errors import StaleMap
 from tenfold.db.shards.loaded import found_by
-from tenfold.db.shards.member import DIALECT, Member
+from tenfold.db.shards.member import Member
 from tenfold.db.shards.merge import combine, kmerge
 from tenfold.db.shards.order import Row
 from tenfold.db.shards.parallel import together

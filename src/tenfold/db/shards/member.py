@@ -17,7 +17,6 @@ from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import event
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -39,7 +38,6 @@ from tenfold.db.shards.store import EXPECTED, SHARD, fence
 
 _log: Final = logging.getLogger("tenfold.db.shards")
 T = TypeVar("T")
-DIALECT: Final[Any] = postgresql.asyncpg.dialect()  # type: ignore[no-untyped-call]
 """What statements are shown and named by."""
 _RELEASE: Final = 2.0
 

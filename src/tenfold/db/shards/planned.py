@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from tenfold.db.dialect import DIALECT
 from tenfold.db.shards.errors import CannotAnswer
 from tenfold.db.shards.map import ShardMap
-from tenfold.db.shards.member import DIALECT
 from tenfold.db.shards.plan import plan
 from tenfold.db.shards.scheme import Scheme
 from tenfold.db.shards.shape import Plan

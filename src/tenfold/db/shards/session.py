@@ -19,7 +19,7 @@ from sqlalchemy.orm import ORMExecuteState, Session
 from sqlalchemy.util import await_only
 
 from tenfold._core.errors import MisuseError
-from tenfold.db.causality import CAUSALITY
+from tenfold.db.causality import CAUSALITY, knowing
 from tenfold.db.shards.errors import CannotAnswer, CrossShard, StaleMap
 from tenfold.db.shards.homes import home, loaded_for, object_key, remember, stays_at_home
 from tenfold.db.shards.key import check_loaded, locate
@@ -33,8 +33,6 @@ from tenfold.db.shards.store import EXPECTED, SHARD
 
 _OVERRIDDEN: Final = (Session._execute_internal, Session._bulk_save_mappings)
 """By their names, so that a SQLAlchemy without them fails here and not by statements that pass unseen."""
-_SEVERAL: Final = object()
-"""Stands for several scopes, none of which knows of all that a session has done."""
 
 
 class Shards(Protocol):
@@ -74,7 +72,7 @@ class ShardSession(Session):
         self._engine: Engine | None = None
         self._been_there = False
         self._scope: object = None
-        """The causal scope that knows of all that it has done on primaries; `_SEVERAL`: none does."""
+        """The causal scope that knows of all that it has done on primaries; `SEVERAL`: none does."""
         self._getting: _Get | None = None
         event.listen(self, "after_transaction_end", _unbind)
         if self._key is None and shard is None:
@@ -215,8 +213,7 @@ class ShardSession(Session):
         if self._bound is None:
             return
         self._cluster.member(self._bound).committed()
-        scope = CAUSALITY.get()
-        self._scope = scope if not self._been_there or self._scope is scope else _SEVERAL
+        self._scope = knowing(self._scope, self._been_there)
         self._been_there = True
 
     def _token_tells(self) -> bool:
